@@ -1,0 +1,190 @@
+"""Weights and training states on disk: tensors only, written whole or not at all.
+
+Weights are flat state dicts in half precision that ``torch.load(..., weights_only=True)`` reads; a training state
+holds the online and averaged weights, the optimizer and the position, and makes an interrupted stage go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
+from torch import nn
+
+from .errors import InputError
+
+__all__ = ["StageCheckpoint", "load_tensors", "load_weights", "save_tensors", "save_weights", "stage_finished", "weights_sha256"]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def save_tensors(state: dict, path: str | Path) -> None:
+    """Write ``state`` with ``torch.save``; the file appears complete or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(state, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
+    """Read a file of tensors without running any code that it may hold.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds something else than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"No weights at {path}. Train the bundle (medseglatdiff train) or give --weights a file that exists."
+        )
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{path} cannot be read as weights ({error}). Expected a state dict saved by torch.save; "
+            "download or train it again."
+        ) from error
+
+
+def save_weights(module: nn.Module, path: str | Path, half: bool = True) -> None:
+    """Write the flat state dict of ``module``, floating-point tensors in half precision."""
+    state = {
+        name: (value.detach().cpu().half() if half and value.is_floating_point() else value.detach().cpu())
+        for name, value in module.state_dict().items()
+    }
+    save_tensors(state, path)
+
+
+def load_weights(module: ModuleT, path: str | Path) -> ModuleT:
+    """Load a flat state dict into ``module`` and return it.
+
+    Raises:
+        InputError: the file is missing or damaged, or its tensors do not fit the network; the message names the file
+            and the first differences.
+    """
+    state = load_tensors(path)
+    own = module.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, the network has {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if not isinstance(state[name], torch.Tensor) or state[name].shape != own[name].shape
+    ]
+    if missing or unexpected or shapes:
+        found = [f"{len(missing)} tensors are missing (first: {missing[0]})"] if missing else []
+        found += [f"{len(unexpected)} are unknown (first: {unexpected[0]})"] if unexpected else []
+        found += sorted(shapes)[:2]
+        raise InputError(
+            f"The weights {path} do not fit the network: {'; '.join(found)}. Use the weights of the same bundle, "
+            "experiment and overrides."
+        )
+    module.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
+    return module
+
+
+def weights_sha256(path: str | Path) -> str:
+    """SHA-256 of a weights file, as hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+class StageCheckpoint:
+    """Handler that makes a training stage resumable and writes its weights.
+
+    At the start it restores the state of an earlier, interrupted run. After every ``interval`` epochs, and when a time
+    limit ends the run, it writes the state and the (averaged) weights. Once all epochs are done the state is removed:
+    weights without a state mark a finished stage.
+
+    Args:
+        network: the module whose weights are the stage's result.
+        optimizer: its optimizer.
+        weights_path: where the half-precision weights go.
+        averaging_decay: decay of the weight averaging per iteration; 0 keeps the online weights.
+        interval: epochs between two writes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        weights_path: str | Path,
+        averaging_decay: float = 0.0,
+        interval: int = 1,
+    ) -> None:
+        self.network = getattr(network, "module", network)
+        self.optimizer = optimizer
+        self.weights_path = Path(weights_path)
+        self.state_path = self.weights_path.with_name(f"training_state_{self.weights_path.name}")
+        self.interval = interval
+        self.averaging_decay = averaging_decay
+        self.ema = EMAHandler(self.network, momentum=1.0 - averaging_decay) if averaging_decay > 0 else None
+
+    @property
+    def averaged(self) -> nn.Module:
+        """Network with the averaged weights (the online network where nothing is averaged)."""
+        return self.ema.ema_model if self.ema is not None else self.network
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.STARTED, self._restore)
+        if self.ema is not None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._set_momentum)
+            self.ema.attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._write)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _set_momentum(self, engine: Engine) -> None:
+        # Early on the average follows closely, or it would carry the random start along for thousands of steps.
+        engine.state.ema_momentum = max(1.0 - self.averaging_decay, 10.0 / (10.0 + engine.state.iteration))
+
+    def _restore(self, engine: Engine) -> None:
+        if not self.state_path.is_file():
+            return
+        state = load_tensors(self.state_path)
+        try:
+            self.network.load_state_dict(state["network"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"The training state {self.state_path} does not fit this configuration ({error}). Resume with the "
+                "arguments that it was started with, or choose another --output-dir."
+            ) from error
+        engine.state.epoch = int(state["epoch"])
+        engine.state.iteration = int(state["iteration"])
+
+    def _write(self, engine: Engine) -> None:
+        if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
+            return
+        # A time limit ends an epoch early: the next run takes it up again from its beginning.
+        completed = engine.state.epoch - (1 if engine.should_terminate else 0)
+        state = {
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": completed,
+            "iteration": engine.state.iteration,
+        }
+        save_weights(self.averaged, self.weights_path)
+        save_tensors(state, self.state_path)
+
+    def _finish(self, engine: Engine) -> None:
+        self._write(engine)
+        if not engine.should_terminate and (not dist.is_initialized() or dist.get_rank() == 0):
+            self.state_path.unlink(missing_ok=True)
+
+
+def stage_finished(weights_path: str | Path) -> bool:
+    """Whether a stage's weights are there without a training state, the mark of an interrupted stage."""
+    weights_path = Path(weights_path)
+    return weights_path.is_file() and not weights_path.with_name(f"training_state_{weights_path.name}").is_file()

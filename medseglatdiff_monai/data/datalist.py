@@ -1,0 +1,66 @@
+"""Reading ``dataset.json``: the items of one part of a prepared folder, with their paths made whole.
+
+The file is in MONAI's datalist form; this module adds what MONAI leaves out: errors that say what is wrong with it, and
+a draw of some cases by seed instead of the first ones.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from monai.data import load_decathlon_datalist
+
+from ..errors import InputError
+
+__all__ = ["load_datalist", "load_dataset_info"]
+
+SECTIONS = {"training": "training", "train": "training", "validation": "validation", "val": "validation", "test": "test"}
+
+
+def load_dataset_info(dataset_dir: str | Path) -> dict:
+    """Contents of ``dataset_dir/dataset.json``.
+
+    Raises:
+        InputError: the folder was not made by ``medseglatdiff prepare``.
+    """
+    path = Path(dataset_dir) / "dataset.json"
+    if not path.is_file():
+        raise InputError(
+            f"No prepared data set at {dataset_dir}: dataset.json is missing. Expected a folder made by "
+            "'medseglatdiff prepare SOURCE SRC --output-dir FOLDER'."
+        )
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not valid JSON ({error}). Run 'medseglatdiff prepare' again.") from error
+
+
+def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None = None, seed: int = 0) -> list[dict]:
+    """Items of one part, image and label as absolute paths.
+
+    Args:
+        dataset_dir: folder made by ``medseglatdiff prepare``.
+        section: ``"training"``, ``"validation"`` or ``"test"``; ``"train"`` and ``"val"`` are synonyms.
+        max_cases: draw so many of them by ``seed``, in the order of the file; all if ``None`` or more than there are.
+        seed: seed of that draw.
+
+    Raises:
+        InputError: no such part, or it is empty.
+    """
+    if section not in SECTIONS:
+        raise InputError(f"Unknown split {section!r}: expected training, validation or test.")
+    info = load_dataset_info(dataset_dir)
+    name = SECTIONS[section]
+    if not info.get(name):
+        counts = {key: len(info.get(key, [])) for key in ("training", "validation", "test")}
+        raise InputError(f"The {name} part of {dataset_dir} is empty; it holds {counts}. Choose another split.")
+    path = Path(dataset_dir).absolute() / "dataset.json"
+    items = load_decathlon_datalist(str(path), is_segmentation=True, data_list_key=name, base_dir=str(path.parent))
+    if max_cases is not None and max_cases < len(items):
+        if max_cases < 1:
+            raise InputError(f"--max-cases must be at least 1, found {max_cases}.")
+        chosen = sorted(random.Random(seed).sample(range(len(items)), max_cases))
+        items = [items[i] for i in chosen]
+    return items

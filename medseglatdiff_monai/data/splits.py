@@ -1,0 +1,209 @@
+"""Which group of cases is for training, validation or test: from a split file, or by ratio and seed.
+
+A group (patient, sequence, image) is never torn apart by a ratio. The order of the groups under a seed is that of the
+SHA-256 of "seed:group", so it depends neither on the platform nor on the other groups.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from medseglatdiff_monai.errors import InputError
+
+__all__ = ["SPLITS", "SplitTable", "normalize_split", "parse_ratios", "read_split_file", "split_by_ratio"]
+
+SPLITS = ("training", "validation", "test")
+SYNONYMS = {
+    "train": "training",
+    "training": "training",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+
+class _Stub(Protocol):
+    """What of a `CaseStub` matters here."""
+
+    key: str
+    group: str
+    columns: Mapping[str, str]
+
+
+def normalize_split(value: str) -> str:
+    """The datalist's name of a split: ``training``, ``validation`` or ``test``.
+
+    Raises:
+        InputError: not one of these nor of their short forms ``train`` and ``val``.
+    """
+    name = SYNONYMS.get(str(value).strip().lower())
+    if name is None:
+        raise InputError(f"split {value!r}: expected train (training), val (validation) or test.")
+    return name
+
+
+@dataclass(frozen=True)
+class SplitTable:
+    """A split file.
+
+    Attributes:
+        path: the file.
+        column: header of its first column, in small letters; says what is listed ("patient", "frame").
+        splits: listed value to split, in the order of the file.
+        sha256: of the file's bytes.
+    """
+
+    path: Path
+    column: str
+    splits: Mapping[str, str]
+    sha256: str
+
+    def find(self, stub: _Stub) -> str | None:
+        """The listed value that means this stub, or None. Numbers match whatever their leading zeros ("01" is "1")."""
+        value = stub.columns.get(self.column, stub.group)
+        if value in self.splits:
+            return value
+        if value.isdecimal():
+            same = [listed for listed in self.splits if listed.isdecimal() and int(listed) == int(value)]
+            return same[0] if len(same) == 1 else None
+        return None
+
+    def select(self, stubs: Sequence[_Stub]) -> tuple[list, dict[str, str], int]:
+        """Keep the stubs that the file lists.
+
+        Returns:
+            The stubs kept, {stub key: split}, and how many listed units (groups, or frames …) of the source are absent
+            from the file. A file that tears groups apart (by frame, say) is obeyed with a warning.
+        """
+        kept, chosen, absent = [], {}, set()
+        sides: dict[str, set[str]] = {}
+        for stub in stubs:
+            listed = self.find(stub)
+            if listed is None:
+                absent.add(stub.columns.get(self.column, stub.group))
+                continue
+            kept.append(stub)
+            chosen[stub.key] = self.splits[listed]
+            sides.setdefault(stub.group, set()).add(self.splits[listed])
+        torn = [group for group, where in sides.items() if len(where) > 1]
+        if torn:
+            warnings.warn(
+                f"{self.path}: puts {len(torn)} groups on more than one side (the first: {torn[0]!r}); scores on such "
+                "a split "
+                "are too good. Split by group for a fair one.",
+                stacklevel=3,
+            )
+        return kept, chosen, len(absent)
+
+    def count_absent(self, stubs: Iterable[_Stub]) -> int:
+        """How many listed values mean none of these stubs."""
+        return len(self.splits) - len({listed for stub in stubs if (listed := self.find(stub)) is not None})
+
+
+def read_split_file(path: str | Path) -> SplitTable:
+    """Read a split file: a header, then two columns, the group and ``train``, ``val`` or ``test``.
+
+    Raises:
+        InputError: naming the file and the line: no such file, no header, not two columns, a bad split value, a group
+            listed twice, no group at all.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the split file ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file in UTF-8; save the split file as CSV.") from error
+    column: str | None = None
+    splits: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    reader = csv.reader(io.StringIO(text, newline=""))
+    for raw in reader:
+        row = [cell.strip() for cell in raw]
+        line = reader.line_num
+        if not any(row):
+            continue
+        if len(row) != 2:
+            raise InputError(f"{path}, line {line}: found {len(row)} columns; expected two, the group and its split.")
+        group, value = row
+        if column is None:
+            if value.lower() in SYNONYMS and value.lower() != "split":
+                raise InputError(
+                    f"{path}, line {line}: the header is missing; begin the file with a line like 'group,split'."
+                )
+            column = group.lower()
+            continue
+        if not group:
+            raise InputError(f"{path}, line {line}: the group is missing.")
+        if value.lower() not in SYNONYMS:
+            raise InputError(f"{path}, line {line}: split {value!r} of {group!r}; expected train, val or test.")
+        if group in splits:
+            raise InputError(
+                f"{path}, line {line}: the group {group!r} is listed already on line {lines[group]}; keep one."
+            )
+        splits[group] = SYNONYMS[value.lower()]
+        lines[group] = line
+    if column is None or not splits:
+        raise InputError(f"{path}: lists no group; expected a header and lines like 'LIDC-IDRI-0001,train'.")
+    return SplitTable(path, column, splits, hashlib.sha256(content).hexdigest())
+
+
+def parse_ratios(ratios: str | Sequence[float]) -> tuple[float, float, float]:
+    """The three shares of "8:1:1" (training:validation:test), which sum to 1.
+
+    Raises:
+        InputError: not three numbers, a negative one, or all of them 0.
+    """
+    parts = ratios.split(":") if isinstance(ratios, str) else list(ratios) if isinstance(ratios, (list, tuple)) else []
+    try:
+        values = [float(part) for part in parts]
+    except (TypeError, ValueError):
+        values = []
+    if len(values) != 3 or not all(0 <= value < float("inf") for value in values) or sum(values) <= 0:
+        raise InputError(f"--ratios {ratios!r}: expected training:validation:test, three numbers like 8:1:1.")
+    total = sum(values)
+    return values[0] / total, values[1] / total, values[2] / total
+
+
+def split_by_ratio(groups: Iterable[str], ratios: str | Sequence[float], seed: int) -> dict[str, str]:
+    """Split groups by ratio and seed.
+
+    Sizes are the ratios' largest remainders; while there are enough groups, every part whose ratio is not 0 gets one at
+    least (3 groups at 8:1:1 are 1, 1, 1). No group at all gives an empty dictionary.
+
+    Args:
+        groups: group ids; repeated ones count once.
+        ratios: as for `parse_ratios`.
+        seed: another seed is another order.
+
+    Returns:
+        {group: "training" | "validation" | "test"}.
+
+    Raises:
+        InputError: bad ratios.
+    """
+    shares = parse_ratios(ratios)
+    order = sorted(set(groups), key=lambda group: (hashlib.sha256(f"{seed}:{group}".encode()).digest(), group))
+    # Rounded first: 0.1 * 10 must not lose against its own rounding error.
+    exact = [round(share * len(order), 9) for share in shares]
+    sizes = [int(value) for value in exact]
+    by_remainder = sorted(range(3), key=lambda part: (sizes[part] - exact[part], part))
+    for part in by_remainder[: len(order) - sum(sizes)]:
+        sizes[part] += 1
+    if len(order) >= sum(share > 0 for share in shares):
+        for part in range(3):
+            if shares[part] > 0 and sizes[part] == 0:
+                sizes[sizes.index(max(sizes))] -= 1
+                sizes[part] += 1
+    names = [name for name, size in zip(SPLITS, sizes, strict=True) for _ in range(size)]
+    return dict(zip(order, names, strict=True))

@@ -1,0 +1,273 @@
+"""MONAI dictionary transforms for images with the masks of several readers.
+
+Images are (C, H, W), readers' masks (R, H, W) with one slot a reader; a reader who marked nothing is an all-zero slot.
+Each transform has an array form and, with a trailing ``d``, a dictionary form, and works in any MONAI ``Compose``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.config.type_definitions import NdarrayOrTensor
+from monai.data import MetaTensor, PILReader
+from monai.transforms import EnsureChannelFirst, LoadImage, MapTransform, RandomizableTransform, Transform
+from monai.utils import convert_to_tensor
+
+from medseglatdiff_monai.errors import InputError
+
+__all__ = [
+    "LoadCase",
+    "LoadCased",
+    "NormalizeCrop",
+    "NormalizeCropd",
+    "RandomReader",
+    "RandomReaderd",
+    "ReaderConsensus",
+    "ReaderConsensusd",
+    "WindowHU",
+    "WindowHUd",
+]
+
+TIES = ("foreground", "background")
+
+
+class LoadCase(Transform):
+    """Load one file of a prepared folder, row first: ``images/*.png``, ``images/*.nii.gz`` or ``masks/*.nii.gz``.
+
+    Args:
+        is_label: whether the file holds readers' masks, (row, column, reader).
+    """
+
+    def __init__(self, is_label: bool = False) -> None:
+        self.is_label = is_label
+        dtype = np.uint8 if is_label else np.float32
+        self._nifti = LoadImage(reader="NibabelReader", image_only=True, dtype=dtype)
+        self._raster = LoadImage(reader=PILReader(reverse_indexing=False), image_only=True, dtype=dtype)
+
+    def __call__(self, path: str | Path) -> MetaTensor:
+        """Load the file.
+
+        Returns:
+            The image, (C, H, W) float32 in the file's own grey values, or the masks, (R, H, W) uint8 in {0, 1}.
+
+        Raises:
+            InputError: the file is missing or cannot be read.
+        """
+        if not Path(path).is_file():
+            raise InputError(
+                f"{path}: no such file; prepare the data set again, or give the folder of its dataset.json."
+            )
+        try:
+            array = (self._nifti if str(path).lower().endswith((".nii", ".nii.gz")) else self._raster)(str(path))
+        except Exception as error:  # the readers raise all kinds
+            raise InputError(f"{path}: unreadable or truncated ({type(error).__name__}); prepare it again.") from error
+        # A 2D mask is a single reader's, a 2D image grey; otherwise the last axis holds readers or colours.
+        return EnsureChannelFirst(channel_dim="no_channel" if array.ndim == 2 else -1)(array)
+
+
+class LoadCased(MapTransform):
+    """Dictionary form of `LoadCase`.
+
+    Args:
+        keys: keys whose paths are to be loaded.
+        label_keys: those of `keys` that hold readers' masks.
+        allow_missing_keys: skip keys that are absent, e.g. "label" where only an image is given.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = ("image", "label"),
+        label_keys: KeysCollection = ("label",),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_keys = (label_keys,) if isinstance(label_keys, str) else tuple(label_keys)  # type: ignore[arg-type]
+        self._load_image, self._load_label = LoadCase(), LoadCase(is_label=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace paths by images and masks."""
+        loaded = dict(data)
+        for key in self.key_iterator(loaded):
+            loaded[key] = (self._load_label if key in self.label_keys else self._load_image)(loaded[key])
+        return loaded
+
+
+class WindowHU(Transform):
+    """Clip CT values to a window in Hounsfield units.
+
+    Args:
+        lower: lower bound in HU.
+        upper: upper bound in HU, above `lower`.
+    """
+
+    def __init__(self, lower: float, upper: float) -> None:
+        if not lower < upper:
+            raise InputError(f"WindowHU: lower {lower} is not below upper {upper}; give a window like -1000, 400.")
+        self.lower, self.upper = float(lower), float(upper)
+
+    def __call__(self, image: NdarrayOrTensor) -> torch.Tensor:
+        """Clip `image`, (C, H, W[, D]) in HU, to [lower, upper]; keeps its type and metadata."""
+        return torch.clamp(convert_to_tensor(image, track_meta=isinstance(image, MetaTensor)), self.lower, self.upper)
+
+
+class NormalizeCrop(Transform):
+    """Min-max of the crop itself, quantised to 8 bits and divided by 255: the grey scale of the public LIDC crops.
+
+    x -> round(255 (x - min x) / (max x - min x)) / 255. An 8-bit crop that runs from 0 to 255 becomes x / 255.
+    """
+
+    def __call__(self, image: NdarrayOrTensor) -> torch.Tensor:
+        """Normalise the crop.
+
+        Args:
+            image: (C, H, W[, D]), HU or any other finite grey values.
+
+        Returns:
+            The same shape, float32 in {0, 1/255, …, 1}; all 0 for a constant crop.
+
+        Raises:
+            InputError: the crop holds values that are not finite.
+        """
+        crop = convert_to_tensor(image, track_meta=isinstance(image, MetaTensor))
+        # In double precision, so that the rounding to 8 bits does not depend on the input's type.
+        values = crop.to(torch.float64)
+        low, high = values.amin(), values.amax()
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise InputError("NormalizeCrop: the crop holds values that are not finite; mend the image.")
+        if high == low:
+            return torch.zeros_like(crop, dtype=torch.float32)
+        return (torch.round((values - low) * (255.0 / (high - low))) / 255.0).to(torch.float32)
+
+
+class ReaderConsensus(Transform):
+    """The readers' consensus: foreground where the share of slots that say so reaches a level.
+
+    Absent readers count as slots that say background. With four readers and level 0.5: two of them, or three where ties
+    are background.
+
+    Args:
+        level: share of the slots, in (0, 1].
+        tie: what a share of exactly `level` is, "foreground" or "background".
+    """
+
+    def __init__(self, level: float = 0.5, tie: str = "foreground") -> None:
+        if not 0 < level <= 1:
+            raise InputError(f"ReaderConsensus: level {level}; expected a share in (0, 1], e.g. 0.5.")
+        if tie not in TIES:
+            raise InputError(f"ReaderConsensus: tie {tie!r}; expected one of {', '.join(TIES)}.")
+        if level == 1 and tie == "background":
+            raise InputError(
+                "ReaderConsensus: level 1 with ties as background is never foreground; use tie='foreground'."
+            )
+        self.level, self.tie = float(level), tie
+
+    def __call__(self, masks: NdarrayOrTensor) -> torch.Tensor:
+        """Fuse `masks`, (R, H, W[, D]), foreground where > 0, to (1, H, W[, D]) of the same type in {0, 1}."""
+        stack = convert_to_tensor(masks, track_meta=isinstance(masks, MetaTensor))
+        count = (stack > 0).sum(dim=0, keepdim=True)
+        # 1e-9: a level such as 0.7 of 10 readers must not miss 7 by a rounding error.
+        needed, margin = self.level * stack.shape[0], 1e-9
+        consensus = count >= needed - margin if self.tie == "foreground" else count > needed + margin
+        return consensus.to(stack.dtype)
+
+
+class RandomReader(RandomizableTransform):
+    """Pick one reader's mask at random, empty slots included: whether there is a nodule is for a reader to say."""
+
+    def __init__(self) -> None:
+        super().__init__(prob=1.0, do_transform=True)
+        self._slot = 0
+
+    def randomize(self, num_readers: int) -> None:
+        """Draw the slot, uniformly of `num_readers`."""
+        super().randomize(None)
+        self._slot = int(self.R.randint(num_readers))
+
+    def __call__(self, masks: NdarrayOrTensor, randomize: bool = True) -> torch.Tensor:
+        """Pick of `masks`, (R, H, W[, D]), one slot, (1, H, W[, D]); `randomize=False` picks the last one again.
+
+        Raises:
+            InputError: there is no such slot (no mask at all, or fewer than when the slot was drawn).
+        """
+        stack = convert_to_tensor(masks, track_meta=isinstance(masks, MetaTensor))
+        if stack.shape[0] == 0:
+            raise InputError("RandomReader: no mask to pick from; expected (R, H, W) with at least one reader.")
+        if randomize:
+            self.randomize(stack.shape[0])
+        if self._slot >= stack.shape[0]:
+            raise InputError(f"RandomReader: reader {self._slot} was drawn, but there are {stack.shape[0]} masks only.")
+        return stack[self._slot : self._slot + 1]
+
+
+class WindowHUd(MapTransform):
+    """Dictionary form of `WindowHU`."""
+
+    def __init__(self, keys: KeysCollection, lower: float, upper: float, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.window = WindowHU(lower, upper)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Clip the images."""
+        clipped = dict(data)
+        for key in self.key_iterator(clipped):
+            clipped[key] = self.window(clipped[key])
+        return clipped
+
+
+class NormalizeCropd(MapTransform):
+    """Dictionary form of `NormalizeCrop`."""
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.normalize = NormalizeCrop()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Normalise the crops."""
+        normalized = dict(data)
+        for key in self.key_iterator(normalized):
+            normalized[key] = self.normalize(normalized[key])
+        return normalized
+
+
+class ReaderConsensusd(MapTransform):
+    """Dictionary form of `ReaderConsensus`."""
+
+    def __init__(
+        self, keys: KeysCollection, level: float = 0.5, tie: str = "foreground", allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.consensus = ReaderConsensus(level, tie)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Fuse the masks."""
+        fused = dict(data)
+        for key in self.key_iterator(fused):
+            fused[key] = self.consensus(fused[key])
+        return fused
+
+
+class RandomReaderd(RandomizableTransform, MapTransform):
+    """Dictionary form of `RandomReader`; all keys get the same slot."""
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, prob=1.0, do_transform=True)
+        self.pick = RandomReader()
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandomReaderd:
+        """Seed this transform and the array form it uses."""
+        super().set_random_state(seed, state)
+        self.pick.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Pick one reader's mask."""
+        picked = dict(data)
+        for number, key in enumerate(self.key_iterator(picked)):
+            picked[key] = self.pick(picked[key], randomize=number == 0)
+        return picked

@@ -1,0 +1,110 @@
+"""The diffusion process of the mask's latent: noise schedule, training targets and their conversions.
+
+The forward process (Eq. 3 of arXiv 2512.01292) is ``z_t = sqrt(alpha_bar_t) * s * z_0 + sqrt(1 - alpha_bar_t) * eps``,
+with the paper's gamma_t written alpha_bar_t as in DDPM, z_0 the standardised latent and s an input scale: a smaller s
+makes the same schedule harder, which suits masks, whose large shapes survive much noise. The network predicts eps
+(the paper's choice), x0 (= s * z_0) or v = sqrt(alpha_bar_t) * eps - sqrt(1 - alpha_bar_t) * x0.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from monai.networks.schedulers import DDPMScheduler
+from torch import nn
+
+__all__ = ["PREDICTION_TYPES", "DiffusionProcess"]
+
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+
+
+class DiffusionProcess(nn.Module):
+    """Forward process, targets and loss weights.
+
+    Args:
+        num_train_timesteps: T, the number of training timesteps.
+        schedule: a noise schedule of MONAI: ``"cosine"``, ``"linear_beta"``, ``"scaled_linear_beta"``,
+            ``"sigmoid_beta"``.
+        prediction_type: what the network predicts: ``"epsilon"``, ``"sample"`` (x0) or ``"v_prediction"``.
+        input_scale: s, the standard deviation to which standardised latents are scaled.
+        max_loss_weight: cap of the loss weight of x0-prediction, min(SNR + 1, cap); epsilon and v use weight 1.
+
+    Raises:
+        ValueError: an argument is out of range; the message names it.
+    """
+
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        schedule: str = "cosine",
+        prediction_type: str = "sample",
+        input_scale: float = 0.5,
+        max_loss_weight: float = 5.0,
+    ) -> None:
+        super().__init__()
+        if prediction_type not in PREDICTION_TYPES:
+            raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, found {prediction_type!r}.")
+        if input_scale <= 0:
+            raise ValueError(f"input_scale must be positive, found {input_scale}.")
+        self.num_train_timesteps = num_train_timesteps
+        self.schedule = schedule
+        self.prediction_type = prediction_type
+        self.input_scale = input_scale
+        self.max_loss_weight = max_loss_weight
+        alphas_cumprod = DDPMScheduler(num_train_timesteps, schedule).alphas_cumprod
+        # Recomputed from the configuration, so not part of the checkpoint.
+        self.register_buffer("alpha_bar", cast(torch.Tensor, alphas_cumprod).clone(), persistent=False)
+
+    def coefficients(self, timesteps: torch.Tensor, ndim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), each (B, 1, ...) with ``ndim`` dimensions, of timesteps (B,)."""
+        alpha_bar_t = self.alpha_bar[timesteps].view(-1, *([1] * (ndim - 1)))
+        return alpha_bar_t.sqrt(), (1.0 - alpha_bar_t).sqrt()
+
+    def add_noise(self, x_0: torch.Tensor, eps: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """z_t of Eq. 3 for scaled latents ``x_0`` and noise ``eps`` (B, d, h, w[, e]) at ``timesteps`` (B,)."""
+        signal, noise = self.coefficients(timesteps, x_0.ndim)
+        return signal * x_0 + noise * eps
+
+    def target(self, x_0: torch.Tensor, eps: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """What the network should predict, same shape as ``x_0``."""
+        if self.prediction_type == "epsilon":
+            return eps
+        if self.prediction_type == "sample":
+            return x_0
+        signal, noise = self.coefficients(timesteps, x_0.ndim)
+        return signal * eps - noise * x_0
+
+    def loss_weight(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Weight (B,) of each draw's squared error: min(SNR + 1, cap) for x0-prediction, else 1 (Eq. 4)."""
+        alpha_bar_t = self.alpha_bar[timesteps]
+        if self.prediction_type != "sample":
+            return torch.ones_like(alpha_bar_t)
+        # SNR + 1 = 1 / (1 - alpha_bar_t) weighs the x0 error as a v error (Salimans and Ho, arXiv 2202.00512).
+        return (1.0 / (1.0 - alpha_bar_t)).clamp_max(self.max_loss_weight)
+
+    def predict_x0(self, output: torch.Tensor, z_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """x0 that a network output stands for; all tensors (B, d, h, w[, e]), ``timesteps`` (B,)."""
+        if self.prediction_type == "sample":
+            return output
+        signal, noise = self.coefficients(timesteps, z_t.ndim)
+        if self.prediction_type == "epsilon":
+            return (z_t - noise * output) / signal
+        return signal * z_t - noise * output
+
+    def predict_eps(self, output: torch.Tensor, z_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Noise that a network output stands for; shapes as in :meth:`predict_x0`."""
+        if self.prediction_type == "epsilon":
+            return output
+        signal, noise = self.coefficients(timesteps, z_t.ndim)
+        if self.prediction_type == "v_prediction":
+            return signal * output + noise * z_t
+        return (z_t - signal * output) / noise
+
+    def draw_timesteps(self, number: int, device: torch.device) -> torch.Tensor:
+        """``number`` timesteps, uniform over [0, T) and stratified: one from each of ``number`` equal bins, shuffled.
+
+        Each timestep alone is uniform; together they cover the schedule, which lowers the variance of the loss.
+        """
+        fraction = (torch.randperm(number, device=device) + torch.rand(number, device=device)) / number
+        return (fraction * self.num_train_timesteps).long().clamp_max(self.num_train_timesteps - 1)

@@ -1,0 +1,321 @@
+"""What MONAI's SupervisedTrainer and SupervisedEvaluator need to train and score one-to-many segmenters.
+
+Batches hold ``image`` (B, C, H, W) in [0, 1] and ``label`` (B, R, H, W) with one channel a rater. The ``Prepare…``
+classes turn them into each stage's inputs and targets, augmenting the whole batch at once on the device; the handlers
+seed epochs, warm up and decay the learning rate, bound gradients and log the codebook's use.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar, TimeLimit
+from monai.engines import PrepareBatch
+from monai.engines.utils import IterationEvents
+from monai.utils import set_determinism
+from torch import nn
+
+from .data.transforms import ReaderConsensus
+from .errors import InputError
+
+__all__ = [
+    "BatchAugmentation",
+    "CodebookLogger",
+    "GradientClipping",
+    "LearningRateSchedule",
+    "PrepareDenoising",
+    "PrepareEnsemble",
+    "PrepareImages",
+    "PrepareInference",
+    "PrepareMasks",
+    "SeedEachEpoch",
+    "TrainingProgressBar",
+    "TrainingTimeLimit",
+]
+
+
+def _load_batch(batch: dict, device: Any, non_blocking: bool, keys: tuple[str, ...]) -> list[torch.Tensor]:
+    tensors = []
+    for key in keys:
+        if key not in batch:
+            raise InputError(f"A batch has no '{key}', only {sorted(batch)}. Name it so in the dataset's items.")
+        value = batch[key].as_tensor() if hasattr(batch[key], "as_tensor") else batch[key]
+        tensors.append(value.to(device, non_blocking=non_blocking))
+    return tensors
+
+
+class BatchAugmentation:
+    """The eight flips and rotations, gamma, brightness and contrast, one draw a case, on the whole batch at once.
+
+    Args:
+        flips: draw one of the eight symmetries of the square (four of a rectangle: flips only).
+        gamma: largest log-gamma, e.g. 0.3 for exponents between exp(-0.3) and exp(0.3).
+        brightness: largest shift of the intensities.
+        contrast: largest relative change of the contrast about the mean.
+    """
+
+    def __init__(self, flips: bool = True, gamma: float = 0.0, brightness: float = 0.0, contrast: float = 0.0) -> None:
+        self.flips = flips
+        self.gamma = gamma
+        self.brightness = brightness
+        self.contrast = contrast
+
+    def __call__(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Augment images (B, C, H, W) in [0, 1] and labels (B, R, H, W) alike; shapes and ranges stay."""
+        batch = image.shape[0]
+        draw = lambda largest: (torch.rand(batch, 1, 1, 1, device=image.device) * 2 - 1) * largest  # noqa: E731
+        if self.flips:
+            vertical, horizontal, transposed = (torch.rand(3, batch, 1, 1, 1, device=image.device) < 0.5).unbind()
+            square = image.shape[-1] == image.shape[-2]
+
+            def turn(x: torch.Tensor) -> torch.Tensor:
+                x = torch.where(vertical, x.flip(-2), x)
+                x = torch.where(horizontal, x.flip(-1), x)
+                return torch.where(transposed, x.transpose(-1, -2), x) if square else x
+
+            image, label = turn(image), turn(label)
+        if self.gamma > 0:
+            image = image.clamp(0, 1) ** draw(self.gamma).exp()
+        if self.contrast > 0:
+            mean = image.mean(dim=(1, 2, 3), keepdim=True)
+            image = (image - mean) * (1 + draw(self.contrast)) + mean
+        if self.brightness > 0:
+            image = image + draw(self.brightness)
+        return image.clamp(0, 1), label
+
+
+class _Augmented(PrepareBatch):
+    def __init__(self, augmentation: BatchAugmentation | None = None) -> None:
+        self.augmentation = augmentation
+
+    def _load(self, batchdata: dict, device: Any, non_blocking: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        image, label = _load_batch(batchdata, device, non_blocking, ("image", "label"))
+        image = image.float()
+        return self.augmentation(image, label) if self.augmentation is not None else (image, label)
+
+
+class PrepareImages(_Augmented):
+    """Image codec: the image is input and target."""
+
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):  # type: ignore[override]
+        """Batch → (image, image)."""
+        image, _ = self._load(batchdata, device, non_blocking)
+        return image, image
+
+
+class PrepareMasks(_Augmented):
+    """Mask codec: masks of single readers are input and target.
+
+    Every case gives ``masks_per_case`` masks. Where only few readers marked anything, most masks would be empty and
+    teach nothing, so a non-empty one is taken wherever there is one, but for a share of ``empty_share``.
+
+    Args:
+        masks_per_case: masks drawn from each case.
+        empty_share: share of the draws that are made among all readers, empty masks included.
+        augmentation: see :class:`BatchAugmentation`.
+    """
+
+    def __init__(
+        self, masks_per_case: int = 1, empty_share: float = 0.1, augmentation: BatchAugmentation | None = None
+    ) -> None:
+        super().__init__(augmentation)
+        self.masks_per_case = masks_per_case
+        self.empty_share = empty_share
+
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):  # type: ignore[override]
+        """Batch → (masks, masks), each (B * masks_per_case, 1, H, W) float32."""
+        _, label = self._load(batchdata, device, non_blocking)
+        marked = label.flatten(2).any(2).float()
+        anyone = torch.rand(len(label), 1, device=label.device) < self.empty_share
+        # Readers to draw from: all where anyone goes or nobody marked, else those who marked.
+        weight = torch.where(anyone | (marked.sum(1, keepdim=True) == 0), torch.ones_like(marked), marked)
+        reader = torch.multinomial(weight, self.masks_per_case, replacement=True)
+        rows = torch.arange(len(label), device=label.device)[:, None]
+        masks = label[rows, reader].flatten(0, 1)[:, None].float()
+        return masks, masks
+
+
+class PrepareDenoising(_Augmented):
+    """Denoiser: an image and the masks that its draws of noise start from.
+
+    Args:
+        draws: draws of noise and timestep for each image.
+        target: ``"random_reader"``: the draws take the readers in random order, each reader equally often, readers
+            who marked nothing included; ``"consensus"``: all draws take the consensus of at least half of the readers.
+        augmentation: see :class:`BatchAugmentation`.
+
+    Raises:
+        ValueError: unknown target.
+    """
+
+    def __init__(
+        self, draws: int = 1, target: str = "random_reader", augmentation: BatchAugmentation | None = None
+    ) -> None:
+        super().__init__(augmentation)
+        if target not in ("random_reader", "consensus"):
+            raise ValueError(f"target must be 'random_reader' or 'consensus', found {target!r}.")
+        self.draws = draws
+        self.target = target
+        self.consensus = ReaderConsensus()
+
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):  # type: ignore[override]
+        """Batch → (image, label, (masks (B, draws, H, W) float32,), {})."""
+        image, label = self._load(batchdata, device, non_blocking)
+        if self.target == "consensus":
+            masks = torch.stack([self.consensus(readers) for readers in label]).expand(-1, self.draws, -1, -1)
+        else:
+            readers = label.shape[1]
+            rounds = math.ceil(self.draws / readers)
+            order = torch.rand(rounds, len(label), readers, device=label.device).argsort(-1)
+            order = order.transpose(0, 1).flatten(1)[:, : self.draws]
+            masks = label[torch.arange(len(label), device=label.device)[:, None], order]
+        return image, label, (masks.float(),), {}
+
+
+class PrepareEnsemble(PrepareBatch):
+    """Evaluation: the image, all readers' masks and the case ids that the noise belongs to."""
+
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):  # type: ignore[override]
+        """Batch → (image, label, (), {"cases": list of ids})."""
+        image, label = _load_batch(batchdata, device, non_blocking, ("image", "label"))
+        cases = batchdata.get("case")
+        return image.float(), label, (), {"cases": list(cases)} if cases is not None else {}
+
+
+class PrepareInference(PrepareBatch):
+    """Inference: the image alone, which is all that ``inference.json`` loads."""
+
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):  # type: ignore[override]
+        """Batch → (image, None)."""
+        (image,) = _load_batch(batchdata, device, non_blocking, ("image",))
+        return image.float(), None
+
+
+class SeedEachEpoch:
+    """Seed all random numbers from (seed, epoch, rank): a resumed run goes on exactly as an uninterrupted one."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Called at the start of an epoch."""
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        set_determinism(seed=(self.seed * 1_000_003 + engine.state.epoch * 101 + rank) % 2**31)
+        torch.use_deterministic_algorithms(False)
+        sampler = getattr(engine.state.dataloader, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(engine.state.epoch)
+
+
+class LearningRateSchedule:
+    """Linear warm-up, constant rate, cosine decay over the last part of the epochs; a function of the iteration alone.
+
+    Args:
+        optimizer: its groups' rates are set to a multiple of those they were made with.
+        warmup_iterations: iterations until the full rate.
+        decay_share: share of all iterations over which the rate falls to 1% of itself; 0 keeps it constant.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, warmup_iterations: int = 100, decay_share: float = 0.0) -> None:
+        self.optimizer = optimizer
+        self.base = [group["lr"] for group in optimizer.param_groups]
+        self.warmup_iterations = warmup_iterations
+        self.decay_share = decay_share
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Called before an iteration."""
+        factor = min(1.0, engine.state.iteration / max(1, self.warmup_iterations))
+        if self.decay_share > 0:
+            total = engine.state.max_epochs * engine.state.epoch_length
+            left = (1.0 - engine.state.iteration / total) / self.decay_share
+            factor *= 0.01 + 0.99 * 0.5 * (1.0 - math.cos(math.pi * min(1.0, max(0.0, left))))
+        for group, rate in zip(self.optimizer.param_groups, self.base, strict=True):
+            group["lr"] = rate * factor
+
+
+class GradientClipping:
+    """Bound the norm of the gradient before every optimizer step.
+
+    Args:
+        network: the trained network.
+        max_norm: largest norm.
+    """
+
+    def __init__(self, network: nn.Module, max_norm: float = 1.0) -> None:
+        self.network = network
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Called after the backward pass."""
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        if not torch.isfinite(norm):
+            raise InputError(
+                f"The gradient is not finite at iteration {engine.state.iteration}. Lower the learning rate "
+                "(--learning_rate) or switch mixed precision off (--mixed_precision false)."
+            )
+
+
+class CodebookLogger:
+    """Keep the codebook's health in ``engine.state.metrics``: ``perplexity`` and ``codebook_usage``.
+
+    Usage is the share of entries that are in use at all: moving-average share of at least a tenth of the even share.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = getattr(network, "module", network)
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Called after an iteration."""
+        quantizer = self.network.quantizer
+        if quantizer is None:
+            return
+        engine.state.metrics["perplexity"] = float(engine.state.output["pred"]["perplexity"])
+        used = quantizer.usage > 0.1 / quantizer.num_embeddings
+        engine.state.metrics["codebook_usage"] = float(used.float().mean())
+
+
+class TrainingProgressBar(ProgressBar):
+    """Ignite's progress bar with the loss beside it, on rank 0 alone."""
+
+    def attach(self, engine: Engine) -> None:  # type: ignore[override]
+        """Register on a trainer."""
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
+            super().attach(engine, output_transform=lambda output: {"loss": float(output["loss"])})
+
+
+class TrainingTimeLimit:
+    """End the run cleanly after some minutes: the iteration in flight is finished, and the checkpoint written.
+
+    Args:
+        max_minutes: the limit; ``None`` sets none.
+    """
+
+    def __init__(self, max_minutes: float | None = None) -> None:
+        if max_minutes is not None and max_minutes <= 0:
+            raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
+        self.max_minutes = max_minutes
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        if self.max_minutes is not None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, TimeLimit(max(1, round(self.max_minutes * 60))))

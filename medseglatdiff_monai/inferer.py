@@ -1,0 +1,136 @@
+"""The MONAI inferer that draws an ensemble of masks; it owns samples, steps, sampler, seed and fusion.
+
+The n samples of all images of a batch go through the denoiser together, in chunks that bound memory. Noise comes from
+one generator for each (seed, case, sample), so that the masks are the same at any batch, chunk and world size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from monai.inferers import Inferer
+from torch import nn
+
+from .ensemble import summarize_ensemble
+from .networks import LatentDiffusionSegmenter, noise_generator
+
+__all__ = ["AutocastInferer", "EnsembleInferer", "ReconstructionInferer"]
+
+
+class EnsembleInferer(Inferer):
+    """Draw ``num_samples`` masks of each image and fuse them.
+
+    Args:
+        num_samples: n of Eq. 13.
+        num_inference_steps: denoiser calls a sample; ``None`` takes the network's own.
+        sampler: ``"ddim"``, ``"ddpm"`` or ``"pndm"``; ``None`` takes the network's own.
+        seed: seed of the noise.
+        threshold: confidence from which a pixel belongs to the consensus mask.
+        confidence: ``"samples"`` or ``"probabilities"``, see :func:`~medseglatdiff_monai.ensemble.summarize_ensemble`.
+        chunk_size: how many samples go through the network at once.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        num_samples: int = 5,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        seed: int = 0,
+        threshold: float = 0.5,
+        confidence: str = "samples",
+        chunk_size: int = 64,
+    ) -> None:
+        super().__init__()
+        if num_samples < 1 or chunk_size < 1:
+            raise ValueError(f"num_samples and chunk_size must be at least 1, found {num_samples} and {chunk_size}.")
+        self.num_samples = num_samples
+        self.num_inference_steps = num_inference_steps
+        self.sampler = sampler
+        self.seed = seed
+        self.threshold = threshold
+        self.confidence = confidence
+        self.chunk_size = chunk_size
+
+    @torch.no_grad()
+    def __call__(  # type: ignore[override]
+        self, inputs: torch.Tensor, network: nn.Module, cases: Sequence[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Draw and fuse.
+
+        Args:
+            inputs: images (B, C, H, W[, D]).
+            network: a :class:`~medseglatdiff_monai.networks.LatentDiffusionSegmenter`, in a distributed wrapper or not.
+            cases: B case ids that the noise belongs to; without them every image gets the noise of (seed, sample).
+
+        Returns:
+            The dictionary of :func:`~medseglatdiff_monai.ensemble.summarize_ensemble`.
+
+        Raises:
+            ValueError: ``cases`` has another length than the batch.
+        """
+        net = cast(LatentDiffusionSegmenter, getattr(network, "module", network))
+        image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+        if cases is not None and len(cases) != len(image):
+            raise ValueError(f"cases must name each of the {len(image)} images of the batch, found {len(cases)} names.")
+        net.mask_codec.check_size(image.shape[2:])
+        condition = net.conditioner(image)
+        noise = net.draw_noise(image, self.num_samples, self.seed, cases or [""]).flatten(0, 1)
+        sampler = self.sampler or net.sampler
+        logits = []
+        for rows in torch.arange(len(noise), device=image.device).split(self.chunk_size):
+            generators = None
+            if sampler == "ddpm":
+                generators = [
+                    noise_generator(
+                        self.seed, f"steps/{cases[row // self.num_samples] if cases else ''}", row % self.num_samples,
+                        image.device,
+                    )
+                    for row in rows.tolist()
+                ]  # fmt: skip
+            logits.append(
+                net.sample_logits(
+                    condition[rows // self.num_samples], noise[rows], self.num_inference_steps, sampler, generators
+                )
+            )
+        ensemble = torch.cat(logits).float().squeeze(1).unflatten(0, (len(image), self.num_samples))
+        return summarize_ensemble(ensemble, self.threshold, self.confidence)
+
+
+class AutocastInferer(Inferer):
+    """Training inferer: the network's forward pass, in bfloat16 autocast where ``mixed_precision`` is set.
+
+    MONAI's trainer offers mixed precision on CUDA alone; bfloat16 needs no loss scaling and pays on CPUs as well.
+    """
+
+    def __init__(self, mixed_precision: bool = False) -> None:
+        super().__init__()
+        self.mixed_precision = mixed_precision
+
+    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args, **kwargs):  # type: ignore[override]
+        """``network(inputs, *args, **kwargs)``."""
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            return network(inputs, *args, **kwargs)
+
+
+class ReconstructionInferer(Inferer):
+    """Codec validation: the reconstruction of an image, or of a mask as 0 or 1.
+
+    Args:
+        binary: the codec returns mask logits; threshold them.
+    """
+
+    def __init__(self, binary: bool = False) -> None:
+        super().__init__()
+        self.binary = binary
+
+    @torch.no_grad()
+    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args, **kwargs) -> torch.Tensor:  # type: ignore[override]
+        """Images or masks (B, C, H, W[, D]) → reconstruction of the same shape, float32."""
+        codec = getattr(network, "module", network)
+        output = codec.reconstruct(inputs)
+        return (output > 0).float() if self.binary else output

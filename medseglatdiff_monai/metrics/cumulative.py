@@ -1,0 +1,78 @@
+"""What the ensemble metrics share: one value a case, gathered over all ranks, averaged without the undefined ones.
+
+MONAI's `CumulativeIterationMetric` supplies the buffers and their synchronisation. Three of its habits do not suit an
+evaluation and are replaced: a rank without cases skips the gathering, so that the others wait for ever; a list of
+predictions longer than the labels is cut in silence; the mean over undefined values only is 0 instead of NaN.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from monai.metrics import CumulativeIterationMetric
+from monai.utils import evenly_divisible_all_gather
+
+from medseglatdiff_monai.errors import InputError
+
+__all__ = ["EnsembleMetric"]
+
+
+class EnsembleMetric(CumulativeIterationMetric):
+    """Base of the metrics that compare the samples of an ensemble with the masks of the raters.
+
+    Call it with `y_pred` (B, N, H, W[, D]) and `y` (B, R, H, W[, D]), both binary, or with lists of (N, H, W[, D]) and
+    (R, H, W[, D]) as a SupervisedEvaluator with decollation hands them out; N and R may then differ from case to case.
+    The call returns (B, 1) float64, a row a case; `get_buffer()` gives the rows of all cases and ranks, `aggregate()`
+    their mean.
+    `monai.handlers.IgniteMetricHandler(metric_fn=..., output_transform=from_engine([...]))` makes it a handler.
+    """
+
+    @abstractmethod
+    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
+        """Score each case.
+
+        Args:
+            samples: (B, N, H, W[, D]) binary.
+            raters: (B, R, H, W[, D]) binary.
+
+        Returns:
+            (B,) float64; NaN where the metric is not defined.
+        """
+
+    def aggregate(self) -> torch.Tensor:
+        """Mean over the cases of all ranks.
+
+        Returns:
+            Scalar float64; cases that are NaN are left out, and the mean over such cases only is NaN.
+
+        Raises:
+            InputError: no case was scored since the last reset.
+        """
+        cases = self.get_buffer()
+        if len(cases) == 0:
+            raise InputError(f"{type(self).__name__}: found no case, expected at least one; check the data set's list.")
+        return torch.nanmean(cases)
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+        if y is None:
+            raise InputError(f"{type(self).__name__}: found no y, expected the raters' masks; pass them as y.")
+        return self.compute_cases(y_pred, y)[:, None]
+
+    def _compute_list(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Any:
+        if y is None or len(y_pred) != len(y):
+            raise InputError(
+                f"{type(self).__name__}: found {len(y_pred)} cases in y_pred and {0 if y is None else len(y)} in y, "
+                "expected as many in both; check the keys that the handler takes from the engine."
+            )
+        return super()._compute_list(y_pred, y, **kwargs)
+
+    def _sync(self) -> None:
+        if self._synced:
+            return
+        rows = self._buffers[0] if self._buffers else []
+        # Every rank takes part in the gathering, one without cases with no rows.
+        local = torch.stack(rows) if rows else torch.zeros((0, 1), dtype=torch.float64)
+        self._synced_tensors = [evenly_divisible_all_gather(local, concat=True)]
+        self._synced = True

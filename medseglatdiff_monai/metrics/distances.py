@@ -1,0 +1,68 @@
+"""The distance between two masks, d(a, b) = 1 - IoU(a, b), for all pairs of two stacks at once.
+
+IoU(a, b) = |a and b| / (|a| + |b| - |a and b|), and two empty masks agree: IoU = 1, d = 0. On flattened masks the
+intersections of all pairs are one matrix product.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from medseglatdiff_monai.metrics.masks import as_paired_stacks
+
+__all__ = ["pairwise_iou", "pairwise_iou_distance"]
+
+# Float32 counts exactly up to 2**24 pixels; blocks below that stay exact and bound the memory of the float copy.
+PIXELS_PER_BLOCK = 2**20
+
+
+def pairwise_iou(a: torch.Tensor | np.ndarray, b: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """IoU of every mask of `a` with every mask of `b`, case by case.
+
+    Args:
+        a: (B, N, H, W[, D]) binary.
+        b: (B, R, H, W[, D]) binary.
+
+    Returns:
+        (B, N, R) float64 in [0, 1] on the device of `a`; both masks empty gives 1.0, one empty gives 0.0.
+
+    Raises:
+        InputError: see `metrics.masks.as_paired_stacks`.
+    """
+    a, b = as_paired_stacks(a, b, names=("a", "b"))
+    intersection, area_a, area_b = _count(a.flatten(2), b.flatten(2))
+    union = area_a[:, :, None] + area_b[:, None, :] - intersection
+    return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
+
+
+def pairwise_iou_distance(a: torch.Tensor | np.ndarray, b: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """Distance 1 - IoU of every mask of `a` to every mask of `b`, case by case.
+
+    Args:
+        a: (B, N, H, W[, D]) binary.
+        b: (B, R, H, W[, D]) binary.
+
+    Returns:
+        (B, N, R) float64 in [0, 1] on the device of `a`; both masks empty gives 0.0, one empty gives 1.0.
+
+    Raises:
+        InputError: see `metrics.masks.as_paired_stacks`.
+    """
+    return 1.0 - pairwise_iou(a, b)
+
+
+def _count(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Intersections (B, N, R) and areas (B, N), (B, R) of flat masks (B, N, P), (B, R, P): whole numbers in float64."""
+    shape, device = (a.shape[0], a.shape[1], b.shape[1]), a.device
+    intersection = torch.zeros(shape, dtype=torch.float64, device=device)
+    area_a = torch.zeros(shape[:2], dtype=torch.float64, device=device)
+    area_b = torch.zeros((shape[0], shape[2]), dtype=torch.float64, device=device)
+    # Autocast would make the product half precision, which counts exactly only up to 2048 (bfloat16: 256).
+    with torch.autocast(device_type=device.type, enabled=False):
+        for block_a, block_b in zip(a.split(PIXELS_PER_BLOCK, dim=2), b.split(PIXELS_PER_BLOCK, dim=2), strict=True):
+            float_a, float_b = block_a.to(torch.float32), block_b.to(torch.float32)
+            intersection += float_a @ float_b.mT
+            area_a += float_a.sum(dim=2)
+            area_b += float_b.sum(dim=2)
+    return intersection, area_a, area_b

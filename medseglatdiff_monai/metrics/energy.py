@@ -1,0 +1,64 @@
+"""Generalized energy distance between the samples s of a model and the masks y of the raters of one case.
+
+GED = 2 E d(s, y) - E d(s, s') - E d(y, y'), with d = 1 - IoU and IoU(empty, empty) = 1: the squared distance of Kohl et
+al. 2018, "A Probabilistic U-Net for Segmentation of Ambiguous Images". The V-statistic, the literature's, takes each
+mean over all pairs, a mask with itself included, and falls with the number of samples even for a perfect model; the
+U-statistic takes the last two over distinct pairs and has no such bias.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from medseglatdiff_monai.metrics.cumulative import EnsembleMetric
+from medseglatdiff_monai.metrics.distances import pairwise_iou_distance
+from medseglatdiff_monai.metrics.masks import as_paired_stacks
+
+__all__ = ["GeneralizedEnergyDistance", "generalized_energy_distance"]
+
+
+def generalized_energy_distance(
+    samples: torch.Tensor | np.ndarray, raters: torch.Tensor | np.ndarray, unbiased: bool = False
+) -> torch.Tensor:
+    """Generalized energy distance of each case.
+
+    Args:
+        samples: (B, N, H, W[, D]) binary.
+        raters: (B, R, H, W[, D]) binary; an absent reader is an empty mask and counts.
+        unbiased: False: V-statistic, self-pairs included. True: U-statistic, self-pairs excluded.
+
+    Returns:
+        (B,) float64. V-statistic: in [0, 2], 0 where samples and raters hold the same masks in the same proportions
+        (all masks empty included). U-statistic: in [-2, 2], below 0 by chance; NaN with a single sample or a single
+        rater, because then no distinct pair exists to estimate that term from.
+
+    Raises:
+        InputError: see `metrics.masks.as_paired_stacks`.
+    """
+    samples, raters = as_paired_stacks(samples, raters)
+    between = pairwise_iou_distance(samples, raters).mean(dim=(1, 2))
+    return 2 * between - _mean_within(samples, unbiased) - _mean_within(raters, unbiased)
+
+
+def _mean_within(masks: torch.Tensor, unbiased: bool) -> torch.Tensor:
+    """Mean distance (B,) among the N masks (B, N, ...) of a case."""
+    n = masks.shape[1]
+    # Self-pairs add 0 to the sum, so that only the number of pairs differs. Of a single mask, 0 / 0 is NaN if unbiased.
+    return pairwise_iou_distance(masks, masks).sum(dim=(1, 2)) / (n * (n - 1) if unbiased else n * n)
+
+
+class GeneralizedEnergyDistance(EnsembleMetric):
+    """Mean generalized energy distance over the cases; see `generalized_energy_distance` and `EnsembleMetric`.
+
+    Args:
+        unbiased: False: V-statistic. True: U-statistic, NaN with a single sample or a single rater.
+    """
+
+    def __init__(self, unbiased: bool = False) -> None:
+        super().__init__()
+        self.unbiased = unbiased
+
+    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
+        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
+        return generalized_energy_distance(samples, raters, unbiased=self.unbiased)

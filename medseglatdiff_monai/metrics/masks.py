@@ -1,0 +1,123 @@
+"""What counts as a set of masks, and how several become one.
+
+Every metric of this package takes stacks of binary masks, (B, N, H, W[, D]), and passes them through `as_masks` first,
+so that a forgotten batch axis, a 0/255 mask or a probability map is an error and not a score. A stack is fused by
+consensus = [mean over slots >= level], the rule for the readers and for the samples alike.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from monai.utils import convert_to_tensor
+
+from medseglatdiff_monai.errors import InputError
+
+__all__ = ["as_masks", "as_paired_stacks", "check_fusion", "fuse_masks"]
+
+
+def as_masks(masks: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
+    """Check a stack of binary masks and return it as a plain boolean tensor.
+
+    Args:
+        masks: (B, N, H, W[, D]), boolean or holding only 0 and 1, of any dtype; tensor, MetaTensor or array.
+        name: what the error messages call it.
+
+    Returns:
+        (B, N, H, W[, D]) bool on the device of `masks`, without metadata.
+
+    Raises:
+        InputError: not an array, not 4 or 5 axes, no mask or no pixel in it, NaN, or a value other than 0 and 1.
+    """
+    if not isinstance(masks, torch.Tensor | np.ndarray):
+        raise InputError(
+            f"{name}: found {type(masks).__name__}, expected a tensor or array; stack the masks to (B, N, H, W[, D])."
+        )
+    tensor: torch.Tensor = convert_to_tensor(masks, track_meta=False)
+    shape = tuple(tensor.shape)
+    if tensor.ndim not in (4, 5):
+        raise InputError(
+            f"{name}: found shape {shape}, expected (B, N, H, W) or (B, N, H, W, D); "
+            "add the missing axis, for one case with masks[None]."
+        )
+    if 0 in shape[1:]:
+        raise InputError(f"{name}: found shape {shape}, expected at least one mask of one pixel; check the input.")
+    if tensor.dtype == torch.bool:
+        return tensor
+    positive = tensor == 1
+    binary = positive | (tensor == 0)
+    if not bool(binary.all()):
+        found = tensor[~binary][0].item()
+        remedy = "look for the cause in the network's output or the file" if math.isnan(found) else "binarise it first"
+        raise InputError(f"{name}: found the value {found}, expected only 0 and 1; {remedy}.")
+    return positive
+
+
+def as_paired_stacks(
+    samples: torch.Tensor | np.ndarray,
+    raters: torch.Tensor | np.ndarray,
+    names: tuple[str, str] = ("samples", "raters"),
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check two stacks of masks of the same cases.
+
+    Args:
+        samples: (B, N, H, W[, D]) binary.
+        raters: (B, R, H, W[, D]) binary; moved to the device of `samples`.
+        names: what the error messages call the two.
+
+    Returns:
+        Both as plain boolean tensors on one device.
+
+    Raises:
+        InputError: as `as_masks`, or the two differ in batch or spatial size.
+    """
+    a, b = as_masks(samples, names[0]), as_masks(raters, names[1])
+    if a.shape[:1] + a.shape[2:] != b.shape[:1] + b.shape[2:]:
+        raise InputError(
+            f"{names[1]}: found shape {tuple(b.shape)} beside {names[0]} {tuple(a.shape)}, expected equal sizes on "
+            "every axis but the second; bring both to one grid and one batch."
+        )
+    return a, b.to(a.device)
+
+
+def check_fusion(level: float, tie: str, name: str = "level") -> None:
+    """Refuse a fusion rule under which every pixel, or none, would be foreground.
+
+    Args:
+        level: the share of slots asked for.
+        tie: "foreground" or "background".
+        name: what the error messages call the level.
+
+    Raises:
+        InputError: `tie` is neither word, or `level` is outside (0, 1] ("foreground") or [0, 1) ("background").
+    """
+    if tie not in ("foreground", "background"):
+        raise InputError(f"tie: found {tie!r}, expected 'foreground' or 'background'; choose one of the two.")
+    if not (0 < level <= 1 if tie == "foreground" else 0 <= level < 1):
+        interval = "(0, 1]" if tie == "foreground" else "[0, 1)"
+        raise InputError(f"{name}: found {level}, expected a share in {interval} with tie={tie!r}, 0.5 say.")
+
+
+def fuse_masks(masks: torch.Tensor | np.ndarray, level: float = 0.5, tie: str = "foreground") -> torch.Tensor:
+    """Fuse a stack of masks into their consensus: at least (or more than) a share `level` of the slots.
+
+    An absent reader is an empty mask and votes for background. With four slots the default asks for two of them.
+
+    Args:
+        masks: (B, R, H, W[, D]) binary.
+        level: share of the slots, in (0, 1] with tie="foreground" and in [0, 1) with tie="background".
+        tie: whether a share equal to `level` is foreground (mean >= level) or background (mean > level).
+
+    Returns:
+        (B, 1, H, W[, D]) bool.
+
+    Raises:
+        InputError: bad masks (see `as_masks`), level or tie.
+    """
+    check_fusion(level, tie)
+    stack = as_masks(masks, "masks")
+    # Not count >= level * R: in double precision 0.55 * 20 exceeds 11, while 11 / 20 rounds to 0.55 in any precision.
+    share = stack.sum(dim=1, keepdim=True).to(torch.float32) / stack.shape[1]
+    return share >= level if tie == "foreground" else share > level

@@ -1,0 +1,125 @@
+"""Overlap of two masks, and of the consensus of an ensemble with the consensus of the raters.
+
+Dice = 2 |a and b| / (|a| + |b|), IoU = |a and b| / |a or b|. Where both masks are empty both are 1; with `ignore_empty`
+(MONAI's word and rule, as in `monai.metrics.DiceMetric`) a case whose reference is empty is NaN and left out of means.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.metrics.cumulative import EnsembleMetric
+from medseglatdiff_monai.metrics.masks import as_paired_stacks, check_fusion, fuse_masks
+
+__all__ = ["ConsensusDice", "ConsensusIoU", "dice_score", "iou_score"]
+
+
+def dice_score(
+    y_pred: torch.Tensor | np.ndarray, y: torch.Tensor | np.ndarray, ignore_empty: bool = False
+) -> torch.Tensor:
+    """Dice of binary masks, channel by channel.
+
+    Args:
+        y_pred: (B, C, H, W[, D]) binary.
+        y: (B, C, H, W[, D]) binary, the reference.
+        ignore_empty: True: NaN where `y` is empty, whatever `y_pred` is. False: 1.0 if both are empty, 0.0 if only `y`.
+
+    Returns:
+        (B, C) float64 in [0, 1] or NaN.
+
+    Raises:
+        InputError: see `metrics.masks.as_paired_stacks`; numbers of channels that differ.
+    """
+    intersection, area_pred, area = _areas(y_pred, y)
+    return _ratio(2 * intersection, area_pred + area, area, ignore_empty)
+
+
+def iou_score(
+    y_pred: torch.Tensor | np.ndarray, y: torch.Tensor | np.ndarray, ignore_empty: bool = False
+) -> torch.Tensor:
+    """IoU of binary masks, channel by channel.
+
+    Args:
+        y_pred: (B, C, H, W[, D]) binary.
+        y: (B, C, H, W[, D]) binary, the reference.
+        ignore_empty: True: NaN where `y` is empty, whatever `y_pred` is. False: 1.0 if both are empty, 0.0 if only `y`.
+
+    Returns:
+        (B, C) float64 in [0, 1] or NaN.
+
+    Raises:
+        InputError: see `metrics.masks.as_paired_stacks`; numbers of channels that differ.
+    """
+    intersection, area_pred, area = _areas(y_pred, y)
+    return _ratio(intersection, area_pred + area - intersection, area, ignore_empty)
+
+
+def _areas(
+    y_pred: torch.Tensor | np.ndarray, y: torch.Tensor | np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pixels (B, C) of the intersection, the prediction and the reference."""
+    y_pred, y = as_paired_stacks(y_pred, y, names=("y_pred", "y"))
+    if y_pred.shape != y.shape:
+        raise InputError(
+            f"y: found shape {tuple(y.shape)} beside y_pred {tuple(y_pred.shape)}, expected equal shapes; "
+            "fuse several samples or raters with fuse_masks first."
+        )
+    spatial = tuple(range(2, y.ndim))
+    return (y_pred & y).sum(dim=spatial), y_pred.sum(dim=spatial), y.sum(dim=spatial)
+
+
+def _ratio(numerator: torch.Tensor, denominator: torch.Tensor, area: torch.Tensor, ignore_empty: bool) -> torch.Tensor:
+    score = torch.where(denominator > 0, numerator.to(torch.float64) / denominator.clamp(min=1), 1.0)
+    return torch.where(area > 0, score, torch.nan) if ignore_empty else score
+
+
+class _ConsensusOverlap(EnsembleMetric):
+    """An overlap of fused samples and fused raters; the two public classes below differ in the score alone."""
+
+    def __init__(
+        self, threshold: float = 0.5, level: float = 0.5, tie: str = "foreground", ignore_empty: bool = False
+    ) -> None:
+        super().__init__()
+        check_fusion(threshold, "foreground", name="threshold")
+        check_fusion(level, tie)
+        self.threshold, self.level, self.tie, self.ignore_empty = threshold, level, tie, ignore_empty
+
+    def _fuse(self, samples: torch.Tensor, raters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        samples, raters = as_paired_stacks(samples, raters)
+        return fuse_masks(samples, self.threshold), fuse_masks(raters, self.level, self.tie)
+
+
+class ConsensusDice(_ConsensusOverlap):
+    """Mean Dice of the fused samples with the fused raters; see `dice_score`, `fuse_masks` and `EnsembleMetric`.
+
+    A single sample (N = 1), such as a consensus mask fused elsewhere, is taken as it is.
+
+    Args:
+        threshold: a pixel is foreground where the mean of the binary samples is >= threshold, in (0, 1].
+        level: share of the raters' slots that the reference asks for.
+        tie: whether a share of raters equal to `level` is "foreground" or "background".
+        ignore_empty: True: leave out the cases whose raters' consensus is empty. False: score them, both empty as 1.0.
+    """
+
+    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
+        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
+        return dice_score(*self._fuse(samples, raters), ignore_empty=self.ignore_empty)[:, 0]
+
+
+class ConsensusIoU(_ConsensusOverlap):
+    """Mean IoU of the fused samples with the fused raters; see `iou_score`, `fuse_masks` and `EnsembleMetric`.
+
+    A single sample (N = 1), such as a consensus mask fused elsewhere, is taken as it is.
+
+    Args:
+        threshold: a pixel is foreground where the mean of the binary samples is >= threshold, in (0, 1].
+        level: share of the raters' slots that the reference asks for.
+        tie: whether a share of raters equal to `level` is "foreground" or "background".
+        ignore_empty: True: leave out the cases whose raters' consensus is empty. False: score them, both empty as 1.0.
+    """
+
+    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
+        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
+        return iou_score(*self._fuse(samples, raters), ignore_empty=self.ignore_empty)[:, 0]

@@ -1,0 +1,222 @@
+"""Codecs: what turns an image or a mask into a latent and back.
+
+A codec has ``encode``: x → z, ``decode``: z → x (for masks: logits), and a training ``forward`` that returns the
+reconstruction with the quantiser's loss. :class:`VQVAECodec` is the paper's VQ-VAE (Eq. 7-10) on MONAI's encoder and
+decoder; :class:`IdentityCodec` leaves pixels as they are, which makes pixel-space diffusion the same program.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from monai.networks.nets.vqvae import Decoder, Encoder
+from torch import nn
+
+from .quantizer import QuantizerOutput, VectorQuantizer
+
+__all__ = ["CodecBase", "IdentityCodec", "VQVAECodec"]
+
+
+class CodecBase(nn.Module):
+    """Latent statistics and the positive weight w, which travel in every codec's checkpoint as buffers.
+
+    Args:
+        latent_channels: channels of the latent.
+        downsampling: f, the ratio of the sides of image and latent.
+        positive_weight: w of the weighted cross-entropy that the decoder was trained with; 1 for images.
+        correct_logits: subtract log w from the decoder's logits. Training with weight w moves the decision threshold:
+            a logit of 0 means a probability of 1 / (1 + w), not 1/2.
+    """
+
+    def __init__(
+        self, latent_channels: int, downsampling: int, positive_weight: float = 1.0, correct_logits: bool = True
+    ) -> None:
+        super().__init__()
+        if positive_weight <= 0:
+            raise ValueError(f"positive_weight must be positive, found {positive_weight}.")
+        self.latent_channels = latent_channels
+        self.downsampling = downsampling
+        self.correct_logits = correct_logits
+        self.register_buffer("positive_weight", torch.tensor(float(positive_weight)))
+        self.register_buffer("latent_mean", torch.zeros(latent_channels))
+        self.register_buffer("latent_std", torch.ones(latent_channels))
+        self.register_buffer("num_latent_updates", torch.zeros((), dtype=torch.long))
+
+    def check_size(self, spatial_shape: Sequence[int]) -> None:
+        """Refuse an image that the codec cannot halve often enough.
+
+        Raises:
+            ValueError: a side is not a multiple of f; the message names the sides, f and the nearest right size.
+        """
+        if torch.jit.is_tracing():
+            return
+        f = self.downsampling
+        if any(int(side) % f for side in spatial_shape):
+            nearest = tuple(max(f, math.ceil(int(side) / f) * f) for side in spatial_shape)
+            raise ValueError(
+                f"Image size {tuple(int(side) for side in spatial_shape)} is not a multiple of the codec's downsampling "
+                f"factor f = {f}. Pad or resize it to {nearest}."
+            )
+
+    @torch.no_grad()
+    def update_latent_statistics(self, z: torch.Tensor, momentum: float = 0.01) -> None:
+        """Running mean and standard deviation per channel of ``z`` (B, d, h, w[, e]), the same on every rank.
+
+        The first updates are a plain average, so that the statistics are right from the first batch on.
+        """
+        dims = [0, *range(2, z.ndim)]
+        moments = torch.stack([z.mean(dims), z.pow(2).mean(dims)])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(moments)
+            moments /= torch.distributed.get_world_size()
+        self.num_latent_updates += 1
+        rate = max(momentum, 1.0 / float(self.num_latent_updates))
+        mean = torch.lerp(self.latent_mean, moments[0], rate)
+        second = torch.lerp(self.latent_std.pow(2) + self.latent_mean.pow(2), moments[1], rate)
+        self.latent_mean.copy_(mean)
+        self.latent_std.copy_((second - mean.pow(2)).clamp_min(1e-8).sqrt())
+
+    def standardize(self, z: torch.Tensor) -> torch.Tensor:
+        """Latent with zero mean and unit deviation per channel over the training set: same shape as ``z``."""
+        shape = (1, -1) + (1,) * (z.ndim - 2)
+        return (z - self.latent_mean.view(shape)) / self.latent_std.view(shape)
+
+    def unstandardize(self, z: torch.Tensor) -> torch.Tensor:
+        """Inverse of :meth:`standardize`."""
+        shape = (1, -1) + (1,) * (z.ndim - 2)
+        return z * self.latent_std.view(shape) + self.latent_mean.view(shape)
+
+    def correction(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (B, 1, H, W[, D]) less log w where ``correct_logits`` is set, so that 0 means a probability of 1/2."""
+        return logits - self.positive_weight.log() if self.correct_logits else logits
+
+
+class IdentityCodec(CodecBase):
+    """The latent of a mask is the mask itself, mapped from {0, 1} to {-1, 1}: pixel-space diffusion.
+
+    Args:
+        channels: channels of image and latent.
+        logit_scale: the logit that a latent value of 1 decodes to.
+    """
+
+    def __init__(self, channels: int = 1, logit_scale: float = 10.0) -> None:
+        super().__init__(channels, downsampling=1)
+        self.logit_scale = logit_scale
+
+    def encoder_only(self) -> IdentityCodec:
+        """This codec: it has no decoder to leave out."""
+        return self
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Mask in [0, 1] (B, C, H, W[, D]) → latent in [-1, 1], same shape."""
+        return x * 2.0 - 1.0
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Latent (B, C, H, W[, D]) → logits, same shape."""
+        return z * self.logit_scale
+
+
+class VQVAECodec(CodecBase):
+    """VQ-VAE of images or masks: f = 2 ** len(channels), codebook of K entries of length d (Eq. 7-10).
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image, 1 for masks.
+        channels: feature channels of each level; every level halves the side.
+        num_res_layers: residual units a level.
+        embedding_dim: d.
+        num_embeddings: K; 0 leaves the quantiser out (a plain autoencoder with continuous latents).
+        commitment_cost: beta of Eq. 9.
+        codebook_update: ``"ema"`` or ``"gradient"`` (Eq. 8).
+        codebook_decay: decay of the moving averages of the codebook.
+        quantize_latents: whether :meth:`encode` returns quantised latents (the paper's z-bar) or continuous ones that
+            :meth:`decode` quantises.
+        latent_noise: standard deviation, in units of the latent's own, of the noise added to continuous latents in
+            training; it makes the decoder tolerant to the small errors of a diffusion model.
+        positive_weight: w, see :class:`CodecBase`.
+        correct_logits: see :class:`CodecBase`.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        in_channels: int = 1,
+        channels: Sequence[int] = (64, 128),
+        num_res_layers: int = 2,
+        embedding_dim: int = 4,
+        num_embeddings: int = 512,
+        commitment_cost: float = 0.25,
+        codebook_update: str = "ema",
+        codebook_decay: float = 0.99,
+        quantize_latents: bool = False,
+        latent_noise: float = 0.0,
+        positive_weight: float = 1.0,
+        correct_logits: bool = True,
+    ) -> None:
+        super().__init__(embedding_dim, 2 ** len(channels), positive_weight, correct_logits)
+        channels = tuple(channels)
+        self.quantize_latents = quantize_latents
+        self.latent_noise = latent_noise
+        levels = len(channels)
+        self.encoder = Encoder(
+            spatial_dims, in_channels, embedding_dim, channels, num_res_layers, channels,
+            downsample_parameters=((2, 4, 1, 1),) * levels, dropout=0.0, act="RELU",
+        )  # fmt: skip
+        self.decoder = Decoder(
+            spatial_dims, embedding_dim, in_channels, channels, num_res_layers, channels,
+            upsample_parameters=((2, 4, 1, 1, 0),) * levels, dropout=0.0, act="RELU", output_act=None,
+        )  # fmt: skip
+        self.quantizer = (
+            VectorQuantizer(num_embeddings, embedding_dim, commitment_cost, codebook_update, codebook_decay)
+            if num_embeddings
+            else None
+        )
+
+    def encoder_only(self) -> VQVAECodec:
+        """A codec that shares this one's encoder and has no decoder, nor a codebook unless latents are quantised."""
+        part = copy.copy(self)
+        part._modules = dict(self._modules)
+        part.decoder = None
+        if not self.quantize_latents:
+            part.quantizer = None
+        return part
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Image or mask (B, C, H, W[, D]) → latent (B, d, H/f, W/f[, D/f])."""
+        self.check_size(x.shape[2:])
+        z = self.encoder(x)
+        return self.quantizer.quantize(z) if self.quantizer is not None and self.quantize_latents else z
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Latent (B, d, h, w[, e]) → image in its own range, or mask logits (B, 1, H, W[, D]) corrected by log w."""
+        if self.quantizer is not None:
+            z = self.quantizer.quantize(z)
+        return self.correction(self.decoder(z))
+
+    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+        """``decode(encode(x))``: same shape as ``x``, logits for masks."""
+        return self.decode(self.encode(x))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Training pass over ``x`` (B, C, H, W[, D]).
+
+        Returns:
+            ``reconstruction`` as the loss needs it (logits not corrected by log w), the quantiser's ``quantizer_loss``
+            (Eq. 8 + 9; 0 without quantiser) and its ``perplexity``.
+        """
+        self.check_size(x.shape[2:])
+        z = self.encoder(x)
+        if self.training:
+            self.update_latent_statistics(z.detach().float())
+        if self.quantizer is not None:
+            out: QuantizerOutput = self.quantizer(z)
+            z, loss, perplexity = out.quantized, out.loss, out.perplexity
+        else:
+            loss = perplexity = z.new_zeros(())
+        if self.training and self.latent_noise > 0 and self.quantizer is None:
+            shape = (1, -1) + (1,) * (z.ndim - 2)
+            z = z + self.latent_noise * self.latent_std.view(shape) * torch.randn_like(z)
+        return {"reconstruction": self.decoder(z), "quantizer_loss": loss, "perplexity": perplexity}

@@ -1,0 +1,226 @@
+"""The composite network: image → condition, noise + condition → mask latent, mask latent → mask (Eq. 11-13).
+
+:class:`LatentDiffusionSegmenter` is the one module that the bundles call ``network_def`` and whose flat state dict is
+``models/model.pt``. :class:`DenoisingNetwork` wraps it for training: images and readers' masks in, predictions and
+targets out, so that a distributed wrapper sees a single forward pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ..diffusion import DiffusionProcess, sample
+from .codecs import CodecBase
+
+__all__ = ["CodecConditioner", "DenoisingNetwork", "LatentDiffusionSegmenter", "noise_generator"]
+
+
+def noise_generator(seed: int, case: str, sample_index: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Generator that belongs to one sample of one case, whatever batch, chunk, rank or path it is computed in.
+
+    Args:
+        seed: the user's seed.
+        case: case id, or "" where the same noise is wanted for every image.
+        sample_index: number of the sample within the ensemble.
+        device: device of the generator.
+    """
+    digest = hashlib.sha256(f"{seed}/{case}/{sample_index}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+class CodecConditioner(nn.Module):
+    """The image as the denoiser sees it: the standardised latent of the image codec's encoder.
+
+    Frozen and quantised it is the paper's conditioner (z_X-bar of Eq. 11). Trainable, the image codec's encoder is only
+    the starting point, and is fitted together with the denoiser.
+
+    Args:
+        codec: image codec; only its encoder (and codebook, if it quantises) are kept.
+        trainable: fit the encoder with the denoiser.
+    """
+
+    def __init__(self, codec: CodecBase, trainable: bool = True) -> None:
+        super().__init__()
+        self.codec = codec.encoder_only()
+        self.trainable = trainable
+        self.codec.requires_grad_(trainable)
+        self.codec.eval()
+
+    def train(self, mode: bool = True) -> CodecConditioner:
+        """Frozen codecs stay in eval mode: in train mode they would move their codebook and statistics."""
+        super().train(mode)
+        if not self.trainable:
+            self.codec.eval()
+        return self
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Image (B, C, H, W[, D]) → condition (B, d_X, H/f, W/f[, D/f])."""
+        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
+            return self.codec.standardize(self.codec.encode(image))
+
+
+class LatentDiffusionSegmenter(nn.Module):
+    """Draws plausible masks of an image by diffusion in the latent space of the mask codec.
+
+    Args:
+        mask_codec: codec of the masks, frozen.
+        conditioner: image → condition with the mask latent's spatial size.
+        denoiser: network on [z_t, condition] with MONAI's signature ``denoiser(x, timesteps)`` (Eq. 11).
+        process: the diffusion process.
+        num_samples: n of Eq. 13, used by :meth:`forward`.
+        num_inference_steps: denoiser calls a sample.
+        sampler: ``"ddim"``, ``"ddpm"`` or ``"pndm"``.
+        seed: seed of the noise that :meth:`forward` draws.
+
+    Raises:
+        ValueError: codecs whose downsampling differs.
+    """
+
+    def __init__(
+        self,
+        mask_codec: CodecBase,
+        conditioner: CodecConditioner,
+        denoiser: nn.Module,
+        process: DiffusionProcess,
+        num_samples: int = 5,
+        num_inference_steps: int = 10,
+        sampler: str = "ddim",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if mask_codec.downsampling != conditioner.codec.downsampling:
+            raise ValueError(
+                f"Mask codec and image codec must downsample alike, found f = {mask_codec.downsampling} and "
+                f"f = {conditioner.codec.downsampling}: give both the same number of levels."
+            )
+        self.mask_codec = mask_codec
+        self.conditioner = conditioner
+        self.denoiser = denoiser
+        self.process = process
+        self.num_samples = num_samples
+        self.num_inference_steps = num_inference_steps
+        self.sampler = sampler
+        self.seed = seed
+        self.mask_codec.requires_grad_(False)
+        self.mask_codec.eval()
+
+    def train(self, mode: bool = True) -> LatentDiffusionSegmenter:
+        """Train mode for denoiser and trainable conditioner alone: the mask codec is frozen."""
+        super().train(mode)
+        self.mask_codec.eval()
+        return self
+
+    def latent_shape(self, image: torch.Tensor) -> tuple[int, ...]:
+        """Shape (d, h, w[, e]) of one mask latent of ``image`` (B, C, H, W[, D])."""
+        f = self.mask_codec.downsampling
+        return (self.mask_codec.latent_channels, *(side // f for side in image.shape[2:]))
+
+    def draw_noise(self, image: torch.Tensor, num_samples: int, seed: int, cases: Sequence[str]) -> torch.Tensor:
+        """Noise (B, N, d, h, w[, e]) on the image's device, drawn for each (seed, case, sample) on the CPU.
+
+        One entry in ``cases`` for each image, or a single one whose noise all images share.
+        """
+        shape = self.latent_shape(image)
+        noise = [
+            torch.stack([torch.randn(shape, generator=noise_generator(seed, case, i)) for i in range(num_samples)])
+            for case in cases
+        ]
+        return torch.stack(noise).to(image.device).expand(image.shape[0], *[-1] * (len(shape) + 1))
+
+    def encode_masks(self, masks: torch.Tensor) -> torch.Tensor:
+        """Masks in {0, 1} (B, 1, H, W[, D]) → latents x_0 as the process sees them: standardised and scaled."""
+        with torch.no_grad():
+            z = self.mask_codec.encode(masks.float())
+            return self.mask_codec.standardize(z) * self.process.input_scale
+
+    def decode_latents(self, x_0: torch.Tensor) -> torch.Tensor:
+        """Scaled latents x_0 (B, d, h, w[, e]) → mask logits (B, 1, H, W[, D]) (Eq. 13)."""
+        return self.mask_codec.decode(self.mask_codec.unstandardize(x_0 / self.process.input_scale))
+
+    def denoise(self, z_t: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """Network output for z_t (B, d, h, w[, e]) ⊕ condition (B, d_X, h, w[, e]) (Eq. 11) at timesteps (B,)."""
+        return self.denoiser(torch.cat([z_t, condition], dim=1), timesteps)
+
+    def sample_logits(
+        self,
+        condition: torch.Tensor,
+        noise: torch.Tensor,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> torch.Tensor:
+        """One mask a row: condition (M, d_X, h, w[, e]) and noise (M, d, h, w[, e]) → logits (M, 1, H, W[, D])."""
+        x_0 = sample(
+            lambda z_t, t: self.denoise(z_t, t, condition),
+            noise,
+            self.process,
+            num_inference_steps or self.num_inference_steps,
+            sampler or self.sampler,
+            generators,
+        )
+        return self.decode_latents(x_0)
+
+    def forward(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """Confidence map with the network's own samples, steps and seed.
+
+        Args:
+            image: (B, C, H, W[, D]) in the range of the bundle's preprocessing.
+            noise: (B, N, d, h, w[, e]) standard normal; drawn from (seed, sample index) if left out.
+
+        Returns:
+            (B, 1, H, W[, D]) float32 in [0, 1]: the mean of the binary samples.
+        """
+        self.mask_codec.check_size(image.shape[2:])
+        if noise is None:
+            noise = self.draw_noise(image, self.num_samples, self.seed, [""])
+        number = noise.shape[1]
+        condition = self.conditioner(image).repeat_interleave(number, dim=0)
+        generators = None
+        if self.sampler == "ddpm":
+            generators = [noise_generator(self.seed, "steps", i, image.device) for i in range(number)] * len(image)
+        logits = self.sample_logits(condition, noise.flatten(0, 1), generators=generators)
+        masks = (logits > 0).float().unflatten(0, (image.shape[0], number))
+        return masks.mean(dim=1)
+
+
+class DenoisingNetwork(nn.Module):
+    """Training view of a segmenter: what Eq. 4 compares, for several draws of noise and reader an image.
+
+    The condition is computed once an image and shared by its draws.
+
+    Args:
+        segmenter: the network that is trained.
+    """
+
+    def __init__(self, segmenter: LatentDiffusionSegmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, image: torch.Tensor, masks: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Draw noise and timesteps and predict.
+
+        Args:
+            image: (B, C, H, W[, D]).
+            masks: (B, M, H, W[, D]) in {0, 1}, one target a draw; or their scaled latents (B, M, d, h, w[, e]).
+
+        Returns:
+            ``prediction`` and ``target`` (B * M, d, h, w[, e]) and ``weight`` (B * M,).
+        """
+        net = self.segmenter
+        draws = masks.shape[1]
+        # One dimension more than the image means that the masks come as precomputed latents.
+        x_0 = masks.flatten(0, 1) if masks.ndim > image.ndim else net.encode_masks(masks.flatten(0, 1)[:, None])
+        x_0 = x_0.float()
+        eps = torch.randn_like(x_0)
+        timesteps = net.process.draw_timesteps(len(x_0), x_0.device)
+        condition = net.conditioner(image).repeat_interleave(draws, dim=0)
+        output = net.denoise(net.process.add_noise(x_0, eps, timesteps), timesteps, condition)
+        return {
+            "prediction": output.float(),
+            "target": net.process.target(x_0, eps, timesteps),
+            "weight": net.process.loss_weight(timesteps),
+        }
