@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,21 +20,27 @@ from torch import nn
 
 from .errors import InputError
 
-__all__ = ["StageCheckpoint", "load_tensors", "load_weights", "save_tensors", "save_weights", "stage_finished", "weights_sha256"]
+__all__ = ["StageCheckpoint", "load_tensors", "load_weights", "save_bytes", "save_tensors", "save_weights", "stage_finished", "weights_sha256"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def save_tensors(state: dict, path: str | Path) -> None:
-    """Write ``state`` with ``torch.save``; the file appears complete or not at all."""
+def save_bytes(write: Callable[[BinaryIO], object], path: str | Path) -> None:
+    """Let ``write`` fill a file that appears under ``path`` complete or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        torch.save(state, temporary)
+        with temporary.open("wb") as handle:
+            write(handle)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_tensors(state: dict, path: str | Path) -> None:
+    """Write ``state`` with ``torch.save``; the file appears complete or not at all."""
+    save_bytes(lambda handle: torch.save(state, handle), path)
 
 
 def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:

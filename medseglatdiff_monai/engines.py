@@ -25,6 +25,7 @@ from .errors import InputError
 __all__ = [
     "BatchAugmentation",
     "CodebookLogger",
+    "EvaluationProgressBar",
     "GradientClipping",
     "LearningRateSchedule",
     "PrepareDenoising",
@@ -301,6 +302,15 @@ class TrainingProgressBar(ProgressBar):
         """Register on a trainer."""
         if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
             super().attach(engine, output_transform=lambda output: {"loss": float(output["loss"])})
+
+
+class EvaluationProgressBar(ProgressBar):
+    """Ignite's progress bar on rank 0 alone."""
+
+    def attach(self, engine: Engine) -> None:  # type: ignore[override]
+        """Register on an evaluator."""
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
+            super().attach(engine)
 
 
 class TrainingTimeLimit:

@@ -10,6 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from monai.networks.nets import DiffusionModelUNet
+
+from medseglatdiff_monai.diffusion import DiffusionProcess
+from medseglatdiff_monai.networks import CodecConditioner, LatentDiffusionSegmenter, VQVAECodec
 
 DEFAULT_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
@@ -52,3 +57,25 @@ def unpack(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
         return folder
 
     return unpack_members
+
+
+@pytest.fixture
+def make_segmenter():
+    """Factory of a segmenter of about 100,000 weights; keyword arguments go to the segmenter."""
+
+    def make(trainable: bool = True, **arguments) -> LatentDiffusionSegmenter:
+        torch.manual_seed(0)
+        image_codec = VQVAECodec(2, 1, (8, 16), 1, embedding_dim=4, num_embeddings=16)
+        mask_codec = VQVAECodec(2, 1, (8, 16), 1, embedding_dim=3, num_embeddings=16, positive_weight=5.0)
+        denoiser = DiffusionModelUNet(
+            spatial_dims=2, in_channels=7, out_channels=3, channels=(16, 16), attention_levels=(False, True),
+            num_res_blocks=1, num_head_channels=8, norm_num_groups=8,
+        )  # fmt: skip
+        # MONAI starts the last convolution at zero, which would make every untrained prediction the same.
+        for parameter in denoiser.out.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        conditioner = CodecConditioner(image_codec, trainable)
+        arguments = {"num_samples": 3, "num_inference_steps": 2, **arguments}
+        return LatentDiffusionSegmenter(mask_codec, conditioner, denoiser, DiffusionProcess(), **arguments).eval()
+
+    return make

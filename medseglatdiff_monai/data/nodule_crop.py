@@ -1,9 +1,9 @@
-"""Axial slices and nodule crops out of a volume, and masks of a crop put back: the way from DICOM or NIfTI to the network.
+"""Axial slices and nodule crops out of a volume, and masks of a crop put back: from DICOM or NIfTI to the network.
 
-A volume is MONAI's (1, X, Y, Z) with an affine to RAS millimetres; a point is in LPS millimetres, as DICOM and its viewers
-state it. Whatever the volume's own axes, a crop is row first and shown as on a workstation: rows run to the back, columns
-to the patient's left, at native spacing and without interpolation. For an oblique volume these are the array axes closest
-to those directions. index = A⁻¹ · diag(-1, -1, 1, 1) · point.
+A volume is MONAI's (1, X, Y, Z) with an affine to RAS millimetres; a point is in LPS millimetres, as DICOM and its
+viewers state it. Whatever the volume's own axes, a crop is row first and shown as on a workstation: rows run to the
+back, columns to the patient's left, at native spacing and without interpolation. For an oblique volume these are the
+array axes closest to those directions. index = A⁻¹ · diag(-1, -1, 1, 1) · point.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ __all__ = [
     "point_to_index",
 ]
 
+# Three numbers.
+Point = Sequence[float] | np.ndarray
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # (row, column, slice) of a crop run to the posterior, the left, the superior side.
 CROP_AXES = ("P", "L", "S")
 
 
-def point_to_index(point: Sequence[float], affine: Any) -> np.ndarray:
+def point_to_index(point: Point, affine: Any) -> np.ndarray:
     """Voxel index (i, j, k), with fractions, of an LPS point in millimetres.
 
     Args:
@@ -46,7 +49,7 @@ def point_to_index(point: Sequence[float], affine: Any) -> np.ndarray:
     return np.linalg.solve(np.asarray(affine, dtype=float), LPS_TO_RAS @ [*_three(point, "point"), 1.0])[:3]
 
 
-def index_to_point(index: Sequence[float], affine: Any) -> np.ndarray:
+def index_to_point(index: Point, affine: Any) -> np.ndarray:
     """LPS point in millimetres of a voxel index (i, j, k); the inverse of `point_to_index`."""
     return (LPS_TO_RAS @ np.asarray(affine, dtype=float) @ [*_three(index, "index"), 1.0])[:3]
 
@@ -101,7 +104,7 @@ class ExtractNoduleCrop(Transform):
             raise InputError(f"size is {size!r}; expected a positive number of pixels.")
         self.size = size
 
-    def __call__(self, volume: MetaTensor, point: Sequence[float]) -> MetaTensor:
+    def __call__(self, volume: MetaTensor, point: Point) -> MetaTensor:  # type: ignore[override]
         """Crop.
 
         Args:
@@ -117,15 +120,19 @@ class ExtractNoduleCrop(Transform):
         plane, index, meta, affine = _axial_plane(volume, point)
         row, column = (_nearest(value) - self.size // 2 for value in index[:2])
         crop = torch.full((1, self.size, self.size), plane.min().item(), dtype=plane.dtype, device=plane.device)
-        rows, columns = (slice(max(0, s), min(n, s + self.size)) for s, n in zip((row, column), plane.shape, strict=True))
-        crop[0, rows.start - row : rows.stop - row, columns.start - column : columns.stop - column] = plane[rows, columns]
+        rows, columns = (
+            slice(max(0, s), min(n, s + self.size)) for s, n in zip((row, column), plane.shape, strict=True)
+        )
+        crop[0, rows.start - row : rows.stop - row, columns.start - column : columns.stop - column] = plane[
+            rows, columns
+        ]
         return _make_crop(crop, (row, column), meta, affine)
 
 
 class ExtractSlice(Transform):
     """Take the whole axial slice nearest to a point, row first; otherwise as `ExtractNoduleCrop`."""
 
-    def __call__(self, volume: MetaTensor, point: Sequence[float]) -> MetaTensor:
+    def __call__(self, volume: MetaTensor, point: Point) -> MetaTensor:  # type: ignore[override]
         """Cut.
 
         Args:
@@ -244,16 +251,18 @@ def _orientation(affine: np.ndarray) -> np.ndarray:
 
 def _geometry(volume: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     if not isinstance(volume, MetaTensor):
-        raise InputError("the volume has no affine; load it with MONAI's LoadImage (MetaTensor) and EnsureChannelFirst.")
+        raise InputError("the volume has no affine; load it with MONAI's LoadImage and EnsureChannelFirst.")
     if volume.ndim != 4 or volume.shape[0] != 1:
         raise InputError(f"volume of shape {tuple(volume.shape)}; expected (1, X, Y, Z), one channel.")
     affine = np.asarray(volume.affine.cpu() if isinstance(volume.affine, torch.Tensor) else volume.affine, dtype=float)
     if affine.shape != (4, 4) or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise InputError(f"the volume's affine {affine.tolist()} cannot be inverted; expected a (4, 4) index to RAS map.")
+        raise InputError(
+            f"the volume's affine {affine.tolist()} cannot be inverted; expected a (4, 4) index to RAS map."
+        )
     return affine, tuple(volume.shape[1:])
 
 
-def _axial_plane(volume: Any, point: Sequence[float]) -> tuple[torch.Tensor, np.ndarray, dict[str, Any], np.ndarray]:
+def _axial_plane(volume: Any, point: Point) -> tuple[torch.Tensor, np.ndarray, dict[str, Any], np.ndarray]:
     """The (H, W) plane nearest to a point, the point's (row, column, slice), the place's meta, the oriented affine."""
     affine, shape = _geometry(volume)
     index = point_to_index(point, affine)
@@ -262,7 +271,9 @@ def _axial_plane(volume: Any, point: Sequence[float]) -> tuple[torch.Tensor, np.
     order, signs = axes[:, 0], axes[:, 1]
     oriented = np.eye(4)
     oriented[:3, :3] = affine[:3, order] * signs
-    corner = np.array([shape[axis] - 1 if signs[order.tolist().index(axis)] < 0 else 0 for axis in range(3)], dtype=float)
+    corner = np.array(
+        [shape[axis] - 1 if signs[order.tolist().index(axis)] < 0 else 0 for axis in range(3)], dtype=float
+    )
     oriented[:3, 3] = (affine @ [*corner, 1.0])[:3]
     position = np.array(
         [index[axis] if sign > 0 else shape[axis] - 1 - index[axis] for axis, sign in axes], dtype=float
@@ -271,7 +282,9 @@ def _axial_plane(volume: Any, point: Sequence[float]) -> tuple[torch.Tensor, np.
     position = np.clip(position, 0, [shape[axis] - 1 for axis in order])
     depth = _nearest(position[2])
     axis, sign = axes[2]
-    raw = torch.Tensor.as_subclass(volume, torch.Tensor)[0].select(int(axis), depth if sign > 0 else shape[axis] - 1 - depth)
+    raw = torch.Tensor.as_subclass(volume, torch.Tensor)[0].select(
+        int(axis), depth if sign > 0 else shape[axis] - 1 - depth
+    )
     if order[0] > order[1]:
         raw = raw.T
     plane = torch.flip(raw, [place for place in range(2) if signs[place] < 0])
@@ -286,9 +299,7 @@ def _axial_plane(volume: Any, point: Sequence[float]) -> tuple[torch.Tensor, np.
     return plane, position, meta, oriented
 
 
-def _make_crop(
-    crop: torch.Tensor, start: tuple[int, int], meta: dict[str, Any], oriented: np.ndarray
-) -> MetaTensor:
+def _make_crop(crop: torch.Tensor, start: tuple[int, int], meta: dict[str, Any], oriented: np.ndarray) -> MetaTensor:
     depth = meta.pop("crop_slice")
     affine = oriented.copy()
     affine[:3, 3] = (oriented @ [*start, depth, 1.0])[:3]
@@ -296,7 +307,7 @@ def _make_crop(
     return MetaTensor(crop.contiguous(), affine=torch.from_numpy(affine), meta=meta)
 
 
-def _check_inside(index: np.ndarray, shape: Sequence[int], affine: np.ndarray, point: Sequence[float]) -> None:
+def _check_inside(index: np.ndarray, shape: Sequence[int], affine: np.ndarray, point: Point) -> None:
     # A voxel reaches half a voxel around its centre; the tolerance is for rounded millimetres in user input.
     if np.all(index >= -0.5 - 1e-3) and np.all(index <= np.array(shape) - 0.5 + 1e-3):
         return
@@ -314,7 +325,7 @@ def _check_inside(index: np.ndarray, shape: Sequence[int], affine: np.ndarray, p
     )
     raise InputError(
         f"point ({', '.join(f'{value:.1f}' for value in point)}) mm is outside the volume (index "
-        f"{', '.join(f'{value:.1f}' for value in index)}), which extends over {extent} mm (LPS); give a point inside it."
+        f"{', '.join(f'{value:.1f}' for value in index)}); it extends over {extent} mm (LPS). Give one inside."
     )
 
 
@@ -322,7 +333,7 @@ def _nearest(value: float) -> int:
     return int(np.floor(value + 0.5))
 
 
-def _three(values: Sequence[float], name: str) -> list[float]:
+def _three(values: Point, name: str) -> list[float]:
     array = np.asarray(values, dtype=float).reshape(-1)
     if array.size != 3 or not np.isfinite(array).all():
         raise InputError(f"{name} {values!r}: expected three finite numbers.")
@@ -331,5 +342,7 @@ def _three(values: Sequence[float], name: str) -> list[float]:
 
 def _get_point(data: Mapping[Hashable, Any], key: str) -> Sequence[float]:
     if key not in data:
-        raise InputError(f"no {key!r} among the keys {sorted(map(str, data))}: it holds the point, (x, y, z) in LPS mm.")
+        raise InputError(
+            f"no {key!r} among the keys {sorted(map(str, data))}: it holds the point, (x, y, z) in LPS mm."
+        )
     return data[key]

@@ -480,7 +480,12 @@ def _make_dataset(
 
     groups = sorted({item["group"] for _, item in entries}, key=natural_key)
     if table is not None:
-        split = {"method": "file", "file": table.path.name, "sha256": table.sha256, "column": table.column}
+        split: dict[str, Any] = {
+            "method": "file",
+            "file": table.path.name,
+            "sha256": table.sha256,
+            "column": table.column,
+        }
         split["listed_but_absent"] = table.count_absent(stubs)
         side = {id(item): chosen[stub.key] for stub, item in entries}
     else:

@@ -1,9 +1,9 @@
 """pylidc 0.2.3 on current Python: it is unmaintained and asks for names that setuptools, numpy and Python have dropped.
 
-`load_pylidc` lends it these names in its own modules only, so numpy, `configparser` and `sys.modules` are for everyone else
-what they were before: ``pkg_resources.resource_filename`` (gone from setuptools 82), ``np.int``, ``np.float`` and
-``np.bool``, ``configparser.SafeConfigParser`` (gone from Python 3.12). pylidc also writes a template of its configuration
-into the user's home when it finds none; here it only ever reads.
+`load_pylidc` lends it these names in its own modules only, so numpy, `configparser` and `sys.modules` are for everyone
+else what they were before: ``pkg_resources.resource_filename`` (gone from setuptools 82), ``np.int``, ``np.float`` and
+``np.bool``, ``configparser.SafeConfigParser`` (gone from Python 3.12), ``scipy.ndimage.morphology`` (to go with SciPy
+2). pylidc also writes a template of its configuration into the user's home when it finds none; here it only ever reads.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import os
 import sys
 import threading
 import types
+import warnings
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 from medseglatdiff_monai.errors import InputError
 
@@ -50,7 +52,7 @@ def load_pylidc() -> types.ModuleType:
             pylidc = sys.modules["pylidc"]
             if _owner != os.getpid():
                 pylidc._engine.dispose(close=False)
-                pylidc._session = type(pylidc._session)(bind=pylidc._engine)
+                pylidc._session = type(pylidc._session)(bind=pylidc._engine)  # type: ignore[attr-defined]
         _owner = os.getpid()
     return pylidc
 
@@ -63,26 +65,30 @@ def pylidc_version() -> str:
 def _import_pylidc() -> types.ModuleType:
     if importlib.util.find_spec("pylidc") is None:
         raise InputError("pylidc is not installed; the sources lidc and phantom need it: pip install pylidc==0.2.3")
-    # pylidc asks for one function of pkg_resources, while it is imported: a stand-in spares us the real one's warnings too.
-    before = sys.modules.get("pkg_resources")
-    stand_in = types.ModuleType("pkg_resources")
-    stand_in.resource_filename = _resource_filename  # type: ignore[attr-defined]
-    sys.modules["pkg_resources"] = stand_in
+    # pylidc takes one function from each while it is imported: stand-ins also spare us the real ones' warnings.
+    stand_ins = {name: types.ModuleType(name) for name in ("pkg_resources", "scipy.ndimage.morphology")}
+    stand_ins["pkg_resources"].resource_filename = _resource_filename  # type: ignore[attr-defined]
+    stand_ins["scipy.ndimage.morphology"].distance_transform_edt = distance_transform_edt  # type: ignore[attr-defined]
+    before = {name: sys.modules.get(name) for name in stand_ins}
+    sys.modules.update(stand_ins)
     try:
-        pylidc = importlib.import_module("pylidc")
-        importlib.import_module("pylidc.utils")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pylidc = importlib.import_module("pylidc")
+            importlib.import_module("pylidc.utils")
     finally:
-        if before is None:
-            del sys.modules["pkg_resources"]
-        else:
-            sys.modules["pkg_resources"] = before
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
 
     lent = types.ModuleType("numpy", "numpy with the names that pylidc 0.2.3 uses")
     lent.__dict__.update(np.__dict__)
     lent.__dict__.update(NUMPY_NAMES)
-    for name, module in list(sys.modules.items()):
-        if (name == "pylidc" or name.startswith("pylidc.")) and getattr(module, "np", None) is np:
-            module.np = lent  # type: ignore[attr-defined]
+    for name, loaded in list(sys.modules.items()):
+        if (name == "pylidc" or name.startswith("pylidc.")) and getattr(loaded, "np", None) is np:
+            loaded.np = lent  # type: ignore[attr-defined]
     # pylidc.Scan is the class; its module is to be had from sys.modules only.
     scan_module = sys.modules["pylidc.Scan"]
     lent_parser = types.ModuleType("configparser")
@@ -101,10 +107,12 @@ def _resource_filename(package: str, name: str) -> str:
 
 
 def _read_dicom_path() -> str:
-    """The ``[dicom] path`` of the user's pylidc configuration: pylidc's own function would write a template if it is absent."""
+    """The ``[dicom] path`` of the user's pylidc configuration; pylidc itself writes a template if there is none."""
     path = Path.home() / ("pylidc.conf" if sys.platform.startswith("win") else ".pylidcrc")
     parser = configparser.ConfigParser()
     parser.read(path)
     if not parser.has_option("dicom", "path"):
-        raise InputError(f"{path}: no [dicom] path in it, so pylidc cannot find DICOM files; use the source 'lidc' instead.")
+        raise InputError(
+            f"{path}: no [dicom] path in it, so pylidc cannot find DICOM files; use the source 'lidc' instead."
+        )
     return parser.get("dicom", "path")

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from medseglatdiff_monai.errors import InputError
 
@@ -34,9 +34,17 @@ SYNONYMS = {
 class _Stub(Protocol):
     """What of a `CaseStub` matters here."""
 
-    key: str
-    group: str
-    columns: Mapping[str, str]
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def group(self) -> str: ...
+
+    @property
+    def columns(self) -> Mapping[str, str]: ...
+
+
+StubT = TypeVar("StubT", bound=_Stub)
 
 
 def normalize_split(value: str) -> str:
@@ -77,7 +85,7 @@ class SplitTable:
             return same[0] if len(same) == 1 else None
         return None
 
-    def select(self, stubs: Sequence[_Stub]) -> tuple[list, dict[str, str], int]:
+    def select(self, stubs: Sequence[StubT]) -> tuple[list[StubT], dict[str, str], int]:
         """Keep the stubs that the file lists.
 
         Returns:

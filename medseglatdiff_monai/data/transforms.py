@@ -49,11 +49,12 @@ class LoadCase(Transform):
         self._nifti = LoadImage(reader="NibabelReader", image_only=True, dtype=dtype)
         self._raster = LoadImage(reader=PILReader(reverse_indexing=False), image_only=True, dtype=dtype)
 
-    def __call__(self, path: str | Path) -> MetaTensor:
+    def __call__(self, path: str | Path) -> torch.Tensor:
         """Load the file.
 
         Returns:
-            The image, (C, H, W) float32 in the file's own grey values, or the masks, (R, H, W) uint8 in {0, 1}.
+            A MetaTensor: the image, (C, H, W) float32 in the file's own grey values, or the masks, (R, H, W) uint8 in
+            {0, 1}.
 
         Raises:
             InputError: the file is missing or cannot be read.

@@ -1,0 +1,71 @@
+# make demo    everything set up, then the lung bundle's ensemble on the embedded example
+# make test    everything set up, then the tests
+#
+# Both make a virtual environment of their own (.venv) on the first call and install nothing on the second.
+# Variables:
+#   PYTHON            interpreter that the environment is made from, 3.11 or newer for the tested set (default python3)
+#   TORCH_INDEX_URL   package index that torch alone is taken from, e.g. one of PyTorch's own that holds the CPU build or
+#                     the build for one CUDA version; empty: pip's default, on Linux a build with CUDA
+#   MEDSEGLATDIFF_DATA  folder of the real data's archives; the tests that need it skip where it is absent
+#   TEST_ARGS         further arguments of pytest, e.g. TEST_ARGS="tests/networks -x"
+
+PYTHON ?= python3
+TORCH_INDEX_URL ?=
+TEST_ARGS ?=
+# Several processes share the cores in the tests: more threads than cores only slow them down.
+THREADS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+PYTEST := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) MPLBACKEND=Agg $(RUN) -m pytest -q --durations=15
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint integration reliability bundles clean
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+setup: $(STAMP)
+
+# torch comes first: left to the other packages' requirements, pip could choose another version or build of it.
+$(STAMP): setup.cfg constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" \
+	  || { echo "constraints.txt needs Python 3.11 or newer; found $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) \
+	  "$$(grep '^torch==' constraints.txt)"
+	$(RUN) -m pip install --quiet -c constraints.txt -e ".[test]"
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(RUN) -m medseglatdiff_monai demo --output-dir demo_output
+	@echo "demo: done, results are in demo_output/"
+
+test: $(STAMP)
+	$(PYTEST) -m "not slow" $(TEST_ARGS)
+	@echo "test: passed"
+
+# The tests that start processes of their own or run whole pipelines.
+integration: $(STAMP)
+	$(PYTEST) -m "integration and not slow" $(TEST_ARGS)
+	@echo "integration: passed"
+
+# What takes longer than make test may: repeated, interrupted and resumed runs.
+reliability: $(STAMP)
+	$(PYTEST) -m slow $(TEST_ARGS) || { status=$$?; [ $$status -eq 5 ] && echo "no slow tests are defined"; exit $$status; }
+	@echo "reliability: passed"
+
+lint: $(STAMP)
+	$(RUN) -m ruff check medseglatdiff_monai tests benchmarks
+	$(RUN) -m ruff format --check medseglatdiff_monai tests benchmarks
+	$(RUN) -m mypy
+	@echo "lint: passed"
+
+# The bundles' stage files are built from configs/; a test fails when they differ.
+bundles: $(STAMP)
+	$(RUN) -c "from medseglatdiff_monai.bundle import build_bundle, bundles_dir; \
+	  [print(path) for folder in sorted(bundles_dir().iterdir()) if folder.is_dir() for path in build_bundle(folder.name)]"
+	@echo "bundles: built"
+
+clean:
+	rm -rf $(VENV) demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache

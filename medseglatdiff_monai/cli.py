@@ -1,0 +1,235 @@
+"""The command line, made by fire: each command parses its arguments and makes one call.
+
+``medseglatdiff COMMAND --help`` lists a command's arguments; further ``--key value`` pairs are configuration overrides.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import InputError
+
+__all__ = ["main"]
+
+
+class Commands:
+    """Segmentation of medical images as a distribution of masks.
+
+    medseglatdiff prepare lidc-slices lidc.tar.xz --output-dir data/lidc
+    medseglatdiff train lung_nodule_ct_latent_diffusion --dataset-dir data/lidc --output-dir runs/lung
+    medseglatdiff evaluate runs/lung --dataset-dir data/lidc --split validation --output-dir results/lung
+    medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES_FOLDER --point=-62.5,41,-120 --output-dir out
+    """
+
+    def prepare(
+        self,
+        source: str,
+        src: str | None = None,
+        *,
+        output_dir: str,
+        split_file: str | None = None,
+        ratios: str | None = None,
+        seed: int = 0,
+        crop: int | None = None,
+        whole_slice: int | None = None,
+        workers: int | None = None,
+        **options: Any,
+    ) -> None:
+        """Turn a data set into one prepared folder: images, masks with a channel per rater, dataset.json.
+
+        Example: medseglatdiff prepare cvc-clinicdb cvc.tar --output-dir data/cvc
+
+        Args:
+            source: lidc, lidc-slices, isic2018, cvc-clinicdb, chase, folder or phantom.
+            src: folder or .tar/.tar.xz of the data set (not for phantom).
+            output_dir: the prepared folder.
+            split_file: CSV of group and train/val/test; without it groups are split by ratio.
+            ratios: shares of training, validation and test groups, e.g. 8:1:1.
+            seed: seed of the split and of the phantom.
+            crop: side in pixels of nodule crops (LIDC).
+            whole_slice: side to which whole slices are resized instead (LIDC; the paper's protocol).
+            workers: processes; by default one a core.
+            options: options of the source.
+        """
+        from .data.prepare import prepare
+
+        path = prepare(
+            source, src, output_dir=output_dir, split_file=split_file, ratios=ratios, seed=seed, crop=crop,
+            whole_slice=whole_slice, workers=workers, **options,
+        )  # fmt: skip
+        print(f"Prepared: {path}")
+
+    def train(
+        self,
+        bundle: str,
+        *,
+        dataset_dir: str,
+        experiment: str | None = None,
+        output_dir: str | None = None,
+        max_minutes: float | None = None,
+        **overrides: Any,
+    ) -> None:
+        """Train image codec, mask codec and diffusion; finished stages are skipped, interrupted ones go on.
+
+        Example: medseglatdiff train lung_nodule_ct_latent_diffusion --dataset-dir data/lidc --output-dir runs/lung
+
+        Args:
+            bundle: bundle folder, or a name under bundles/.
+            dataset_dir: prepared folder.
+            experiment: overlay: a JSON file or a name under configs/experiments/.
+            output_dir: the run's folder, a bundle of its own when done.
+            max_minutes: stop cleanly after so many minutes.
+            overrides: configuration keys, e.g. --max_epochs 3 --batch_size 8.
+        """
+        from .training import train
+
+        path = train(bundle, dataset_dir, experiment, output_dir, max_minutes, **overrides)
+        print(f"Run: {path}")
+
+    def evaluate(
+        self,
+        bundle: str,
+        *,
+        dataset_dir: str,
+        output_dir: str,
+        split: str = "validation",
+        experiment: str | None = None,
+        weights: str | None = None,
+        num_samples: int | None = None,
+        num_inference_steps: int | None = None,
+        max_cases: int | None = None,
+        seed: int = 0,
+        save_samples: bool = False,
+        **overrides: Any,
+    ) -> None:
+        """Score a bundle against all readers: metrics.json, cases.csv and, if asked, the samples.
+
+        Example: medseglatdiff evaluate runs/lung --dataset-dir data/lidc --max-cases 300 --output-dir results/lung
+
+        Args:
+            bundle: bundle folder, or a name under bundles/.
+            dataset_dir: prepared folder.
+            output_dir: where the results go.
+            split: training, validation or test.
+            experiment: overlay that the weights were trained with.
+            weights: other weights than the bundle's own.
+            num_samples: samples a case (default 16).
+            num_inference_steps: denoiser calls a sample (default: the bundle's).
+            max_cases: draw so many cases by seed.
+            seed: seed of the noise and of the draw of cases.
+            save_samples: write samples/<case>.npz.
+            overrides: configuration keys.
+        """
+        from .evaluation import evaluate
+
+        result = evaluate(
+            bundle, dataset_dir, output_dir, split, experiment, weights, num_samples, num_inference_steps, max_cases,
+            seed, save_samples, **overrides,
+        )  # fmt: skip
+        summary = result["summary"]
+        shown = {name: summary[name] for name in ("ged_v", "ged_u", "hm_iou", "dice", "iou") if summary[name] is not None}
+        print("  ".join(f"{name} {value:.4f}" for name, value in shown.items()), f" ({summary['num_cases']} cases)")
+        print(f"Results: {output_dir}/metrics.json, {output_dir}/cases.csv")
+
+    def predict(
+        self,
+        bundle: str,
+        *inputs: str,
+        output_dir: str,
+        weights: str | None = None,
+        experiment: str | None = None,
+        num_samples: int | None = None,
+        num_inference_steps: int | None = None,
+        seed: int = 0,
+        point: Sequence[float] | None = None,
+        index: Sequence[int] | None = None,
+        roi: Sequence[float] | None = None,
+        **overrides: Any,
+    ) -> None:
+        """Draw an ensemble of masks: consensus and confidence in the input's geometry, samples, and a picture.
+
+        Example: medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES --point=-62.5,41,-120 --output-dir out
+
+        Args:
+            bundle: bundle folder, or a name under bundles/.
+            inputs: PNG or JPEG images, NIfTI files, or folders with one DICOM series each.
+            output_dir: where the results go.
+            weights: other weights than the bundle's own.
+            experiment: overlay that the weights were trained with.
+            num_samples: samples (default: the bundle's, 5).
+            num_inference_steps: denoiser calls a sample (default: the bundle's).
+            seed: seed of the noise.
+            point: x,y,z of a nodule in patient millimetres (LPS); write --point=-62.5,41,-120.
+            index: i,j,k of a nodule: column, row, slice.
+            roi: x0,y0,z0,x1,y1,z1 of a box around a nodule in patient millimetres (LPS).
+            overrides: configuration keys.
+        """
+        from .predict import predict
+
+        predict(
+            bundle, [str(entry) for entry in inputs], output_dir, weights=weights, experiment=experiment,
+            num_samples=num_samples, num_inference_steps=num_inference_steps, seed=seed, point=point, index=index,
+            roi=roi, **overrides,
+        )  # fmt: skip
+        print(f"Results: {output_dir}")
+
+    def export(self, bundle: str, *, output_file: str, weights: str | None = None, **overrides: Any) -> None:
+        """Write TorchScript that takes (image, noise) and returns the confidence map.
+
+        Example: medseglatdiff export lung_nodule_ct_latent_diffusion --output-file lung.ts
+
+        Args:
+            bundle: bundle folder, or a name under bundles/.
+            output_file: the TorchScript file.
+            weights: other weights than the bundle's own.
+            overrides: configuration keys, e.g. --num_samples 16: the number that the exported file is traced with.
+        """
+        from .export import export_torchscript
+
+        print(f"Exported: {export_torchscript(bundle, output_file, weights, **overrides)}")
+
+    def demo(self, *, output_dir: str = "demo_output", num_cases: int = 12, seed: int = 0) -> None:
+        """The main job on an embedded example: phantom cases with real readers' contours, no download.
+
+        Example: medseglatdiff demo --output-dir demo_output
+
+        Args:
+            output_dir: where data, pictures and results go.
+            num_cases: phantom cases.
+            seed: seed of phantom and noise.
+        """
+        from .demo import demo
+
+        demo(output_dir, num_cases, seed)
+
+    def build_bundles(self) -> None:
+        """Rebuild the stage files of all bundles from configs/ (for developers)."""
+        from .bundle import build_bundle, bundles_dir
+
+        for path in sorted((bundles_dir().parent / "configs" / "bundles").glob("*.json")):
+            build_bundle(path.stem)
+            print(f"Built: {path.stem}")
+
+
+def main() -> None:
+    """Entry point of the console script ``medseglatdiff``."""
+    import fire
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # Each of these speaks about something that a user of this program can do nothing about.
+    for name in ("mlflow", "alembic", "monai.data.nvimgcodec_pydicom_plugin", "monai.data.image_reader"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    commands = sorted(name for name in vars(Commands) if not name.startswith("_"))
+    given = sys.argv[1].replace("-", "_") if len(sys.argv) > 1 else ""
+    if given and not given.startswith("_") and given not in commands:
+        near = difflib.get_close_matches(given, commands, n=1, cutoff=0.3)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        sys.exit(f"medseglatdiff: no command {sys.argv[1]!r}.{hint} Commands: {', '.join(commands)}.")
+    try:
+        fire.Fire(Commands, name="medseglatdiff")
+    except InputError as error:
+        sys.exit(f"medseglatdiff: {error}")

@@ -1,0 +1,283 @@
+"""Opening an image to predict on: PNG or JPEG, NIfTI slice or volume, DICOM CT series.
+
+`open_input` reads headers and checks the whole file; pixels come later, of a volume one slice alone, so that memory
+does not grow with the number of slices or inputs. A volume hands out planes row first, as seen on a workstation
+(`ExtractNoduleCrop`), and `VolumeInput.paste` puts values of a plane back into the volume's own axes.
+"""
+
+from __future__ import annotations
+
+import gzip
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from PIL import Image
+
+from ..data.dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
+from ..data.nodule_crop import ExtractNoduleCrop, ExtractSlice, index_to_point, paste_crop, point_to_index
+from ..data.transforms import LoadCase
+from ..errors import InputError
+
+__all__ = ["DicomInput", "NiftiInput", "RasterInput", "VolumeInput", "open_input"]
+
+RASTER_SUFFIXES = (".png", ".jpg", ".jpeg")
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+# What Pillow calls the pixels that a network of so many channels takes.
+RASTER_MODES = {1: ("L", "I;16", "I;16B", "I"), 3: ("RGB",)}
+CHANNEL_NAMES = {1: "one grey channel", 3: "three channels (RGB)"}
+BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class RasterInput:
+    """A PNG or JPEG.
+
+    Attributes:
+        path: the file.
+        stem: its name without suffix, from which output files take theirs.
+        size: (height, width).
+    """
+
+    path: Path
+    stem: str
+    size: tuple[int, int]
+
+    def read(self) -> MetaTensor:
+        """The image, (C, H, W) float32 in the file's own grey values."""
+        image = LoadCase()(self.path)
+        assert isinstance(image, MetaTensor)  # what LoadImage makes
+        return image
+
+
+@dataclass(frozen=True)
+class VolumeInput(ABC):
+    """A NIfTI image or a DICOM series, as a volume of one slice or more.
+
+    Attributes:
+        path: file or folder.
+        stem: its name without suffix.
+        shape: (X, Y, Z).
+        affine: (4, 4), voxel index to RAS millimetres.
+    """
+
+    path: Path
+    stem: str
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    @property
+    @abstractmethod
+    def needs_place(self) -> bool:
+        """Whether it must be said which slice, and what in it, is meant."""
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> MetaTensor:
+        """Slices `start` to `stop` (excluded), (1, X, Y, stop - start) float32 with their affine."""
+
+    def find_slice(self, point: Sequence[float]) -> int:
+        """Third index of the slice nearest to an LPS point; of two equally near ones the upper."""
+        position = float(point_to_index(point, self.affine)[2])
+        upwards = self.affine[2, 2] >= 0
+        nearest = np.floor(position + 0.5) if upwards else np.ceil(position - 0.5)
+        return int(np.clip(nearest, 0, self.shape[2] - 1))
+
+    def cut(self, point: Sequence[float], size: int | None) -> MetaTensor:
+        """Cut the plane of `ExtractNoduleCrop` (`size` pixels wide), or with ``None`` the whole slice, at an LPS point.
+
+        Returns:
+            (1, h, w) float32; its meta holds what `paste` needs.
+
+        Raises:
+            InputError: the pixels cannot be read.
+        """
+        extract = ExtractSlice() if size is None else ExtractNoduleCrop(size)
+        if not self._is_axial():
+            return extract(self.read(0, self.shape[2]), point)
+        number = self.find_slice(point)
+        slab = self.read(number, number + 1)
+        # Into the slice's own plane, or rounding could put a point between two slices outside either.
+        index = point_to_index(point, slab.affine.numpy())
+        index[2] = 0.0
+        crop = extract(slab, index_to_point(index, slab.affine.numpy()))
+        crop.meta["slab_start"] = number
+        return crop
+
+    def paste(self, values: torch.Tensor, plane: MetaTensor) -> np.ndarray:
+        """Put values (h, w) of a plane made by `cut` back: (X, Y, Z) of the values' type, 0 elsewhere."""
+        part = paste_crop(values[None], plane.meta)[0].numpy()
+        if "slab_start" not in plane.meta:
+            return part
+        start = int(plane.meta["slab_start"])
+        volume = np.zeros(self.shape, dtype=part.dtype)
+        volume[..., start : start + 1] = part
+        return volume
+
+    def _is_axial(self) -> bool:
+        """Whether the third axis is the one that runs along the body."""
+        return int(nibabel.orientations.io_orientation(self.affine)[2, 0]) == 2
+
+
+@dataclass(frozen=True)
+class NiftiInput(VolumeInput):
+    """A NIfTI file; `file_shape` is its shape with all trailing axes of length 1."""
+
+    file_shape: tuple[int, ...]
+    header: Any
+
+    @property
+    def needs_place(self) -> bool:
+        """A single slice may be a crop already."""
+        return self.shape[2] > 1
+
+    def read(self, start: int, stop: int) -> MetaTensor:
+        """See `VolumeInput`."""
+        try:
+            image: Any = nibabel.load(self.path)
+            rest = (slice(None),) * min(2, len(self.file_shape)) + (slice(start, stop),) * (len(self.file_shape) > 2)
+            array = np.asarray(image.dataobj[rest], dtype=np.float32).reshape(*self.shape[:2], stop - start)
+        except Exception as error:  # nibabel raises many kinds: ImageFileError, EOFError, zlib.error, OSError
+            raise InputError(f"{self.path}: unreadable or truncated NIfTI ({error}); replace the file.") from error
+        affine = self.affine.copy()
+        affine[:3, 3] = (self.affine @ [0.0, 0.0, start, 1.0])[:3]
+        return MetaTensor(torch.from_numpy(np.ascontiguousarray(array))[None], affine=torch.from_numpy(affine))
+
+
+@dataclass(frozen=True)
+class DicomInput(VolumeInput):
+    """A DICOM CT series; slices ascend along the normal of their planes."""
+
+    series: DicomSeries
+
+    @property
+    def needs_place(self) -> bool:
+        """A series, of one slice or many, shows the whole chest."""
+        return True
+
+    def find_slice(self, point: Sequence[float]) -> int:
+        """By the slices' true positions, which need not be quite even."""
+        normal = np.cross(self.series.orientation[:3], self.series.orientation[3:])
+        return int(np.abs(np.array(self.series.positions_mm) - normal @ np.asarray(point, dtype=float)).argmin())
+
+    def read(self, start: int, stop: int) -> MetaTensor:
+        """See `VolumeInput`; Hounsfield units."""
+        return read_volume(self.series, start, stop)
+
+
+def open_input(path: str | Path, in_channels: int) -> RasterInput | VolumeInput:
+    """Open an image: look at what it is, and check that it is whole.
+
+    Args:
+        path: a PNG, JPEG or NIfTI file, or a folder with one DICOM CT series at any depth.
+        in_channels: 1 or 3, channels of the network's image.
+
+    Raises:
+        InputError: no such file; an unknown, unreadable or truncated one; the wrong number of channels; of a folder: no
+            DICOM file in it, no CT series or several, missing or doubled slices.
+    """
+    path = Path(path)
+    name = path.name.lower()
+    if path.is_dir():
+        return _open_series(path, in_channels)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file or folder. Give a PNG, JPEG or NIfTI file, or a folder of DICOM files.")
+    if name.endswith(NIFTI_SUFFIXES):
+        return _open_nifti(path, in_channels)
+    if name.endswith(RASTER_SUFFIXES):
+        return _open_raster(path, in_channels)
+    if name.endswith(".dcm"):
+        raise InputError(f"{path}: a single DICOM file; give the folder of its series, {path.parent}.")
+    raise InputError(
+        f"{path}: unknown format; expected {', '.join(RASTER_SUFFIXES + NIFTI_SUFFIXES)} or a folder of DICOM files."
+    )
+
+
+def _stem(path: Path, suffixes: Sequence[str]) -> str:
+    name = path.resolve().name or "volume"
+    suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def _open_raster(path: Path, in_channels: int) -> RasterInput:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            mode, (width, height) = image.mode, image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: unreadable or truncated image ({error}); replace the file.") from error
+    if mode not in RASTER_MODES[in_channels]:
+        target = "L" if in_channels == 1 else "RGB"
+        raise InputError(
+            f"{path}: {_describe_mode(mode)}; the bundle expects {CHANNEL_NAMES[in_channels]}. Choose the bundle for "
+            f"such images, or convert the file, e.g. Image.open(path).convert({target!r}).save(new_path) with Pillow."
+        )
+    return RasterInput(path, _stem(path, RASTER_SUFFIXES), (height, width))
+
+
+def _describe_mode(mode: str) -> str:
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    names = {"P": "a palette image", "1": "a black-and-white image (1 bit)"}
+    return names.get(mode, f"{channels} channel{'s' if channels > 1 else ''} (mode {mode})")
+
+
+def _open_nifti(path: Path, in_channels: int) -> NiftiInput:
+    try:
+        image: Any = nibabel.load(path)
+        shape = tuple(int(side) for side in image.shape)
+        dtype = image.get_data_dtype()
+        _check_complete(path, image)
+    except Exception as error:  # nibabel raises many kinds: ImageFileError, EOFError, zlib.error, HeaderDataError
+        raise InputError(f"{path}: unreadable or truncated NIfTI ({error}); replace the file.") from error
+    if in_channels != 1:
+        raise InputError(
+            f"{path}: a NIfTI holds one channel; the bundle expects {CHANNEL_NAMES[in_channels]}. Give a PNG or JPEG."
+        )
+    if dtype.kind not in "iuf":
+        raise InputError(f"{path}: voxels of type {dtype}; expected one number a voxel, e.g. int16. Convert the file.")
+    if len(shape) < 2 or 0 in shape or any(side != 1 for side in shape[3:]):
+        raise InputError(f"{path}: a NIfTI of shape {shape}; expected a 2D slice (X, Y) or a volume (X, Y, Z).")
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise InputError(f"{path}: its affine {affine.tolist()} cannot be inverted; mend the header (sform, qform).")
+    volume_shape = (shape[0], shape[1], shape[2] if len(shape) > 2 else 1)
+    return NiftiInput(path, _stem(path, NIFTI_SUFFIXES), volume_shape, affine, shape, image.header.copy())
+
+
+def _check_complete(path: Path, image: Any) -> None:
+    """Raise OSError or EOFError where the file ends early; it is read through in small blocks, not kept."""
+    expected = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as handle:
+        found = 0
+        while block := handle.read(BLOCK_BYTES):
+            found += len(block)
+    if found < expected:
+        raise OSError(f"{found} bytes, expected {expected}")
+
+
+def _open_series(path: Path, in_channels: int) -> DicomInput:
+    found = find_series(path)
+    if in_channels != 1:
+        raise InputError(
+            f"{path}: a DICOM series ({found[0].modality}); the bundle expects {CHANNEL_NAMES[in_channels]}. "
+            "Give a PNG or JPEG."
+        )
+    scans = [series for series in found if series.modality == "CT"]
+    if not scans:
+        check_ct(found[0])
+    if len(scans) > 1:
+        listed = "; ".join(f"{series.describe()}, {len(series.files)} slices" for series in scans[:10])
+        raise InputError(f"{path}: {len(scans)} CT series, expected one. Give the folder of one of them: {listed}.")
+    series = scans[0]
+    check_ct(series)
+    check_slices(series)
+    count = len(series.files)
+    corners = np.array(series.corners_mm)
+    step = (corners[-1] - corners[0]) / (count - 1) if count > 1 else None
+    shape = (series.shape[1], series.shape[0], count)
+    return DicomInput(path, _stem(path, ()), shape, series.affine(0, step), series)

@@ -1,0 +1,95 @@
+"""Writing a prediction in its input's geometry: PNG of the same size, NIfTI of the same shape and affine.
+
+All files of one input are written to a hidden folder first and moved into place together at the end, so that an error
+leaves nothing half-written behind; an earlier prediction of the same input is replaced then, and not before.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+import nibabel
+import numpy as np
+from PIL import Image
+
+from ..errors import InputError
+from .reading import NiftiInput, VolumeInput
+
+__all__ = ["OutputFolder", "save_png", "save_samples", "save_volume"]
+
+
+class OutputFolder:
+    """Context manager: gives a staging folder, and moves its files to the output folder if all went well.
+
+    Args:
+        folder: output folder; made if need be, and taken away again if it stays empty.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.staging = self.folder / f".tmp-{os.getpid()}-predict"
+        self._made: list[Path] = []
+
+    def __enter__(self) -> Path:
+        """The staging folder, empty."""
+        missing = [parent for parent in (self.folder, *self.folder.parents) if not parent.exists()]
+        try:
+            self.staging.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(
+                f"--output-dir {self.folder}: cannot write there ({error}); choose another folder."
+            ) from error
+        self._made = missing
+        return self.staging
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Move the files into place, or drop them."""
+        try:
+            if kind is None:
+                for path in sorted(self.staging.iterdir()):
+                    path.replace(self.folder / path.name)
+        finally:
+            shutil.rmtree(self.staging, ignore_errors=True)
+            for parent in self._made:
+                if parent.is_dir() and not any(parent.iterdir()):
+                    parent.rmdir()
+
+
+def save_png(values: np.ndarray, path: Path) -> None:
+    """Write values (H, W) in [0, 1] as an 8-bit grey PNG, round(255 · value); a mask becomes 0 and 255."""
+    Image.fromarray(np.rint(np.asarray(values, dtype=np.float64) * 255.0).astype(np.uint8)).save(path)
+
+
+def save_volume(values: np.ndarray, source: VolumeInput, path: Path) -> None:
+    """Write values (X, Y, Z) as a NIfTI with shape and affine of the volume they belong to.
+
+    Of a NIfTI the sform, the qform and their codes are kept; of a DICOM series the affine is written as both, in
+    scanner coordinates.
+    """
+    if isinstance(source, NiftiInput) and type(source.header) is nibabel.Nifti1Header:
+        header = source.header.copy()
+        header.set_slope_inter(None, None)
+        values = values.reshape(source.file_shape)
+    else:
+        header = nibabel.Nifti1Header()
+        header.set_xyzt_units("mm")
+    header.set_data_dtype(values.dtype)
+    header["cal_min"], header["cal_max"] = 0.0, 1.0
+    image = nibabel.Nifti1Image(values, source.affine, header)
+    if not isinstance(source, NiftiInput):
+        image.set_sform(source.affine, code="scanner")
+        image.set_qform(source.affine, code="scanner")
+    nibabel.save(image, path)
+
+
+def save_samples(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays to a compressed ``.npz``."""
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]

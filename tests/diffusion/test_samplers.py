@@ -1,0 +1,97 @@
+"""Samplers against oracles: a denoiser that knows the answer, Gaussian data, and an independent DDIM."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medseglatdiff_monai.diffusion import DiffusionProcess, sample, sampling_timesteps
+from medseglatdiff_monai.networks import noise_generator
+
+
+def oracle(process: DiffusionProcess, x_0: torch.Tensor):
+    """Denoiser that knows x_0 and answers in the process's own target."""
+
+    def denoise(z_t, timesteps):
+        signal, noise = process.coefficients(timesteps, z_t.ndim)
+        return process.target(x_0, (z_t - signal * x_0) / noise, timesteps)
+
+    return denoise
+
+
+def gaussian_denoiser(process: DiffusionProcess, mean: float, std: float):
+    """Exact posterior mean of x_0 for data N(mean, std^2), as the process's target."""
+
+    def denoise(z_t, timesteps):
+        signal, noise = process.coefficients(timesteps, z_t.ndim)
+        gain = signal * std**2 / (signal**2 * std**2 + noise**2)
+        x_0 = mean + gain * (z_t - signal * mean)
+        return process.target(x_0, (z_t - signal * x_0) / noise, timesteps)
+
+    return denoise
+
+
+def test_timesteps_start_at_noise_and_are_even():
+    assert sampling_timesteps(1000, 4) == [999, 749, 499, 249]
+    assert sampling_timesteps(1000, 1) == [999]
+    assert sampling_timesteps(1000, 1000) == list(range(999, -1, -1))
+    assert len(sampling_timesteps(1000, 30)) == 30
+    with pytest.raises(ValueError, match=r"\[1, 1000\]"):
+        sampling_timesteps(1000, 0)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "pndm"])
+@pytest.mark.parametrize("steps", [1, 7, 10, 50])
+def test_oracle_denoiser_recovers_x0(prediction_type, sampler, steps):
+    process = DiffusionProcess(prediction_type=prediction_type).double()
+    torch.manual_seed(1)
+    x_0 = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    generators = [noise_generator(0, "case", i) for i in range(3)]
+    result = sample(oracle(process, x_0), torch.randn_like(x_0), process, steps, sampler, generators)
+    torch.testing.assert_close(result, x_0, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 100), ("ddpm", 200), ("ddpm", 1000), ("pndm", 100)])
+def test_gaussian_data_come_out_with_their_mean_and_deviation(sampler, steps):
+    process = DiffusionProcess(prediction_type="sample").double()
+    torch.manual_seed(2)
+    noise = torch.randn(40, 1, 24, 24, dtype=torch.float64)
+    generators = [noise_generator(0, "gauss", i) for i in range(40)]
+    result = sample(gaussian_denoiser(process, 0.7, 0.3), noise, process, steps, sampler, generators)
+    assert float(result.mean()) == pytest.approx(0.7, abs=0.02)
+    assert float(result.std()) == pytest.approx(0.3, rel=0.06)
+
+
+def test_ddim_equals_the_formula_step_for_step():
+    process = DiffusionProcess(prediction_type="epsilon", schedule="linear_beta").double()
+    torch.manual_seed(3)
+    z = torch.randn(2, 1, 3, 3, dtype=torch.float64)
+    model = lambda z_t, t: torch.tanh(z_t) * (t.view(-1, 1, 1, 1) / 1000.0)  # noqa: E731
+    result = sample(model, z, process, 8)
+    steps = sampling_timesteps(1000, 8)
+    for t, previous in zip(steps, [*steps[1:], None], strict=True):
+        eps = torch.tanh(z) * (t / 1000.0)
+        a = process.alpha_bar[t]
+        b = process.alpha_bar[previous] if previous is not None else torch.tensor(1.0, dtype=torch.float64)
+        z = b.sqrt() * (z - (1 - a).sqrt() * eps) / a.sqrt() + (1 - b).sqrt() * eps
+    torch.testing.assert_close(result, z, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [10, 1000])
+def test_a_sample_does_not_depend_on_its_batch(steps):
+    process = DiffusionProcess(prediction_type="sample")
+    model = gaussian_denoiser(process, 0.0, 1.0)
+    noise = torch.randn(4, 1, 2, 2)
+    together = sample(model, noise, process, steps, "ddpm", [noise_generator(0, "c", i) for i in range(4)])
+    alone = sample(model, noise[2:3], process, steps, "ddpm", [noise_generator(0, "c", 2)])
+    torch.testing.assert_close(together[2:3], alone)
+
+
+def test_bad_arguments_are_named():
+    process = DiffusionProcess()
+    noise = torch.zeros(2, 1, 2, 2)
+    with pytest.raises(ValueError, match="sampler must be one of"):
+        sample(lambda z, t: z, noise, process, 2, "euler")
+    with pytest.raises(ValueError, match="one generator for each of 2"):
+        sample(lambda z, t: z, noise, process, 2, "ddpm")

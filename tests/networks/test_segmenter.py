@@ -1,0 +1,91 @@
+"""The composite network: shapes, frozen parts, seeds, gradients, and the trace."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.networks.nets import DiffusionModelUNet
+
+from medseglatdiff_monai.diffusion import DiffusionProcess
+from medseglatdiff_monai.losses import DenoisingLoss
+from medseglatdiff_monai.networks import (
+    CodecConditioner,
+    DenoisingNetwork,
+    IdentityCodec,
+    LatentDiffusionSegmenter,
+    VQVAECodec,
+    noise_generator,
+)
+
+
+def test_forward_is_a_confidence_map_of_thirds(make_segmenter):
+    network = make_segmenter(num_samples=3)
+    confidence = network(torch.rand(2, 1, 32, 32))
+    assert confidence.shape == (2, 1, 32, 32)
+    assert set((confidence * 3).round(decimals=4).unique().tolist()) <= {0.0, 1.0, 2.0, 3.0}
+
+
+def test_forward_takes_the_noise_it_would_draw(make_segmenter):
+    network = make_segmenter()
+    image = torch.rand(2, 1, 32, 32)
+    noise = network.draw_noise(image, 3, 0, [""])
+    assert noise.shape == (2, 3, 3, 8, 8)
+    assert torch.equal(network(image), network(image, noise))
+
+
+def test_noise_belongs_to_seed_case_and_sample():
+    draw = lambda *key: torch.randn(4, generator=noise_generator(*key))  # noqa: E731
+    assert torch.equal(draw(0, "a", 1), draw(0, "a", 1))
+    others = [draw(1, "a", 1), draw(0, "b", 1), draw(0, "a", 2)]
+    assert not any(torch.equal(draw(0, "a", 1), other) for other in others)
+
+
+def test_trace_equals_the_network(make_segmenter):
+    network = make_segmenter()
+    image = torch.rand(1, 1, 32, 32)
+    traced = torch.jit.trace(network, image, check_trace=False)
+    image = torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(traced(image), network(image))
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_frozen_parts_stay_frozen(make_segmenter, trainable):
+    network = make_segmenter(trainable=trainable)
+    training = DenoisingNetwork(network).train()
+    assert not network.mask_codec.training
+    assert network.conditioner.codec.training is trainable
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in training.parameters() if p.requires_grad], lr=0.1)
+    output = training(torch.rand(2, 1, 32, 32), (torch.rand(2, 4, 32, 32) < 0.2).float())
+    DenoisingLoss()(output).backward()
+    optimizer.step()
+    changed = {name.split(".")[0] for name, value in network.state_dict().items() if not torch.equal(before[name], value)}
+    assert changed == ({"denoiser", "conditioner"} if trainable else {"denoiser"})
+
+
+def test_draws_share_the_condition_and_cover_every_mask(make_segmenter):
+    network = make_segmenter()
+    masks = (torch.rand(2, 4, 32, 32) < 0.3).float()
+    output = DenoisingNetwork(network)(torch.rand(2, 1, 32, 32), masks)
+    expected = network.encode_masks(masks.flatten(0, 1)[:, None])
+    torch.testing.assert_close(output["target"], expected)
+    assert output["prediction"].shape == (8, 3, 8, 8)
+    latents = expected.unflatten(0, (2, 4))
+    torch.testing.assert_close(DenoisingNetwork(network)(torch.rand(2, 1, 32, 32), latents)["target"], expected)
+
+
+def test_unequal_downsampling_is_refused():
+    conditioner = CodecConditioner(VQVAECodec(2, 1, (8, 8, 8)))
+    with pytest.raises(ValueError, match="f = 4 and f = 8"):
+        LatentDiffusionSegmenter(VQVAECodec(2, 1, (8, 8)), conditioner, torch.nn.Identity(), DiffusionProcess())
+
+
+def test_pixel_space_is_the_same_program():
+    """Identity codecs for image and mask: EnsembleDiff's arrangement."""
+    denoiser = DiffusionModelUNet(
+        spatial_dims=2, in_channels=2, out_channels=1, channels=(8, 8), attention_levels=(False, False),
+        num_res_blocks=1, num_head_channels=8, norm_num_groups=8,
+    )  # fmt: skip
+    conditioner = CodecConditioner(IdentityCodec(), trainable=False)
+    network = LatentDiffusionSegmenter(IdentityCodec(), conditioner, denoiser, DiffusionProcess(), 2, 2).eval()
+    assert network(torch.rand(1, 1, 16, 16)).shape == (1, 1, 16, 16)

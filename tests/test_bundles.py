@@ -1,0 +1,231 @@
+"""The bundles pass what the model zoo's checks ask, offline, and are what ``configs/`` builds."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+from monai.utils import optional_import
+from small_runs import (
+    BUNDLES,
+    LUNG,
+    STAGE_TYPES,
+    build_network,
+    copy_bundle,
+    run_sizes,
+    small_sizes,
+    write_prepared,
+)  # fmt: skip
+
+import medseglatdiff_monai
+from medseglatdiff_monai.bundle import STAGES, apply_overrides, build_bundle, bundles_dir, load_stage_config
+from medseglatdiff_monai.checkpoints import load_weights, save_weights
+from medseglatdiff_monai.errors import InputError
+
+SCHEMA = Path(__file__).with_name("metadata_schema.json")
+NECESSARY = (
+    "LICENSE", "docs/README.md", "docs/data_license.txt", "configs/metadata.json", "configs/logging.conf",
+    *(f"configs/{stage}.json" for stage in STAGES),
+    *(f"configs/multi_gpu_{stage}.json" for stage in STAGES if stage != "inference"),
+)  # fmt: skip
+FEW = {"num_samples": 2, "num_inference_steps": 2}
+
+
+def read_metadata(name: str) -> dict:
+    return json.loads((bundles_dir() / name / "configs" / "metadata.json").read_text())
+
+
+@pytest.fixture(scope="module", params=BUNDLES)
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy of a bundle at its real size, with the weights that it ships or random ones."""
+    return copy_bundle(request.param, tmp_path_factory.mktemp("bundle"))
+
+
+def test_bundles_are_all_known() -> None:
+    assert sorted(path.name for path in bundles_dir().iterdir() if path.is_dir()) == sorted(BUNDLES)
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("file", NECESSARY)
+def test_necessary_file_is_there(name: str, file: str) -> None:
+    path = bundles_dir() / name / file
+    assert path.is_file()
+    assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_version_is_in_changelog_and_model_card_speaks_of_limits(name: str) -> None:
+    metadata = read_metadata(name)
+    assert metadata["version"] in metadata["changelog"]
+    assert metadata["required_packages_version"]["medseglatdiff_monai"] == medseglatdiff_monai.__version__
+    card = (bundles_dir() / name / "docs" / "README.md").read_text()
+    for needed in ("Not a medical device", "## Limits", "## Data", "data_license.txt"):
+        assert needed in card
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_verify_metadata(name: str) -> None:
+    verify_metadata(meta_file=str(bundles_dir() / name / "configs" / "metadata.json"), filepath=SCHEMA)
+
+
+@pytest.mark.parametrize("missing", ["task", "required_packages_version", "network_data_format"])
+def test_verify_metadata_refuses_what_is_incomplete(missing: str, tmp_path: Path) -> None:
+    metadata = read_metadata(LUNG)
+    del metadata[missing]
+    path = tmp_path / "metadata.json"
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match=missing):
+        verify_metadata(meta_file=str(path), filepath=SCHEMA)
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_stage_files_equal_the_build_from_configs(name: str, tmp_path: Path) -> None:
+    built = build_bundle(name, destination=tmp_path)
+    assert {path.name for path in built} == {
+        path.name for path in (bundles_dir() / name / "configs").glob("*.json") if path.name != "metadata.json"
+    }
+    for path in built:
+        shipped = (bundles_dir() / name / "configs" / path.name).read_text()
+        assert shipped == path.read_text(), f"{name}/{path.name} differs from configs/: run 'make bundles'"
+
+
+def find_components(config: Any, path: str = "") -> Iterator[tuple[str, dict]]:
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield path, config
+        for key, value in config.items():
+            yield from find_components(value, f"{path}#{key}")
+    elif isinstance(config, list):
+        for index, value in enumerate(config):
+            yield from find_components(value, f"{path}#{index}")
+
+
+def load_merged(name: str, stage: str, overlay: bool = False) -> dict:
+    folder = bundles_dir() / name / "configs"
+    files = [str(folder / f"{stage}.json")] + ([str(folder / f"multi_gpu_{stage}.json")] if overlay else [])
+    parser = ConfigParser()
+    parser.read_config(files)
+    return {key: value for key, value in parser.get().items() if key != "_meta_"}
+
+
+@pytest.mark.parametrize("overlay", [False, True])
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", BUNDLES)
+def test_targets_import_and_arguments_bind(name: str, stage: str, overlay: bool) -> None:
+    if overlay and stage == "inference":
+        pytest.skip("inference has no overlay for several processes")
+    components = list(find_components(load_merged(name, stage, overlay)))
+    assert len(components) > 10
+    for path, component in components:
+        target = ConfigComponent(component).resolve_module_name()
+        if isinstance(target, str):
+            module, _, attribute = target.rpartition(".")
+            target, found = optional_import(module, name=attribute)
+            assert found, f"{path}: {component['_target_']} cannot be imported"
+        arguments = {key: None for key in component if not (key.startswith("_") and key.endswith("_"))}
+        signature = inspect.signature(target)
+        try:
+            # A callable is handed on, to be called with more arguments.
+            (signature.bind_partial if component.get("_mode_") == "callable" else signature.bind)(**arguments)
+        except TypeError as error:
+            pytest.fail(f"{path}: {component['_target_']}: {error}")
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "inference"])
+def test_overlays_change_only_what_is_there(stage: str) -> None:
+    single = load_merged(LUNG, stage)
+    overlay = json.loads((bundles_dir() / LUNG / "configs" / f"multi_gpu_{stage}.json").read_text())
+    keys = [key for key in overlay if not key.startswith("_")]
+    assert len(keys) >= 4
+    parser = ConfigParser(single)
+    assert [key for key in keys if key not in parser] == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_unknown_key_is_an_error_that_names_the_nearest(stage: str) -> None:
+    with pytest.raises(InputError, match="num_inference_steps"):
+        load_stage_config(LUNG, stage, overrides={"num_inferense_steps": 3})
+    with pytest.raises(InputError, match="network_def#num_samples"):
+        apply_overrides(load_merged(LUNG, "train"), {"network_def#num_sample": 3})
+
+
+def test_known_key_is_taken_over() -> None:
+    assert load_stage_config(LUNG, "inference", overrides={"num_inference_steps": 3})["num_inference_steps"] == 3
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", BUNDLES)
+def test_check_properties(name: str, stage: str, tmp_path: Path) -> None:
+    sizes = small_sizes(name)
+    root = copy_bundle(name, tmp_path / "bundle", **sizes)
+    data = write_prepared(tmp_path / "data", name, training=2, validation=1)
+    arguments = {**sizes, "bundle_root": str(root), "dataset_dir": str(data)}
+    if stage == "inference":
+        arguments["dataset_dir"] = str(data / "images")
+    elif STAGE_TYPES[stage] == "train":
+        arguments |= {**run_sizes(2), "tracking_uri": None}
+        if stage == "train":
+            for codec in ("image_codec", "mask_codec"):
+                parser = build_network(root, **sizes)[1]
+                save_weights(parser.get_parsed_content(f"{codec}_def"), root / "models" / f"{codec}.pt")
+    workflow = ConfigWorkflow(
+        config_file=str(root / "configs" / f"{stage}.json"), workflow_type=STAGE_TYPES[stage], **arguments
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    workflow.finalize()
+
+
+def test_verify_net_in_out(bundle: Path) -> None:
+    configs = bundle / "configs"
+    files = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / "inference.json")}
+    verify_net_in_out("network_def", device="cpu", **files, **FEW)
+    shape = read_metadata(bundle.name)["network_data_format"]["inputs"]["image"]
+    with pytest.raises(RuntimeError):
+        verify_net_in_out(
+            "network_def", device="cpu", **files, **FEW,
+            **{"_meta_#network_data_format#inputs#image#num_channels": shape["num_channels"] + 1},
+        )  # fmt: skip
+
+
+def test_exported_file_gives_the_same_confidence_map(bundle: Path, tmp_path: Path) -> None:
+    configs, weights, exported = bundle / "configs", bundle / "models" / "model.pt", tmp_path / "model.ts"
+    ckpt_export(
+        "network_def", filepath=str(exported), ckpt_file=str(weights), meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.json"), use_trace=True, **FEW,
+    )  # fmt: skip
+    parser = ConfigParser()
+    parser.read_config(str(configs / "inference.json"))
+    parser.update(FEW)
+    network = load_weights(parser.get_parsed_content("network_def"), weights).eval()
+    side = parser["image_size"]
+    torch.manual_seed(3)
+    image = torch.rand(1, parser["image_channels"], side, side)
+    with torch.no_grad():
+        expected, loaded = network(image), torch.jit.load(str(exported))
+        found, again = loaded(image), loaded(image)
+    assert found.shape == (1, 1, side, side)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    # A traced generator would be at another place in every later call.
+    torch.testing.assert_close(again, expected, rtol=0, atol=0)
+    if not (bundles_dir() / bundle.name / "models" / "model.pt").is_file():
+        # Trained weights may well find nothing in noise; the random ones are made to find half of everything.
+        assert expected.unique().numel() == 3
+
+
+def test_weights_are_small_flat_and_half_precision(bundle: Path) -> None:
+    path = bundle / "models" / "model.pt"
+    assert path.stat().st_size <= 10 * 2**20
+    state = torch.load(path, weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float16}
+    network, _ = build_network(bundle)
+    assert state.keys() == network.state_dict().keys()
+    assert sum(parameter.numel() for parameter in network.parameters()) <= 5_000_000

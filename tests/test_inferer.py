@@ -1,0 +1,121 @@
+"""The ensemble inferer, also inside a plain user-written MONAI pipeline that knows no bundle of ours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator
+from monai.handlers import IgniteMetricHandler
+from monai.transforms import CenterSpatialCropd, Compose, EnsureChannelFirstd
+
+from medseglatdiff_monai.data import NormalizeCropd, RandomReaderd, ReaderConsensusd, WindowHUd
+from medseglatdiff_monai.ensemble import summarize_ensemble
+from medseglatdiff_monai.inferer import EnsembleInferer
+from medseglatdiff_monai.metrics import GeneralizedEnergyDistance
+
+
+def test_summary_by_hand():
+    logits = torch.tensor([[3.0, 3.0, -1.0], [2.0, -2.0, -1.0]]).view(1, 2, 1, 3)
+    out = summarize_ensemble(logits)
+    assert out["confidence_map"].flatten().tolist() == [1.0, 0.5, 0.0]
+    assert out["consensus_mask"].flatten().tolist() == [True, True, False]
+    assert out["entropy"].flatten().tolist() == pytest.approx([0.0, 1.0, 0.0])
+    strict = summarize_ensemble(logits, threshold=0.75)
+    assert strict["consensus_mask"].flatten().tolist() == [True, False, False]
+    mean = summarize_ensemble(logits, confidence="probabilities")["confidence_map"]
+    assert float(mean[0, 0, 0, 1]) == pytest.approx((torch.sigmoid(torch.tensor([3.0, -2.0]))).mean().item())
+
+
+@pytest.mark.parametrize("number", [3, 5, 6, 7, 9, 12])
+def test_half_of_the_samples_is_consensus_at_any_number(number):
+    logits = -torch.ones(1, number, 1, number + 1)
+    for votes in range(number + 1):
+        logits[0, :votes, 0, votes] = 1.0
+    consensus = summarize_ensemble(logits)["consensus_mask"].flatten().tolist()
+    assert consensus == [2 * votes >= number for votes in range(number + 1)]
+
+
+def test_damaged_weights_are_noticed():
+    with pytest.raises(ValueError, match="not finite"):
+        summarize_ensemble(torch.full((1, 2, 2, 2), float("nan")))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "pndm"])
+def test_masks_are_the_same_at_any_batch_and_chunk_size(make_segmenter, sampler):
+    network = make_segmenter()
+    image = torch.rand(3, 1, 32, 32)
+    cases = ["a", "b", "c"]
+    arguments = {"num_samples": 5, "num_inference_steps": 4, "sampler": sampler}
+    together = EnsembleInferer(**arguments)(image, network, cases)["samples"]
+    chunked = EnsembleInferer(**arguments, chunk_size=2)(image, network, cases)["samples"]
+    alone = torch.cat([EnsembleInferer(**arguments)(image[i : i + 1], network, [cases[i]])["samples"] for i in range(3)])
+    assert together.shape == (3, 5, 32, 32)
+    # Sums run in another order at another batch size, so a pixel exactly on the edge may differ.
+    assert float((together != chunked).float().mean()) < 1e-3
+    assert float((together != alone).float().mean()) < 1e-3
+    other = EnsembleInferer(**arguments)(image, network, ["b", "a", "c"])["samples"]
+    assert float((together[0] != other[0]).float().mean()) > 1e-3
+
+
+def test_more_samples_extend_the_ensemble(make_segmenter):
+    network = make_segmenter()
+    image = torch.rand(1, 1, 32, 32)
+    few = EnsembleInferer(num_samples=2)(image, network, ["a"])["samples"]
+    many = EnsembleInferer(num_samples=6)(image, network, ["a"])["samples"]
+    assert float((few != many[:, :2]).float().mean()) < 1e-3
+
+
+def test_without_cases_it_draws_what_the_network_itself_draws(make_segmenter):
+    network = make_segmenter(num_samples=4, seed=3)
+    image = torch.rand(2, 1, 32, 32)
+    out = EnsembleInferer(num_samples=4, seed=3)(image, network)
+    torch.testing.assert_close(out["confidence_map"], network(image), atol=0.26, rtol=0)
+    assert float((out["confidence_map"] != network(image)).float().mean()) < 1e-3
+
+
+def test_wrong_number_of_cases_is_refused(make_segmenter):
+    with pytest.raises(ValueError, match="each of the 2 images"):
+        EnsembleInferer()(torch.rand(2, 1, 32, 32), make_segmenter(), ["a"])
+
+
+def test_public_pieces_in_a_users_own_pipeline(make_segmenter):
+    """Arrays in Hounsfield units and four readers, through transforms, inferer and metric by plain MONAI."""
+    rng = np.random.default_rng(0)
+    items = [
+        {
+            "image": rng.normal(-700, 200, (48, 48)).astype(np.float32),
+            "label": (rng.random((4, 48, 48)) < 0.2).astype(np.uint8),
+        }
+        for _ in range(4)
+    ]
+    items = [{**item, "one": item["label"], "all": item["label"]} for item in items]
+    transforms = Compose([
+        EnsureChannelFirstd("image", channel_dim="no_channel"),
+        WindowHUd("image", lower=-1000, upper=400),
+        CenterSpatialCropd(["image", "label", "one", "all"], (32, 32)),
+        NormalizeCropd("image"),
+        RandomReaderd("one"),
+        ReaderConsensusd("all"),
+    ])  # fmt: skip
+    loader = DataLoader(Dataset(items, transforms), batch_size=2)
+    batch = next(iter(loader))
+    assert batch["one"].shape == batch["all"].shape == (2, 1, 32, 32)
+    assert float(batch["image"].min()) == 0.0
+    assert float(batch["image"].max()) == 1.0
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=loader,
+        network=make_segmenter(),
+        inferer=EnsembleInferer(num_samples=3),
+        key_val_metric={
+            "ged": IgniteMetricHandler(
+                metric_fn=GeneralizedEnergyDistance(),
+                output_transform=lambda output: (output["pred"]["samples"], output["label"]),
+            )
+        },
+        decollate=False,
+    )
+    evaluator.run()
+    assert 0.0 < evaluator.state.metrics["ged"] < 2.0

@@ -1,0 +1,55 @@
+"""DICOM series of a few small slices for tests, written by pydicom from an array."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+CORNER_MM = (-50.0, -40.0, 10.0)
+
+
+def make_ct(slices: int = 4, rows: int = 150, columns: int = 170, seed: int = 0) -> np.ndarray:
+    """Hounsfield units, (slice, row, column) int16: blobs with noise, different in every slice and corner."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.indices((slices, rows, columns), dtype=float)
+    smooth = 300 * np.sin(x / 9 + z) * np.cos(y / 13 - z) + 2 * x + y
+    return np.rint(smooth - 700 + rng.normal(0, 30, smooth.shape)).astype(np.int16)
+
+
+def write_series(
+    folder: Path,
+    volume: np.ndarray,
+    spacing_mm: tuple[float, float, float] = (0.5, 0.75, 2.0),
+    modality: str = "CT",
+    uid: str | None = None,
+) -> Path:
+    """Write (slice, row, column) with spacing (row, column, slice); file names do not follow the slices' order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    uid = uid or generate_uid()
+    count = len(volume)
+    for number, plane in enumerate(volume):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = CTImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        image = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        image.Modality, image.PatientID = modality, "TEST"
+        image.StudyInstanceUID, image.SeriesInstanceUID = "1.2.3", uid
+        image.InstanceNumber = count - number
+        x, y, z = CORNER_MM
+        image.ImagePositionPatient = [str(x), str(y), str(z + number * spacing_mm[2])]
+        image.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+        image.PixelSpacing = [str(spacing_mm[0]), str(spacing_mm[1])]
+        image.SliceThickness = str(spacing_mm[2])
+        image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+        image.Rows, image.Columns = plane.shape
+        image.BitsAllocated = image.BitsStored = 16
+        image.HighBit, image.PixelRepresentation = 15, 1
+        image.RescaleIntercept, image.RescaleSlope = "-1024", "1"
+        image.PixelData = (plane + 1024).astype("<i2").tobytes()
+        image.save_as(folder / f"{(number * 7) % 10}{number}.dcm", enforce_file_format=True)
+    return folder
