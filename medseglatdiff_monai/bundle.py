@@ -21,7 +21,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 
 from .checkpoints import weights_sha256
-from .errors import InputError
+from .errors import InputError, unwrapped_errors
 from .inferer import EnsembleInferer
 from .networks import LatentDiffusionSegmenter
 
@@ -268,7 +268,8 @@ def load_segmenter(
     if device is not None:
         parser["device"] = str(device)
     target = torch.device(parser.get_parsed_content("device"))
-    network = parser.get_parsed_content("network").to(target).eval()
+    with unwrapped_errors():
+        network = parser.get_parsed_content("network").to(target).eval()
     root = Path(parser["bundle_root"])
     return Segmenter(
         network=network,

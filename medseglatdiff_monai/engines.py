@@ -8,17 +8,20 @@ seed epochs, warm up and decay the learning rate, bound gradients and log the co
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar, TimeLimit
+from ignite.handlers import ProgressBar
 from monai.engines import PrepareBatch
 from monai.engines.utils import IterationEvents
 from monai.utils import set_determinism
 from torch import nn
 
+from .data.latents import MaskLatents
+from .data.symmetries import apply_symmetry, draw_symmetry
 from .data.transforms import ReaderConsensus
 from .errors import InputError
 
@@ -65,20 +68,22 @@ class BatchAugmentation:
         self.brightness = brightness
         self.contrast = contrast
 
-    def __call__(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Augment images (B, C, H, W) in [0, 1] and labels (B, R, H, W) alike; shapes and ranges stay."""
+    def draw(self, image: torch.Tensor) -> torch.Tensor | None:
+        """Symmetry (B,) in [0, 8) that each case of a batch is to be turned by; ``None`` without ``flips``."""
+        return draw_symmetry(len(image), *image.shape[-2:], image.device) if self.flips else None
+
+    def __call__(
+        self, image: torch.Tensor, label: torch.Tensor, symmetry: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Augment images (B, C, H, W) in [0, 1] and labels (B, R, H, W) alike; shapes and ranges stay.
+
+        ``symmetry`` is what :meth:`draw` gave, for callers who need to know it; it is drawn here otherwise.
+        """
         batch = image.shape[0]
         draw = lambda largest: (torch.rand(batch, 1, 1, 1, device=image.device) * 2 - 1) * largest  # noqa: E731
-        if self.flips:
-            vertical, horizontal, transposed = (torch.rand(3, batch, 1, 1, 1, device=image.device) < 0.5).unbind()
-            square = image.shape[-1] == image.shape[-2]
-
-            def turn(x: torch.Tensor) -> torch.Tensor:
-                x = torch.where(vertical, x.flip(-2), x)
-                x = torch.where(horizontal, x.flip(-1), x)
-                return torch.where(transposed, x.transpose(-1, -2), x) if square else x
-
-            image, label = turn(image), turn(label)
+        symmetry = self.draw(image) if symmetry is None else symmetry
+        if symmetry is not None:
+            image, label = apply_symmetry(image, symmetry), apply_symmetry(label, symmetry)
         if self.gamma > 0:
             image = image.clamp(0, 1) ** draw(self.gamma).exp()
         if self.contrast > 0:
@@ -148,17 +153,26 @@ class PrepareDenoising(_Augmented):
         target: ``"random_reader"``: the draws take the readers in random order, each reader equally often, readers
             who marked nothing included; ``"consensus"``: all draws take the consensus of at least half of the readers.
         augmentation: see :class:`BatchAugmentation`.
+        latents: precomputed latents of the training masks, made for the same target and flips; ``None``: the network
+            encodes the masks at every step.
 
     Raises:
-        ValueError: unknown target.
+        ValueError: unknown target, or latents that were made for the other one.
     """
 
     def __init__(
-        self, draws: int = 1, target: str = "random_reader", augmentation: BatchAugmentation | None = None
+        self,
+        draws: int = 1,
+        target: str = "random_reader",
+        augmentation: BatchAugmentation | None = None,
+        latents: MaskLatents | None = None,
     ) -> None:
         super().__init__(augmentation)
         if target not in ("random_reader", "consensus"):
             raise ValueError(f"target must be 'random_reader' or 'consensus', found {target!r}.")
+        if latents is not None and latents.target != target:
+            raise ValueError(f"target is {target!r}, the latents were made for {latents.target!r}.")
+        self.latents = latents
         self.draws = draws
         self.target = target
         self.consensus = ReaderConsensus()
@@ -192,8 +206,9 @@ class PrepareInference(PrepareBatch):
 
     def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):  # type: ignore[override]
         """Batch → (image, None)."""
-        (image,) = _load_batch(batchdata, device, non_blocking, ("image",))
-        return image.float(), None
+        _load_batch(batchdata, device, non_blocking, ("image",))
+        # With its metadata: postprocessing brings the masks back along it.
+        return batchdata["image"].to(device, non_blocking=non_blocking).float(), None
 
 
 class SeedEachEpoch:
@@ -301,7 +316,7 @@ class TrainingProgressBar(ProgressBar):
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
         """Register on a trainer."""
         if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
-            super().attach(engine, output_transform=lambda output: {"loss": float(output["loss"])})
+            super().attach(engine, output_transform=lambda output: {"loss": float(output["loss"].detach())})
 
 
 class EvaluationProgressBar(ProgressBar):
@@ -328,4 +343,17 @@ class TrainingTimeLimit:
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
         if self.max_minutes is not None:
-            engine.add_event_handler(Events.ITERATION_COMPLETED, TimeLimit(max(1, round(self.max_minutes * 60))))
+            engine.add_event_handler(Events.STARTED, self._start)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._check)
+
+    def _start(self, engine: Engine) -> None:
+        self._deadline = time.monotonic() + 60.0 * float(self.max_minutes or 0)
+
+    def _check(self, engine: Engine) -> None:
+        over = torch.tensor(float(time.monotonic() >= self._deadline))
+        if dist.is_available() and dist.is_initialized():
+            # Clocks differ: as soon as one process is over, all stop after the same iteration.
+            over = over.to(engine.state.device)
+            dist.all_reduce(over, op=dist.ReduceOp.MAX)
+        if over > 0:
+            engine.terminate()

@@ -29,7 +29,7 @@ from torch import nn
 from .bundle import inference_config
 from .checkpoints import load_weights, save_bytes, weights_sha256
 from .data.transforms import LoadCased
-from .errors import InputError
+from .errors import InputError, unwrapped_errors
 from .metrics import dice_score, fuse_masks, generalized_energy_distance, hungarian_matched_iou, iou_score
 from .networks import LatentDiffusionSegmenter
 
@@ -150,7 +150,7 @@ class CaseRecorder:
                 self._save(case, *grids[self.score_at])
 
     def _to_native(self, samples: torch.Tensor, image: MetaTensor) -> torch.Tensor:
-        data = {"image": image, "samples": samples.float()}
+        data = {"image": image, "samples": MetaTensor(samples.float())}
         return self._invert(data)["samples"].as_tensor() >= 0.5
 
     def _overlap(self, samples: torch.Tensor, raters: torch.Tensor) -> dict[str, float]:
@@ -314,5 +314,6 @@ def evaluate(
         "max_cases": max_cases,
         "weights_sha256": weights_sha256(path),
     }
-    parser.get_parsed_content("evaluator").run()
+    with unwrapped_errors():
+        parser.get_parsed_content("evaluator").run()
     return json.loads((Path(output_dir) / "metrics.json").read_text())

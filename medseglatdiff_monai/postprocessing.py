@@ -9,15 +9,18 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import MetaKeys
 
-__all__ = ["SplitEnsembled"]
+__all__ = ["SplitEnsembled", "mark_single_channel"]
 
 
 class SplitEnsembled(MapTransform):
     """``pred`` = ensemble → ``pred`` = consensus mask, beside it ``confidence_map``, ``samples`` and ``entropy``.
 
-    All become float32 tensors of shape (C, H, W[, D]), C = 1 or, for ``samples``, N.
+    All become float32 MetaTensors, which alone ``Invertd`` brings back along the image's transforms, of shape
+    (C, H, W[, D]), C = 1 or, for ``samples``, N.
 
     Args:
         keys: key of the ensemble, usually ``"pred"``.
@@ -32,7 +35,16 @@ class SplitEnsembled(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             ensemble = item[key]
-            item[key] = ensemble["consensus_mask"].float()
+            item[key] = MetaTensor(ensemble["consensus_mask"].float())
             for name in ("confidence_map", "samples", "entropy"):
-                item[name] = ensemble[name].float()
+                item[name] = MetaTensor(ensemble[name].float())
         return item
+
+
+def mark_single_channel(mask: MetaTensor) -> MetaTensor:
+    """``mask`` (1, H, W[, D]) without its image's record of colour channels, for ``Invertd``'s ``post_func``.
+
+    MONAI 1.6 derives a tensor's spatial dimensions from that record and would not save the mask of an RGB image.
+    """
+    mask.meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = float("nan")
+    return mask

@@ -23,7 +23,7 @@ from monai.transforms.utils import convert_applied_interp_mode
 from .bundle import Segmenter, load_segmenter
 from .data.nodule_crop import index_to_point, point_to_index
 from .data.transforms import LoadCased
-from .errors import InputError
+from .errors import InputError, unwrapped_errors
 from .io import (
     DicomInput,
     OutputFolder,
@@ -120,13 +120,10 @@ def predict(
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputError(f"--seed is {seed!r}; expected an integer.")
     places = parse_places({"point": point, "index": index, "roi": roi}, len(paths))
-    try:
-        segmenter = load_segmenter(
-            bundle, weights, experiment, device,
-            num_samples=num_samples, num_inference_steps=num_inference_steps, seed=seed, **overrides,
-        )  # fmt: skip
-    except RuntimeError as error:
-        raise _find_input_error(error) from error
+    segmenter = load_segmenter(
+        bundle, weights, experiment, device,
+        num_samples=num_samples, num_inference_steps=num_inference_steps, seed=seed, **overrides,
+    )  # fmt: skip
     # All headers before the first pixel: a misspelt last input should not cost the work on the first.
     opened = [open_input(path, segmenter.in_channels) for path in paths]
     _check_stems(opened)
@@ -158,13 +155,9 @@ def predict_image(image: MetaTensor, segmenter: Segmenter) -> Prediction:
     if segmenter.crop_size is not None:
         steps.insert(0, SpatialPadd("image", segmenter.image_size, mode="constant", value=float(image.min())))
     preprocessing = Compose(steps)
-    try:
+    with unwrapped_errors():
         item = preprocessing({"image": image})
-        segmenter.network.mask_codec.check_size(item["image"].shape[1:])
-    except RuntimeError as error:
-        raise _find_input_error(error) from error
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    segmenter.network.mask_codec.check_size(item["image"].shape[1:])
     inferer = segmenter.inferer
     ensemble = inferer(item["image"][None].to(segmenter.device), segmenter.network)
 
@@ -205,16 +198,6 @@ def predict_image(image: MetaTensor, segmenter: Segmenter) -> Prediction:
 def _steps(segmenter: Segmenter) -> Sequence[Any]:
     preprocessing = segmenter.preprocessing
     return preprocessing.transforms if isinstance(preprocessing, Compose) else [preprocessing]
-
-
-def _find_input_error(error: BaseException) -> BaseException:
-    """The InputError that MONAI's Compose or ConfigParser wrapped into a RuntimeError; else the error itself."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, InputError):
-            return InputError(str(cause))
-        cause = cause.__cause__
-    return error
 
 
 def _check_count(name: str, value: Any) -> None:

@@ -16,7 +16,7 @@ from monai.bundle import ConfigWorkflow
 from .bundle import find_bundle, load_stage_config, write_run_folder
 from .checkpoints import stage_finished
 from .data.datalist import load_dataset_info
-from .errors import InputError
+from .errors import InputError, unwrapped_errors
 
 __all__ = ["TRAINING_STAGES", "train"]
 
@@ -71,11 +71,12 @@ def train(
                 break
             arguments["max_minutes"] = minutes
         workflow = ConfigWorkflow(config_file=str(config_file), workflow_type="train", **arguments)
-        workflow.initialize()
-        try:
-            workflow.run()
-        finally:
-            workflow.finalize()
+        with unwrapped_errors():
+            workflow.initialize()
+            try:
+                workflow.run()
+            finally:
+                workflow.finalize()
         if not stage_finished(output / "models" / weights):
             logger.info("Time is up in stage %s: the same command goes on from here.", stage)
             break

@@ -6,6 +6,7 @@ Each transform has an array form and, with a trailing ``d``, a dictionary form, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ class WindowHU(Transform):
 class NormalizeCrop(Transform):
     """Min-max of the crop itself, quantised to 8 bits and divided by 255: the grey scale of the public LIDC crops.
 
-    x -> round(255 (x - min x) / (max x - min x)) / 255. An 8-bit crop that runs from 0 to 255 becomes x / 255.
+    x -> floor(255 (x - min x) / (max x - min x) + 1/2) / 255. An 8-bit crop that runs from 0 to 255 becomes x / 255.
     """
 
     def __call__(self, image: NdarrayOrTensor) -> torch.Tensor:
@@ -137,12 +138,13 @@ class NormalizeCrop(Transform):
         crop = convert_to_tensor(image, track_meta=isinstance(image, MetaTensor))
         # In double precision, so that the rounding to 8 bits does not depend on the input's type.
         values = crop.to(torch.float64)
-        low, high = values.amin(), values.amax()
-        if not (torch.isfinite(low) and torch.isfinite(high)):
+        low, high = values.amin().item(), values.amax().item()
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise InputError("NormalizeCrop: the crop holds values that are not finite; mend the image.")
         if high == low:
             return torch.zeros_like(crop, dtype=torch.float32)
-        return (torch.round((values - low) * (255.0 / (high - low))) / 255.0).to(torch.float32)
+        # Halves go up, as in the public crops; torch.round would send them to the even neighbour.
+        return (torch.floor((values - low) * (255.0 / (high - low)) + 0.5) / 255.0).to(torch.float32)
 
 
 class ReaderConsensus(Transform):

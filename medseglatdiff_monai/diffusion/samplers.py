@@ -79,7 +79,7 @@ def sample(
 
     z_t = noise
     for t in timesteps:
-        output = denoise(z_t, torch.full((len(z_t),), t, device=z_t.device, dtype=torch.long))
+        output = denoise(z_t, _repeat(t, z_t))
         if eta == 0.0:
             z_t = scheduler.step(output, t, z_t)[0]
             continue
@@ -90,6 +90,11 @@ def sample(
             steps.append(scheduler.step(output[i : i + 1], t, z_t[i : i + 1], **arguments)[0])
         z_t = torch.cat(steps)
     return z_t
+
+
+def _repeat(timestep: int, z_t: torch.Tensor) -> torch.Tensor:
+    """The timestep for each row of ``z_t``, (B,) int64; by its shape, so that a trace takes any batch size."""
+    return torch.full((z_t.shape[0],), timestep, device=z_t.device, dtype=torch.long)
 
 
 def _sample_pndm(
@@ -113,6 +118,6 @@ def _sample_pndm(
         timesteps = [timesteps[0], timesteps[1], *timesteps[1:]]
         scheduler.num_inference_steps = num_inference_steps
     for t in timesteps:
-        batch = torch.full((len(z_t),), t, device=z_t.device, dtype=torch.long)
+        batch = _repeat(t, z_t)
         z_t = scheduler.step(process.predict_eps(denoise(z_t, batch), z_t, batch), t, z_t)[0]
     return z_t

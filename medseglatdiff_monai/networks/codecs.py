@@ -15,6 +15,7 @@ import torch
 from monai.networks.nets.vqvae import Decoder, Encoder
 from torch import nn
 
+from ..errors import InputError
 from .quantizer import QuantizerOutput, VectorQuantizer
 
 __all__ = ["CodecBase", "IdentityCodec", "VQVAECodec"]
@@ -49,14 +50,14 @@ class CodecBase(nn.Module):
         """Refuse an image that the codec cannot halve often enough.
 
         Raises:
-            ValueError: a side is not a multiple of f; the message names the sides, f and the nearest right size.
+            InputError: a side is not a multiple of f; the message names the sides, f and the nearest right size.
         """
         if torch.jit.is_tracing():
             return
         f = self.downsampling
         if any(int(side) % f for side in spatial_shape):
             nearest = tuple(max(f, math.ceil(int(side) / f) * f) for side in spatial_shape)
-            raise ValueError(
+            raise InputError(
                 f"Image size {tuple(int(side) for side in spatial_shape)} is not a multiple of the codec's downsampling "
                 f"factor f = {f}. Pad or resize it to {nearest}."
             )

@@ -129,7 +129,11 @@ class LatentDiffusionSegmenter(nn.Module):
             torch.stack([torch.randn(shape, generator=noise_generator(seed, case, i)) for i in range(num_samples)])
             for case in cases
         ]
-        return torch.stack(noise).to(image.device).expand(image.shape[0], *[-1] * (len(shape) + 1))
+        drawn = torch.stack(noise)
+        if torch.jit.is_tracing():
+            # The tracer would record the draw itself, whose generator moves on from call to call: keep the numbers.
+            drawn = torch.from_numpy(drawn.numpy().copy())
+        return drawn.to(image.device).expand(image.shape[0], *[-1] * (len(shape) + 1))
 
     def encode_masks(self, masks: torch.Tensor) -> torch.Tensor:
         """Masks in {0, 1} (B, 1, H, W[, D]) → latents x_0 as the process sees them: standardised and scaled."""

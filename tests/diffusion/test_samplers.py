@@ -44,7 +44,8 @@ def test_timesteps_start_at_noise_and_are_even():
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "pndm"])
 @pytest.mark.parametrize("steps", [1, 7, 10, 50])
 def test_oracle_denoiser_recovers_x0(prediction_type, sampler, steps):
-    process = DiffusionProcess(prediction_type=prediction_type).double()
+    # Not the cosine schedule: its last step leaves a signal of 5e-5, by which epsilon-prediction would divide.
+    process = DiffusionProcess(schedule="linear_beta", prediction_type=prediction_type).double()
     torch.manual_seed(1)
     x_0 = torch.randn(3, 2, 4, 4, dtype=torch.float64)
     generators = [noise_generator(0, "case", i) for i in range(3)]
