@@ -42,7 +42,7 @@ def table(result: dict) -> str:
     )
     steps = summary["num_inference_steps"]
     head = (
-        f"{summary['num_cases']} {origin['split']} slices of {origin['dataset_name']}, drawn with seed {origin['seed']}; "
+        f"{summary['num_cases']} {origin['split']} slices of LIDC-IDRI, drawn with seed {origin['seed']}; "
         f"{summary['num_samples']} samples a slice, {steps} steps. Means over slices, on the native 128×128 grid."
     )
     return f"{head}\n\n" + "\n".join(lines)
@@ -50,13 +50,16 @@ def table(result: dict) -> str:
 
 def training_text(record: dict) -> str:
     """One paragraph on how the weights came about."""
+    stages = []
+    for stage, name in (("mask_codec", "mask codec"), ("image_codec", "image codec"), ("diffusion", "diffusion")):
+        took = record["stages"][stage]
+        if took is not None:
+            stages.append(f"{name} {took['iterations']} steps in {took['minutes']:.0f} minutes")
+    origin = record["provenance"]
     return (
-        f"Trained on {record['hardware']}: mask codec {record['mask_codec']['iterations']} steps in "
-        f"{record['mask_codec']['minutes']:.0f} minutes, image codec {record['image_codec']['iterations']} in "
-        f"{record['image_codec']['minutes']:.0f}, diffusion {record['diffusion']['iterations']} steps of "
-        f"{record['diffusion']['images_per_step']} images × {record['diffusion']['draws']} draws in "
-        f"{record['diffusion']['minutes']:.0f}; {record['parameters'] / 1e6:.1f} million parameters. "
-        "A longer training is expected to lower the GED further: it was still falling."
+        f"Trained on {origin['threads']} CPU core(s) ({origin['processor']}) in bfloat16: {'; '.join(stages)}, each step "
+        f"{record['batch_size']} images with {record['draws']} draws of reader, noise and timestep; "
+        f"{record['parameters'] / 1e6:.1f} million parameters. The GED was still falling when the time was up."
     )
 
 
@@ -90,7 +93,8 @@ def main() -> None:
         if not check:
             path.write_text(render()[path])
     if stale and check:
-        sys.exit(f"Out of date: {', '.join(str(p.relative_to(ROOT)) for p in stale)}. Run python benchmarks/figures.py.")
+        names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
+        sys.exit(f"Out of date: {names}. Run python benchmarks/figures.py.")
     print(f"{len(stale)} file(s) {'out of date' if check else 'written'}.")
 
 

@@ -15,13 +15,14 @@ from mlflow.tracking import MlflowClient
 
 from medseglatdiff_monai.evaluation import provenance
 
+STAGES = ("image_codec", "mask_codec", "diffusion")
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def stage_record(client: MlflowClient, experiments: list[str], stage: str) -> dict | None:
     """Iterations and minutes of one stage, ``None`` where it was not tracked."""
     runs = [run for run in client.search_runs(experiments) if run.info.run_name == stage]
-    history = {run.info.run_id: client.get_metric_history(run.info.run_id, "loss") for run in runs}
+    history = {run.info.run_id: client.get_metric_history(run.info.run_id, "Loss") for run in runs}
     history = {run: losses for run, losses in history.items() if losses}
     if not history:
         return None
@@ -37,13 +38,17 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_folder", type=Path)
+    parser.add_argument("--batch-size", type=int, required=True, help="images a step of the diffusion stage")
+    parser.add_argument("--draws", type=int, required=True, help="draws an image")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "lung_training.json")
     arguments = parser.parse_args()
     client = MlflowClient(f"sqlite:///{(arguments.run_folder / 'mlruns.db').absolute()}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     weights = torch.load(arguments.run_folder / "models" / "model.pt", weights_only=True)
     record = {
-        "stages": {stage: stage_record(client, experiments, stage) for stage in ("image_codec", "mask_codec", "diffusion")},
+        "stages": {name: stage_record(client, experiments, name) for name in STAGES},
+        "batch_size": arguments.batch_size,
+        "draws": arguments.draws,
         "parameters": sum(value.numel() for value in weights.values() if value.is_floating_point()),
         "provenance": provenance(),
     }

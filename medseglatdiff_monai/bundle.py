@@ -29,8 +29,8 @@ __all__ = [
     "STAGES",
     "Segmenter",
     "apply_overrides",
-    "build_stage",
     "build_bundle",
+    "build_stage",
     "bundles_dir",
     "find_bundle",
     "inference_config",
@@ -130,7 +130,7 @@ def apply_overrides(config: dict, overrides: Mapping[str, Any], also_known: Sequ
         elif name not in also_known:
             near = difflib.get_close_matches(name, sorted(known | set(also_known)), n=1, cutoff=0.4)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"Unknown configuration key {name!r}.{hint} The keys stand in the bundle's configs/*.json.")
+            raise InputError(f"Unknown configuration key {name!r}.{hint} The bundle's configs/*.json hold the keys.")
     return _merge(config, own)
 
 

@@ -20,7 +20,16 @@ from torch import nn
 
 from .errors import InputError
 
-__all__ = ["StageCheckpoint", "load_tensors", "load_weights", "save_bytes", "save_tensors", "save_weights", "stage_finished", "weights_sha256"]
+__all__ = [
+    "StageCheckpoint",
+    "load_tensors",
+    "load_weights",
+    "save_bytes",
+    "save_tensors",
+    "save_weights",
+    "stage_finished",
+    "weights_sha256",
+]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -55,12 +64,18 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
             f"No weights at {path}. Train the bundle (medseglatdiff train) or give --weights a file that exists."
         )
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise InputError(
             f"{path} cannot be read as weights ({error}). Expected a state dict saved by torch.save; "
             "download or train it again."
         ) from error
+    if not isinstance(state, dict):
+        raise InputError(
+            f"{path} holds a {type(state).__name__}. Expected a state dict saved by torch.save; download or train it "
+            "again."
+        )
+    return state
 
 
 def save_weights(module: nn.Module, path: str | Path, half: bool = True) -> None:
@@ -84,7 +99,7 @@ def load_weights(module: ModuleT, path: str | Path) -> ModuleT:
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
     shapes = [
-        f"{name} is {tuple(state[name].shape)}, the network has {tuple(own[name].shape)}"
+        f"{name} is {tuple(getattr(state[name], 'shape', ())) or 'no array'}, the network has {tuple(own[name].shape)}"
         for name in own.keys() & state.keys()
         if not isinstance(state[name], torch.Tensor) or state[name].shape != own[name].shape
     ]
@@ -173,17 +188,17 @@ class StageCheckpoint:
     def _write(self, engine: Engine) -> None:
         if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
             return
-        # A time limit ends an epoch early: the next run takes it up again from its beginning.
-        completed = engine.state.epoch - (1 if engine.should_terminate else 0)
         state = {
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "epoch": completed,
+            # A time limit may end an epoch early, or at its very last iteration: count what was done.
+            "epoch": engine.state.iteration // engine.state.epoch_length,
             "iteration": engine.state.iteration,
         }
-        save_weights(self.averaged, self.weights_path)
+        # The state first: weights alone, left by a process killed in between, would pass for a finished stage.
         save_tensors(state, self.state_path)
+        save_weights(self.averaged, self.weights_path)
 
     def _finish(self, engine: Engine) -> None:
         self._write(engine)

@@ -131,8 +131,8 @@ class Commands:
             seed, save_samples, **overrides,
         )  # fmt: skip
         summary = result["summary"]
-        shown = {name: summary[name] for name in ("ged_v", "ged_u", "hm_iou", "dice", "iou") if summary[name] is not None}
-        print("  ".join(f"{name} {value:.4f}" for name, value in shown.items()), f" ({summary['num_cases']} cases)")
+        names = [name for name in ("ged_v", "ged_u", "hm_iou", "dice", "iou") if summary[name] is not None]
+        print("  ".join(f"{name} {summary[name]:.4f}" for name in names), f" ({summary['num_cases']} cases)")
         print(f"Results: {output_dir}/metrics.json, {output_dir}/cases.csv")
 
     def predict(
@@ -192,7 +192,7 @@ class Commands:
 
         print(f"Exported: {export_torchscript(bundle, output_file, weights, **overrides)}")
 
-    def demo(self, *, output_dir: str = "demo_output", num_cases: int = 12, seed: int = 0) -> None:
+    def demo(self, *, output_dir: str = "demo_output", num_cases: int = 24, seed: int = 0) -> None:
         """The main job on an embedded example: phantom cases with real readers' contours, no download.
 
         Example: medseglatdiff demo --output-dir demo_output
@@ -230,6 +230,10 @@ def main() -> None:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         sys.exit(f"medseglatdiff: no command {sys.argv[1]!r}.{hint} Commands: {', '.join(commands)}.")
     try:
-        fire.Fire(Commands, name="medseglatdiff")
+        # An instance: of a class, fire's help would describe the constructor and leave the commands out.
+        fire.Fire(Commands(), name="medseglatdiff")
+    except fire.core.FireExit as done:
+        # Arguments that are missing beside --help are an error to fire, though it prints the help.
+        sys.exit(0 if {"--help", "-h"} & set(sys.argv[1:]) else done.code)
     except InputError as error:
         sys.exit(f"medseglatdiff: {error}")

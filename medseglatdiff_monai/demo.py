@@ -6,37 +6,93 @@ The phantom carries real readers' contours on a synthetic lung CT; the weights w
 from __future__ import annotations
 
 import json
+import logging
+import shutil
+import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from .data.datalist import load_datalist
+from .data.phantom import load_phantom_scan, write_phantom_dicom_series
 from .data.prepare import prepare
+from .data.transforms import LoadCase
 from .evaluation import evaluate
+from .io import ComparedCase, draw_comparison
 from .predict import predict
 
 __all__ = ["demo"]
 
 BUNDLE = "lung_nodule_ct_latent_diffusion"
+NUM_PICTURED = 6
+
+logger = logging.getLogger(__name__)
 
 
-def demo(output_dir: str | Path, num_cases: int = 12, seed: int = 0) -> Path:
+def demo(output_dir: str | Path, num_cases: int = 24, seed: int = 0) -> Path:
     """Run the demonstration and print what it made; returns the folder.
 
     Args:
-        output_dir: receives ``phantom/`` (data), ``evaluation/`` (scores) and ``prediction/`` (pictures and masks).
-        num_cases: phantom nodules, spread over training, validation and test.
+        output_dir: receives ``readers_and_samples.png``, ``demo.json``, ``phantom/`` (data), ``evaluation/`` (scores),
+            ``prediction/`` (pictures, masks and maps) and ``dicom/`` (a series).
+        num_cases: phantom nodules.
         seed: seed of phantom and noise.
     """
     output = Path(output_dir)
     data = output / "phantom"
-    prepare("phantom", output_dir=data, seed=seed, num_cases=num_cases)
-    cases = load_datalist(data, "test") + load_datalist(data, "validation")
-    results = evaluate(BUNDLE, data, output / "evaluation", split="test", seed=seed, num_samples=16)
-    predict(BUNDLE, [item["image"] for item in cases], output / "prediction", seed=seed, num_samples=8)
+    logger.info("1. Phantom cases: a synthetic lung CT with the outlines of four real readers")
+    # Nothing is trained on the phantom: all of it is for testing.
+    prepare("phantom", output_dir=data, ratios="0:0:1", num_cases=num_cases, phantom_seed=seed)
+    cases = load_datalist(data, "test")
+    logger.info("2. Sixteen masks of each case, scored against the readers")
+    results = evaluate(
+        BUNDLE, data, output / "evaluation", split="test", seed=seed, num_samples=16, save_samples=True
+    )  # fmt: skip
+    # Nodules that most readers marked, though not on every slice.
+    pictured = sorted(cases, key=lambda item: -item["num_readers"])[:NUM_PICTURED]
+    picture = output / "readers_and_samples.png"
+    draw_comparison(
+        [_compare(item, output / "evaluation") for item in pictured], picture,
+        title="Four readers and sixteen samples of the model",
+        subtitle="Phantom: synthetic lung CT, outlines of real LIDC-IDRI readers. The model was trained on real CT.",
+    )  # fmt: skip
+    logger.info("3. Predictions of single crops, and of a DICOM series with the nodule's position")
+    predict(BUNDLE, [item["image"] for item in pictured], output / "prediction", seed=seed, num_samples=10)
+    series = output / "dicom" / f"PHANTOM-{pictured[0]['group']}_series"
+    point = _write_series(pictured[0]["group"], series, seed)
+    (volume,) = predict(BUNDLE, series, output / "prediction", seed=seed, num_samples=10, point=point)
+
     summary = results["summary"]
-    figures = {name: summary[name] for name in ("ged_v", "hm_iou", "dice", "num_cases", "num_samples")}
-    (output / "demo.json").write_text(json.dumps(figures, indent=2) + "\n")
+    names = ("ged_v", "hm_iou", "dice", "dice_all", "num_cases", "num_nonempty_consensus", "num_samples")
+    (output / "demo.json").write_text(json.dumps({name: summary[name] for name in names}, indent=2) + "\n")
     panels = sorted((output / "prediction").glob("*_panel.png"))
-    print(f"\nPictures:  {panels[0]} and {len(panels) - 1} more")
-    print(f"Masks:     {next((output / 'prediction').glob('*_consensus.nii.gz'))} ...")
-    print(f"Scores:    {output / 'demo.json'}: GED {summary['ged_v']:.3f}, Dice {summary['dice']:.3f} on the phantom")
+    dice = "" if summary["dice"] is None else f", Dice {summary['dice']:.3f}"
+    print(f"\nComparison:  {picture}")
+    print(f"Pictures:    {panels[0]} and {len(panels) - 1} more")
+    print(
+        f"NIfTI:       {output / 'prediction' / Path(volume['files']['consensus']).name} of the DICOM series {series}"
+    )
+    print(f"Scores:      {output / 'demo.json'}: GED {summary['ged_v']:.3f}{dice} on {summary['num_cases']} cases")
     return output
+
+
+def _compare(item: dict, evaluation: Path) -> ComparedCase:
+    """What a row of the comparison shows: the middle of the crop, which the network sees."""
+    with np.load(evaluation / "samples" / f"{item['case']}.npz") as found:
+        raters, samples = found["raters"], found["samples"]
+    top, left = (side // 4 for side in raters.shape[1:])
+    middle = (..., slice(top, -top), slice(left, -left))
+    image = LoadCase()(item["image"])[0].numpy()
+    return ComparedCase(item["group"], image[middle], raters[middle], samples[middle])
+
+
+def _write_series(patient: str, folder: Path, seed: int) -> tuple[float, float, float]:
+    """Write a patient's phantom as a DICOM series; returns the middle of its first nodule in LPS millimetres."""
+    with tempfile.TemporaryDirectory() as temporary:
+        # Out of the folders named by UIDs: results take their names from the series' folder.
+        shutil.copytree(write_phantom_dicom_series(patient, temporary, seed), folder, dirs_exist_ok=True)
+    scan = load_phantom_scan(patient, seed)
+    nodule = scan.nodules[0]
+    row, column = nodule.center
+    x, y = (scan.corner_mm() + index * scan.spacing_mm for index in (column, row))
+    return float(x), float(y), float(scan.zvals[nodule.slices[len(nodule.slices) // 2]])

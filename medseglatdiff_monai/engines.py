@@ -70,7 +70,7 @@ class BatchAugmentation:
 
     def draw(self, image: torch.Tensor) -> torch.Tensor | None:
         """Symmetry (B,) in [0, 8) that each case of a batch is to be turned by; ``None`` without ``flips``."""
-        return draw_symmetry(len(image), *image.shape[-2:], image.device) if self.flips else None
+        return draw_symmetry(len(image), image.shape[-2], image.shape[-1], image.device) if self.flips else None
 
     def __call__(
         self, image: torch.Tensor, label: torch.Tensor, symmetry: torch.Tensor | None = None
@@ -178,16 +178,26 @@ class PrepareDenoising(_Augmented):
         self.consensus = ReaderConsensus()
 
     def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):  # type: ignore[override]
-        """Batch → (image, label, (masks (B, draws, H, W) float32,), {})."""
-        image, label = self._load(batchdata, device, non_blocking)
+        """Batch → (image, label, (masks,), {}); masks (B, draws, H, W), or x_0 (B, draws, d, h, w), are float32."""
+        image, label = _load_batch(batchdata, device, non_blocking, ("image", "label"))
+        image, symmetry = image.float(), None
+        if self.augmentation is not None:
+            symmetry = self.augmentation.draw(image)
+            image, label = self.augmentation(image, label, symmetry)
         if self.target == "consensus":
-            masks = torch.stack([self.consensus(readers) for readers in label]).expand(-1, self.draws, -1, -1)
+            candidates = torch.stack([self.consensus(readers) for readers in label])
+            order = torch.zeros(len(label), self.draws, dtype=torch.long, device=label.device)
         else:
+            candidates = label
             readers = label.shape[1]
             rounds = math.ceil(self.draws / readers)
             order = torch.rand(rounds, len(label), readers, device=label.device).argsort(-1)
             order = order.transpose(0, 1).flatten(1)[:, : self.draws]
-            masks = label[torch.arange(len(label), device=label.device)[:, None], order]
+        if self.latents is not None:
+            if "case" not in batchdata:
+                raise InputError(f"A batch has no 'case', only {sorted(batchdata)}: latents are kept by case.")
+            return image, label, (self.latents(batchdata["case"], order, symmetry),), {}
+        masks = candidates[torch.arange(len(label), device=label.device)[:, None], order]
         return image, label, (masks.float(),), {}
 
 
@@ -224,7 +234,9 @@ class SeedEachEpoch:
     def __call__(self, engine: Engine) -> None:
         """Called at the start of an epoch."""
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        set_determinism(seed=(self.seed * 1_000_003 + engine.state.epoch * 101 + rank) % 2**31)
+        # What a time limit left of an epoch would else repeat the batches and the noise of the epoch's beginning.
+        done = engine.state.iteration - (engine.state.epoch - 1) * engine.state.epoch_length
+        set_determinism(seed=(self.seed * 1_000_003 + engine.state.epoch * 101 + rank + done * 7919) % 2**31)
         torch.use_deterministic_algorithms(False)
         sampler = getattr(engine.state.dataloader, "sampler", None)
         if hasattr(sampler, "set_epoch"):
@@ -240,7 +252,9 @@ class LearningRateSchedule:
         decay_share: share of all iterations over which the rate falls to 1% of itself; 0 keeps it constant.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, warmup_iterations: int = 100, decay_share: float = 0.0) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, warmup_iterations: int = 100, decay_share: float = 0.0
+    ) -> None:
         self.optimizer = optimizer
         self.base = [group["lr"] for group in optimizer.param_groups]
         self.warmup_iterations = warmup_iterations

@@ -1,4 +1,4 @@
-"""The error that bad input raises: its message names file or argument, what was found, what was expected, what to do."""
+"""The error that bad input raises: it names file or argument, what was found, what was expected, what to do."""
 
 from __future__ import annotations
 

@@ -296,8 +296,9 @@ def evaluate(
         InputError: see :func:`~medseglatdiff_monai.bundle.inference_config` and
             :func:`~medseglatdiff_monai.data.datalist.load_datalist`.
     """
-    if num_samples is not None and num_samples < 1:
-        raise InputError(f"--num-samples must be at least 1, found {num_samples}.")
+    for name, value in {"--num-samples": num_samples, "--num-inference-steps": num_inference_steps}.items():
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, found {value}.")
     chosen = {
         "dataset_dir": str(Path(dataset_dir).absolute()), "output_dir": str(Path(output_dir).absolute()),
         "split": split, "num_samples": num_samples, "num_inference_steps": num_inference_steps,

@@ -37,7 +37,9 @@ def export_torchscript(
     segmenter = load_segmenter(bundle, weights, device="cpu", **overrides)
     network = segmenter.network
     if network.sampler == "ddpm":
-        raise InputError("The sampler 'ddpm' draws noise at every step and cannot be traced: use --sampler ddim or pndm.")
+        raise InputError(
+            "The sampler 'ddpm' draws noise at every step and cannot be traced: use --sampler ddim or pndm."
+        )
     image = torch.rand(2, segmenter.in_channels, *segmenter.image_size)
     noise = network.draw_noise(image, network.num_samples, network.seed, ["a", "b"])
     with warnings.catch_warnings(), torch.no_grad():

@@ -14,6 +14,7 @@ from monai.inferers import Inferer
 from torch import nn
 
 from .ensemble import summarize_ensemble
+from .errors import InputError
 from .networks import LatentDiffusionSegmenter, noise_generator
 
 __all__ = ["AutocastInferer", "EnsembleInferer", "ReconstructionInferer"]
@@ -32,7 +33,7 @@ class EnsembleInferer(Inferer):
         chunk_size: how many samples go through the network at once.
 
     Raises:
-        ValueError: an argument is out of range.
+        InputError: an argument is out of range.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class EnsembleInferer(Inferer):
     ) -> None:
         super().__init__()
         if num_samples < 1 or chunk_size < 1:
-            raise ValueError(f"num_samples and chunk_size must be at least 1, found {num_samples} and {chunk_size}.")
+            raise InputError(f"num_samples and chunk_size must be at least 1, found {num_samples} and {chunk_size}.")
         self.num_samples = num_samples
         self.num_inference_steps = num_inference_steps
         self.sampler = sampler
@@ -71,12 +72,12 @@ class EnsembleInferer(Inferer):
             The dictionary of :func:`~medseglatdiff_monai.ensemble.summarize_ensemble`.
 
         Raises:
-            ValueError: ``cases`` has another length than the batch.
+            InputError: ``cases`` has another length than the batch.
         """
         net = cast(LatentDiffusionSegmenter, getattr(network, "module", network))
         image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         if cases is not None and len(cases) != len(image):
-            raise ValueError(f"cases must name each of the {len(image)} images of the batch, found {len(cases)} names.")
+            raise InputError(f"cases must name each of the {len(image)} images of the batch, found {len(cases)} names.")
         net.mask_codec.check_size(image.shape[2:])
         condition = net.conditioner(image)
         noise = net.draw_noise(image, self.num_samples, self.seed, cases or [""]).flatten(0, 1)

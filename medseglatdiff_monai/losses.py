@@ -27,7 +27,7 @@ def weighted_cross_entropy(logits: torch.Tensor, target: torch.Tensor, positive_
 
 
 def automatic_positive_weight(masks: torch.Tensor, maximum: float = 50.0) -> float:
-    """w = sqrt(background pixels / foreground pixels) of training masks in {0, 1}, at most ``maximum``.
+    """Positive weight w = sqrt(background pixels / foreground pixels) of training masks in {0, 1}, at most ``maximum``.
 
     The full ratio balances the classes but, at the 1% of a lung nodule, makes false positives nearly free; its root
     lies between the paper's hand-picked weights for large and tiny structures. No foreground at all → ``maximum``.

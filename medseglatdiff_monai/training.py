@@ -48,8 +48,10 @@ def train(
         The run's folder; weights are in its ``models/``.
 
     Raises:
-        InputError: unknown bundle, experiment or key; a data set that does not fit the bundle.
+        InputError: unknown bundle, experiment or key; a data set that does not fit the bundle; no time at all.
     """
+    if max_minutes is not None and max_minutes <= 0:
+        raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
     root = find_bundle(bundle)
     default = Path("runs") / (root.name if experiment is None else f"{root.name}_{Path(experiment).stem}")
     _check_dataset(dataset_dir, load_stage_config(root, "train", experiment, overrides))

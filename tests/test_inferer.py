@@ -50,7 +50,8 @@ def test_masks_are_the_same_at_any_batch_and_chunk_size(make_segmenter, sampler)
     arguments = {"num_samples": 5, "num_inference_steps": 4, "sampler": sampler}
     together = EnsembleInferer(**arguments)(image, network, cases)["samples"]
     chunked = EnsembleInferer(**arguments, chunk_size=2)(image, network, cases)["samples"]
-    alone = torch.cat([EnsembleInferer(**arguments)(image[i : i + 1], network, [cases[i]])["samples"] for i in range(3)])
+    inferer = EnsembleInferer(**arguments)
+    alone = torch.cat([inferer(image[i : i + 1], network, [cases[i]])["samples"] for i in range(3)])
     assert together.shape == (3, 5, 32, 32)
     # Sums run in another order at another batch size, so a pixel exactly on the edge may differ.
     assert float((together != chunked).float().mean()) < 1e-3

@@ -13,11 +13,9 @@ from pathlib import Path
 from monai.data import load_decathlon_datalist
 
 from ..errors import InputError
+from .splits import normalize_split
 
 __all__ = ["load_datalist", "load_dataset_info"]
-
-SECTIONS = {"training": "training", "train": "training", "validation": "validation", "val": "validation", "test": "test"}
-
 
 def load_dataset_info(dataset_dir: str | Path) -> dict:
     """Contents of ``dataset_dir/dataset.json``.
@@ -49,10 +47,8 @@ def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None =
     Raises:
         InputError: no such part, or it is empty.
     """
-    if section not in SECTIONS:
-        raise InputError(f"Unknown split {section!r}: expected training, validation or test.")
+    name = normalize_split(section)
     info = load_dataset_info(dataset_dir)
-    name = SECTIONS[section]
     if not info.get(name):
         counts = {key: len(info.get(key, [])) for key in ("training", "validation", "test")}
         raise InputError(f"The {name} part of {dataset_dir} is empty; it holds {counts}. Choose another split.")

@@ -32,8 +32,9 @@ class MaskLatents:
 
     They take 2 · S · d · h · w bytes a mask (S = 8 symmetries of a square, 4 of a rectangle, 1 without flips); empty
     masks share one entry. At d = 8 that is 32 KiB a mask of 64 × 64 with f = 4, and 128 KiB a mask of 256 × 256 with
-    f = 8: of the 10,000 to 20,000 marked masks of LIDC's slices under a gigabyte. Every process of a distributed run
-    keeps all of them. Half precision moves x_0 by less than 0.1%, below what mixed precision does to it.
+    f = 8: 0.85 GB for the 26,000 marked masks of the 9,209 LIDC slices of the benchmark's training part. Every process
+    of a distributed run keeps all of them. Half precision moves x_0 by less than 0.1%, below what mixed precision does.
+    Filling the store costs as many encodings as S · R / draws epochs of training; longer training gains.
 
     Args:
         dataset: the training set; items have ``label`` (R, H, W) in {0, 1}, all of one size, and ``case``, a unique id.
@@ -42,7 +43,7 @@ class MaskLatents:
         flips: keep all symmetries; without, masks as they are (k = 0).
 
     Raises:
-        InputError: an empty data set, a case without id, two of one id, or masks of several sizes or numbers of readers.
+        InputError: an empty data set, a case without id, two of one id, or masks that differ in size or number.
     """
 
     def __init__(
@@ -113,8 +114,8 @@ class MaskLatents:
         turned = torch.zeros(len(cases), dtype=torch.long) if symmetry is None else symmetry.cpu()
         if int(turned.max()) >= self._latents.shape[1]:
             raise InputError(
-                f"Latents of {self._latents.shape[1]} symmetries were kept, and symmetry {int(turned.max())} was drawn. "
-                "Give MaskLatents the augmentation's own flips."
+                f"Symmetry {int(turned.max())} was drawn, and latents of {self._latents.shape[1]} were kept. Give "
+                "MaskLatents the augmentation's own flips."
             )
         positions = torch.tensor([self._positions[case] for case in cases])
         rows = self._rows[positions[:, None], readers.cpu()]

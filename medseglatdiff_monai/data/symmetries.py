@@ -1,4 +1,4 @@
-"""The eight symmetries of the square as numbers: k = v + 2 h + 4 t, for x → transpose(t)(flip left-right(h)(flip up-down(v)(x))).
+"""The eight symmetries of the square as numbers k = v + 2 h + 4 t: up-down if v, then left-right if h, then transposed.
 
 Of a rectangle only k = 0 … 3 keep the shape: the flips. A number a case is what a whole batch is turned by at once,
 and what a precomputed latent is found under.

@@ -44,7 +44,8 @@ class DiffusionProcess(nn.Module):
     ) -> None:
         super().__init__()
         if prediction_type not in PREDICTION_TYPES:
-            raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}, found {prediction_type!r}.")
+            known = ", ".join(PREDICTION_TYPES)
+            raise ValueError(f"prediction_type must be one of {known}, found {prediction_type!r}.")
         if input_scale <= 0:
             raise ValueError(f"input_scale must be positive, found {input_scale}.")
         self.num_train_timesteps = num_train_timesteps

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 
+from ..errors import InputError
 from .process import DiffusionProcess
 
 __all__ = ["SAMPLERS", "sample", "sampling_timesteps"]
@@ -24,10 +25,10 @@ def sampling_timesteps(num_train_timesteps: int, num_inference_steps: int) -> li
     """Evenly spaced timesteps from noise to data, e.g. (1000, 4) → [999, 749, 499, 249].
 
     Raises:
-        ValueError: ``num_inference_steps`` is not in [1, num_train_timesteps].
+        InputError: ``num_inference_steps`` is not in [1, num_train_timesteps].
     """
     if not 1 <= num_inference_steps <= num_train_timesteps:
-        raise ValueError(f"num_inference_steps must be in [1, {num_train_timesteps}], found {num_inference_steps}.")
+        raise InputError(f"num_inference_steps must be in [1, {num_train_timesteps}], found {num_inference_steps}.")
     ratio = num_train_timesteps // num_inference_steps
     return [ratio * step - 1 for step in range(num_inference_steps, 0, -1)]
 
@@ -55,12 +56,14 @@ def sample(
         Scaled latent x_0 (B, d, h, w[, e]); divide by ``process.input_scale`` for the standardised latent.
 
     Raises:
-        ValueError: unknown sampler, steps out of range, or ``"ddpm"`` without a generator a sample.
+        InputError: unknown sampler, steps out of range, or ``"ddpm"`` without a generator a sample.
     """
     if sampler not in SAMPLERS:
-        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, found {sampler!r}.")
+        raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, found {sampler!r}.")
     if sampler == "ddpm" and (generators is None or len(generators) != len(noise)):
-        raise ValueError(f"sampler 'ddpm' draws noise at every step: give one generator for each of {len(noise)} samples.")
+        raise InputError(
+            f"sampler 'ddpm' draws noise at every step: give one generator for each of {len(noise)} samples."
+        )
     timesteps = sampling_timesteps(process.num_train_timesteps, num_inference_steps)
     if sampler == "pndm":
         return _sample_pndm(denoise, noise, process, num_inference_steps)

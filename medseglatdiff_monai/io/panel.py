@@ -7,16 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-__all__ = ["draw_panel"]
+__all__ = ["draw_panel", "outline"]
 
 COLUMNS = 5
 MAX_SAMPLES = 10
 WIDTH_INCHES = 11.0
 MAX_SIDE = 768
 CONSENSUS_COLOUR, SAMPLE_COLOUR, TEXT_COLOUR = "#00d5ff", "#ffb000", "#222222"
+
+
+def outline(axes: Any, mask: np.ndarray, colour: str, width: float = 1.4, border: bool = True) -> None:
+    """Draw the outline of a mask (H, W) on axes that show its image; nothing where it is empty or full."""
+    if mask.any() and not mask.all():
+        # A dark line below keeps the contour visible on bright tissue; padding closes it at the border.
+        padded = np.pad(mask.astype(float), 1)
+        rows_at, columns_at = (np.arange(-1, side + 1) for side in mask.shape)
+        for thickness, tone in ((width + 1.2, "#000000a0"), (width, colour))[0 if border else 1 :]:
+            axes.contour(columns_at, rows_at, padded, levels=[0.5], colors=[tone], linewidths=thickness)
+        axes.set_xlim(-0.5, mask.shape[1] - 0.5)
+        axes.set_ylim(mask.shape[0] - 0.5, -0.5)
 
 
 def draw_panel(
@@ -76,16 +89,6 @@ def draw_panel(
         else:
             low, high = float(image.min()), float(image.max())
             axes.imshow(image, cmap="gray", interpolation="nearest", vmin=low, vmax=max(high, low + 1e-6))
-
-    def outline(axes, mask: np.ndarray, colour: str, width: float = 1.4) -> None:
-        if mask.any() and not mask.all():
-            # A dark line below keeps the contour visible on bright tissue; padding closes it at the border.
-            padded = np.pad(mask.astype(float), 1)
-            rows_at, columns_at = (np.arange(-1, side + 1) for side in mask.shape)
-            for thickness, tone in ((width + 1.2, "#000000a0"), (width, colour)):
-                axes.contour(columns_at, rows_at, padded, levels=[0.5], colors=[tone], linewidths=thickness)
-            axes.set_xlim(-0.5, mask.shape[1] - 0.5)
-            axes.set_ylim(mask.shape[0] - 0.5, -0.5)
 
     figure.text(0.02, 1.0 - 0.2 / height, title, fontsize=13, weight="bold", color=TEXT_COLOUR, va="center")
     figure.text(0.02, 1.0 - 0.43 / height, subtitle, fontsize=9.5, color="#666666", va="center")

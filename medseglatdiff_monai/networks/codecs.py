@@ -58,8 +58,8 @@ class CodecBase(nn.Module):
         if any(int(side) % f for side in spatial_shape):
             nearest = tuple(max(f, math.ceil(int(side) / f) * f) for side in spatial_shape)
             raise InputError(
-                f"Image size {tuple(int(side) for side in spatial_shape)} is not a multiple of the codec's downsampling "
-                f"factor f = {f}. Pad or resize it to {nearest}."
+                f"Image size {tuple(int(side) for side in spatial_shape)} is not a multiple of the codec's "
+                f"downsampling factor f = {f}. Pad or resize it to {nearest}."
             )
 
     @torch.no_grad()

@@ -83,10 +83,12 @@ class VectorQuantizer(nn.Module):
 
     @property
     def num_embeddings(self) -> int:
+        """K, the number of entries."""
         return self.embedding.shape[0]
 
     @property
     def embedding_dim(self) -> int:
+        """Length d of an entry."""
         return self.embedding.shape[1]
 
     def lookup(self, z: torch.Tensor) -> torch.Tensor:

@@ -59,7 +59,8 @@ def test_frozen_parts_stay_frozen(make_segmenter, trainable):
     output = training(torch.rand(2, 1, 32, 32), (torch.rand(2, 4, 32, 32) < 0.2).float())
     DenoisingLoss()(output).backward()
     optimizer.step()
-    changed = {name.split(".")[0] for name, value in network.state_dict().items() if not torch.equal(before[name], value)}
+    after = network.state_dict()
+    changed = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
     assert changed == ({"denoiser", "conditioner"} if trainable else {"denoiser"})
 
 

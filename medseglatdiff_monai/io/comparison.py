@@ -1,0 +1,93 @@
+"""The picture that sets readers beside samples: a row a case, with both as outlines and as shares of each pixel.
+
+Drawn with matplotlib's Agg canvas alone: no window, no global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .panel import SAMPLE_COLOUR, TEXT_COLOUR, outline
+
+__all__ = ["ComparedCase", "draw_comparison"]
+
+READER_COLOURS = ("#4dd2ff", "#ff7ab6", "#b6f24d", "#ffd24d")
+TILE_INCHES, HEAD_INCHES, FOOT_INCHES = 2.1, 1.0, 0.15
+COLUMNS = ("Image", "Readers", "Samples", "Share of readers", "Share of samples = confidence")
+
+
+@dataclass(frozen=True)
+class ComparedCase:
+    """A row of the picture.
+
+    Attributes:
+        name: written beside the image.
+        image: (H, W) grey values, shown from their minimum to their maximum.
+        raters: (R, H, W) bool, an absent reader empty.
+        samples: (N, H, W) bool.
+    """
+
+    name: str
+    image: np.ndarray
+    raters: np.ndarray
+    samples: np.ndarray
+
+
+def draw_comparison(cases: Sequence[ComparedCase], path: str | Path, title: str = "", subtitle: str = "") -> None:
+    """Draw the picture as PNG; below the outlines stands how many of the masks are empty.
+
+    Args:
+        cases: the rows, at least one.
+        path: the PNG.
+        title: first line.
+        subtitle: second line, smaller.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tall = TILE_INCHES + 0.22
+    width = 0.3 + len(COLUMNS) * (TILE_INCHES + 0.08) + 0.45
+    height = HEAD_INCHES + len(cases) * tall + FOOT_INCHES
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.text(0.3 / width, 1.0 - 0.25 / height, title, fontsize=13, weight="bold", color=TEXT_COLOUR, va="center")
+    figure.text(0.3 / width, 1.0 - 0.5 / height, subtitle, fontsize=9.5, color="#666666", va="center")
+
+    for row, case in enumerate(cases):
+        for column, name in enumerate(COLUMNS):
+            left = 0.3 + column * (TILE_INCHES + 0.08)
+            bottom = height - HEAD_INCHES - row * tall - TILE_INCHES
+            axes = figure.add_axes(
+                (left / width, bottom / height, TILE_INCHES / width, TILE_INCHES / height), xticks=[], yticks=[]
+            )
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+            if row == 0:
+                axes.set_title(name, fontsize=9.5, color=TEXT_COLOUR, pad=4, loc="left")
+            masks = case.raters if "eaders" in name else case.samples
+            if name.startswith("Share"):
+                shown = axes.imshow(masks.mean(0), cmap="magma", vmin=0.0, vmax=1.0, interpolation="nearest")
+                continue
+            axes.imshow(case.image, cmap="gray", interpolation="nearest")
+            if name == "Image":
+                axes.set_ylabel(case.name, fontsize=8, color=TEXT_COLOUR, labelpad=3)
+                continue
+            for number, mask in enumerate(masks):
+                of_reader = masks is case.raters
+                colour = READER_COLOURS[number % len(READER_COLOURS)] if of_reader else SAMPLE_COLOUR
+                # Sixteen dark borders would cover the image.
+                outline(axes, mask, colour, width=1.3 if of_reader else 0.7, border=of_reader)
+            empty = int((~masks.any((1, 2))).sum())
+            axes.set_xlabel(f"{empty} of {len(masks)} empty", fontsize=8, color="#666666", labelpad=2)
+
+    # One bar serves both columns of shares.
+    bottom = height - HEAD_INCHES - TILE_INCHES
+    place = ((width - 0.42) / width, bottom / height, 0.09 / width, TILE_INCHES / height)
+    bar = figure.colorbar(shown, cax=figure.add_axes(place), ticks=[0.0, 0.5, 1.0])
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.tick_params(labelsize=8, length=0, pad=2, colors="#666666")
+    figure.savefig(path, dpi=120, metadata={"Software": None})

@@ -1,0 +1,178 @@
+"""The command line as a user meets it: processes of their own, exit codes, messages, files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_runs import LUNG, build_network, small_sizes, write_prepared
+
+from medseglatdiff_monai.bundle import load_segmenter, write_run_folder
+from medseglatdiff_monai.checkpoints import save_weights
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def medseglatdiff(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PAGER": "cat"}
+    return subprocess.run(
+        [sys.executable, "-m", "medseglatdiff_monai", *map(str, arguments)],
+        capture_output=True, text=True, env=environment, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_run_folder(LUNG, tmp_path_factory.mktemp("bundle") / "lung", None, small_sizes(LUNG))
+    save_weights(build_network(root)[0], root / "models" / "model.pt")
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prepared(tmp_path_factory.mktemp("prepared") / "data", LUNG, training=1, validation=3)
+
+
+def test_help_lists_the_commands() -> None:
+    done = medseglatdiff("--help")
+    assert done.returncode == 0
+    for command in ("prepare", "train", "evaluate", "predict", "export", "demo"):
+        assert f"     {command}\n" in done.stdout + done.stderr
+
+
+def test_help_of_a_command_lists_its_arguments() -> None:
+    done = medseglatdiff("evaluate", "--help")
+    assert done.returncode == 0
+    for argument in ("--dataset_dir", "--num_samples", "--max_cases", "--save_samples", "--output_dir"):
+        assert argument in done.stdout + done.stderr
+
+
+def test_mistyped_command_names_the_nearest() -> None:
+    done = medseglatdiff("evalute", "lung", "--dataset-dir", "d")
+    assert done.returncode != 0
+    assert "no command 'evalute'" in done.stderr
+    assert "Did you mean 'evaluate'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "lung_nodul_ct"], f"Did you mean '{LUNG}'?"),
+        (["train", LUNG], "dataset.json is missing"),
+        (["evaluate", LUNG, "--num-sampels", "3"], "Did you mean 'num_samples'?"),
+    ],
+    ids=["bundle", "dataset", "override"],
+)
+def test_bad_input_is_one_message_without_a_traceback(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = medseglatdiff(*arguments, "--dataset-dir", tmp_path, "--output-dir", tmp_path / "out")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("medseglatdiff: ")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_do_not_fit_are_one_message(bundle: Path, data: Path, tmp_path: Path) -> None:
+    """The error comes from deep within MONAI's configuration."""
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    done = medseglatdiff(
+        "evaluate", bundle, "--dataset-dir", data, "--weights", tmp_path / "other.pt", "--output-dir", tmp_path / "out"
+    )
+    assert done.returncode == 1
+    assert "other.pt do not fit the network" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate(bundle: Path, data: Path, tmp_path: Path) -> None:
+    done = medseglatdiff(
+        "evaluate", bundle, "--dataset-dir", data, "--split", "validation", "--num-samples", 3, "--max-cases", 2,
+        "--seed", 5, "--save-samples", "--output-dir", tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert (result["summary"]["num_cases"], result["summary"]["num_samples"]) == (2, 3)
+    assert result["provenance"]["seed"] == 5
+    with (tmp_path / "cases.csv").open() as handle:
+        cases = {row["case"] for row in csv.DictReader(handle)}
+    assert {path.stem for path in (tmp_path / "samples").iterdir()} == cases
+    assert len(cases) == 2
+    assert f"ged_v {result['summary']['ged_v']:.4f}" in done.stdout
+    assert "metrics.json" in done.stdout
+
+
+def test_predict(bundle: Path, data: Path, tmp_path: Path) -> None:
+    images = [data / "images" / f"case-{number}.png" for number in (1, 2)]
+    done = medseglatdiff("predict", bundle, *images, "--output-dir", tmp_path, "--num-samples", 3)
+    assert done.returncode == 0, done.stderr
+    for image in images:
+        consensus = np.asarray(Image.open(tmp_path / f"{image.stem}_consensus.png"))
+        assert consensus.shape == (128, 128)
+        assert set(np.unique(consensus)) == {0, 255}
+        with np.load(tmp_path / f"{image.stem}_samples.npz") as saved:
+            assert np.array_equal(consensus > 0, 2 * saved["samples"].sum(0) >= 3)
+        assert (tmp_path / f"{image.stem}_panel.png").is_file()
+        assert json.loads((tmp_path / f"{image.stem}_prediction.json").read_text())
+
+
+def test_predict_names_the_file_that_is_no_image(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    done = medseglatdiff("predict", bundle, tmp_path / "broken.png", "--output-dir", tmp_path / "out")
+    assert done.returncode == 1
+    assert "broken.png" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_exported_file_takes_image_and_noise(bundle: Path, tmp_path: Path) -> None:
+    done = medseglatdiff("export", bundle, "--output-file", tmp_path / "model.ts", "--num-samples", 3)
+    assert done.returncode == 0, done.stderr
+    exported = torch.jit.load(str(tmp_path / "model.ts"))
+    network = load_segmenter(bundle, num_samples=3).network
+    torch.manual_seed(1)
+    for batch in (1, 3):
+        image = torch.rand(batch, 1, 64, 64)
+        noise = torch.randn(batch, 3, *network.latent_shape(image))
+        with torch.no_grad():
+            expected, found = network(image, noise), exported(image, noise)
+        assert found.shape == (batch, 1, 64, 64)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        # Shares of three masks, not a map of one value.
+        assert expected.unique().numel() == 4
+
+
+def test_sampler_that_draws_on_the_way_is_not_exported(bundle: Path, tmp_path: Path) -> None:
+    done = medseglatdiff("export", bundle, "--output-file", tmp_path / "model.ts", "--sampler", "ddpm")
+    assert done.returncode == 1
+    assert "--sampler ddim or pndm" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train(bundle: Path, data: Path, tmp_path: Path) -> None:
+    """A list, a number and a switch as overrides; the second call finds the run finished."""
+    command = [
+        "train", bundle, "--dataset-dir", data, "--output-dir", tmp_path / "run", "--max_epochs", 1, "--batch_size", 1,
+        "--cache_workers", 0, "--draws=2", "--denoiser_channels", "[16,24]", "--tracking_uri", "False",
+        "--denoiser_norm_groups", 4,
+    ]  # fmt: skip
+    done = medseglatdiff(*command)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "run" / "configs" / "train.json").read_text())
+    assert written["denoiser_channels"] == [16, 24]
+    assert not (tmp_path / "run" / "mlruns.db").exists()
+    models = tmp_path / "run" / "models"
+    assert sorted(path.name for path in models.iterdir()) == ["image_codec.pt", "mask_codec.pt", "model.pt"]
+    again = medseglatdiff(*command)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("is finished already") == 3

@@ -1,0 +1,241 @@
+"""Scores of a bundle: the files that ``evaluate`` promises, recomputed here with plain numpy from the saved masks."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from small_runs import LUNG, SKIN, build_network, small_sizes, write_prepared
+
+from medseglatdiff_monai.bundle import write_run_folder
+from medseglatdiff_monai.checkpoints import save_weights, weights_sha256
+from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.evaluation import evaluate
+
+pytestmark = pytest.mark.integration
+
+NUM_SAMPLES = 4
+CASES = ["case-4", "case-5", "case-6", "case-7", "case-8"]
+
+
+def make_bundle(folder: Path, name: str) -> Path:
+    root = write_run_folder(name, folder, None, small_sizes(name))
+    save_weights(build_network(root)[0], root / "models" / "model.pt")
+    return root
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "lung", LUNG)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Validation cases 4 to 8: case 5 marked at the rim of the crop, case 7 by a single reader, case 8 by none."""
+    folder = write_prepared(tmp_path_factory.mktemp("prepared") / "data", LUNG, training=4, validation=5)
+    for case, readers in {"case-5": slice(0, 4), "case-7": slice(2, 3), "case-8": slice(0, 0)}.items():
+        masks = np.zeros((128, 128, 4), np.uint8)
+        masks[(slice(2, 22), slice(3, 23)) if case == "case-5" else (slice(50, 70), slice(50, 75))][..., readers] = 1
+        nibabel.Nifti1Image(masks, np.eye(4)).to_filename(folder / "masks" / f"{case}.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["native", "network"])
+def scored(request: pytest.FixtureRequest, bundle: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp(request.param)
+    evaluate(bundle, data, output, num_samples=NUM_SAMPLES, save_samples=True, score_at=request.param, batch_size=4)
+    return output
+
+
+def read_rows(folder: Path) -> dict[str, dict[str, Any]]:
+    with (folder / "cases.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    return {
+        row["case"]: {key: value if key in ("case", "group") else float(value) for key, value in row.items()}
+        for row in rows
+    }
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads((folder / "metrics.json").read_text(), parse_constant=refuse)
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Dice and IoU of two masks, 1 where both are empty."""
+    both, either = np.logical_and(a, b).sum(), np.logical_or(a, b).sum()
+    return (1.0, 1.0) if either == 0 else (2 * both / (a.sum() + b.sum()), both / either)
+
+
+def score(samples: np.ndarray, raters: np.ndarray) -> dict[str, float]:
+    """The definitions, mask by mask; four samples and four raters are matched by trying all 24 permutations."""
+
+    def distances(first: np.ndarray, second: np.ndarray) -> list[list[float]]:
+        return [[1 - overlap(a, b)[1] for b in second] for a in first]
+
+    between, among, readers = distances(samples, raters), distances(samples, samples), distances(raters, raters)
+    n, r = len(samples), len(raters)
+    expected = 2 * np.mean(between)
+    result = {"ged_v": expected - np.mean(among) - np.mean(readers)}
+    result["ged_u"] = expected - np.sum(among) / (n * (n - 1)) - np.sum(readers) / (r * (r - 1)) if r > 1 else math.nan
+    if r == 1:
+        # All copies of the single rater are alike.
+        result["hm_iou"] = 1 - np.mean(between)
+    else:
+        orders = itertools.permutations(range(r))
+        result["hm_iou"] = max(np.mean([1 - between[i][j] for i, j in enumerate(order)]) for order in orders)
+    reference = 2 * raters.sum(0) >= r
+    result["dice_all"], result["iou_all"] = overlap(2 * samples.sum(0) >= n, reference)
+    result["dice"], result["iou"] = (result["dice_all"], result["iou_all"]) if reference.any() else (math.nan, math.nan)
+    return result
+
+
+def test_rows_are_what_the_saved_masks_say(scored: Path, data: Path) -> None:
+    rows = read_rows(scored)
+    assert list(rows) == CASES
+    assert sorted(path.stem for path in (scored / "samples").iterdir()) == CASES
+    side = 128 if scored.name.startswith("native") else 64
+    for case, row in rows.items():
+        with np.load(scored / "samples" / f"{case}.npz") as file:
+            saved = dict(file)
+        assert {name: (array.shape, str(array.dtype)) for name, array in saved.items()} == {
+            "samples": ((NUM_SAMPLES, side, side), "bool"),
+            "confidence": ((side, side), "float32"),
+            "consensus": ((side, side), "bool"),
+            "raters": ((4, side, side), "bool"),
+        }
+        assert np.array_equal(saved["confidence"], saved["samples"].sum(0) / np.float32(NUM_SAMPLES))
+        assert np.array_equal(saved["consensus"], 2 * saved["samples"].sum(0) >= NUM_SAMPLES)
+        masks = np.asarray(nibabel.load(data / "masks" / f"{case}.nii.gz").dataobj).transpose(2, 0, 1) > 0
+        middle = masks if side == 128 else masks[:, 32:96, 32:96]
+        assert np.array_equal(saved["raters"], middle)
+        for name, value in score(saved["samples"], saved["raters"]).items():
+            assert row[name] == pytest.approx(value, abs=1e-6, nan_ok=True), (case, name)
+        assert row["raters_nonempty"] == pytest.approx(middle.any((1, 2)).mean())
+        assert row["samples_nonempty"] == pytest.approx(saved["samples"].any((1, 2)).mean())
+        # The other grid's figures stand beside.
+        if side == 128:
+            name, other = "network", score(saved["samples"][:, 32:96, 32:96], masks[:, 32:96, 32:96])
+        else:
+            name, padded = "native", np.zeros((NUM_SAMPLES, 128, 128), bool)
+            padded[:, 32:96, 32:96] = saved["samples"]
+            other = score(padded, masks)
+        assert row[f"dice_{name}"] == pytest.approx(other["dice_all"], abs=1e-6)
+        assert row[f"iou_{name}"] == pytest.approx(other["iou_all"], abs=1e-6)
+    # Random weights are made to fill about half of the masks: the figures above are not all trivial.
+    assert len({row["ged_v"] for row in rows.values()}) == len(CASES)
+
+
+def test_summary_is_the_mean_of_the_rows(scored: Path, bundle: Path, data: Path) -> None:
+    result, rows = read_result(scored), read_rows(scored)
+    summary = result["summary"]
+    for name in ("ged_v", "ged_u", "hm_iou", "dice_all", "iou_all", "codec_mask_dice"):
+        values = [row[name] for row in rows.values() if not math.isnan(row[name])]
+        assert summary[name] == pytest.approx(np.mean(values))
+    marked = [row for row in rows.values() if not math.isnan(row["dice"])]
+    expected = {"case-4", "case-5", "case-6"} if scored.name.startswith("native") else {"case-4", "case-6"}
+    assert {row["case"] for row in marked} == expected
+    assert summary["dice"] == pytest.approx(np.mean([row["dice"] for row in marked]))
+    assert summary["iou"] == pytest.approx(np.mean([row["iou"] for row in marked]))
+    assert (summary["num_cases"], summary["num_nonempty_consensus"]) == (len(CASES), len(expected))
+    assert (summary["num_samples"], summary["num_inference_steps"]) == (NUM_SAMPLES, 2)
+    assert summary["seconds_per_case"] > 0
+    record = result["provenance"]
+    assert record["weights_sha256"] == weights_sha256(bundle / "models" / "model.pt")
+    assert (record["seed"], record["split"], record["dataset"]) == (0, "validation", data.name)
+    assert {"torch", "monai", "numpy", "python", "medseglatdiff_monai", "processor", "device"} <= record.keys()
+
+
+def test_mask_outside_of_what_the_network_sees_is_missed(bundle: Path, data: Path, tmp_path: Path) -> None:
+    evaluate(bundle, data, tmp_path, save_samples=True)
+    row = read_rows(tmp_path)["case-5"]
+    assert row["dice"] == row["iou"] == 0.0
+    samples = np.load(tmp_path / "samples" / "case-5.npz")["samples"]
+    assert samples[:, 32:96, 32:96].any()
+    samples[:, 32:96, 32:96] = False
+    assert not samples.any()
+
+
+def test_results_do_not_depend_on_the_batch_size(bundle: Path, data: Path, tmp_path: Path) -> None:
+    for size in (1, 4):
+        evaluate(bundle, data, tmp_path / str(size), num_samples=3, save_samples=True, batch_size=size)
+    one, four = read_rows(tmp_path / "1"), read_rows(tmp_path / "4")
+    assert list(one) == list(four)
+    for case in CASES:
+        a, b = (np.load(tmp_path / size / "samples" / f"{case}.npz")["samples"] for size in ("1", "4"))
+        # A pixel exactly on the edge may fall to the other side, since sums run in another order.
+        assert (a != b).mean() < 1e-4
+        assert one[case]["ged_v"] == pytest.approx(four[case]["ged_v"], abs=2e-3)
+
+
+def test_cases_are_drawn_by_seed(bundle: Path, data: Path, tmp_path: Path) -> None:
+    drawn = {}
+    for seed in range(4):
+        evaluate(bundle, data, tmp_path / str(seed), num_samples=1, max_cases=2, seed=seed)
+        drawn[seed] = tuple(read_rows(tmp_path / str(seed)))
+    assert {len(cases) for cases in drawn.values()} == {2}
+    assert len(set(drawn.values())) > 1
+    evaluate(bundle, data, tmp_path / "again", num_samples=1, max_cases=2, seed=3)
+    assert read_rows(tmp_path / "again").keys() == read_rows(tmp_path / "3").keys()
+    again, before = read_result(tmp_path / "again")["summary"], read_result(tmp_path / "3")["summary"]
+    assert again["ged_v"] == before["ged_v"]
+    # A single sample has no pair to estimate its spread from.
+    assert before["ged_u"] is None
+
+
+def test_one_rater(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", SKIN)
+    data = write_prepared(tmp_path / "data", SKIN, training=1, validation=2)
+    evaluate(bundle, data, tmp_path / "out", split="val", num_samples=3, save_samples=True)
+    summary = read_result(tmp_path / "out")["summary"]
+    assert summary["ged_u"] is None
+    rows = read_rows(tmp_path / "out")
+    for case, row in rows.items():
+        with np.load(tmp_path / "out" / "samples" / f"{case}.npz") as saved:
+            for name, value in score(saved["samples"], saved["raters"]).items():
+                assert row[name] == pytest.approx(value, abs=1e-6, nan_ok=True), (case, name)
+            # The bundle is scored at the network's size, and at the images' own beside it.
+            assert saved["samples"].shape == (3, 64, 64)
+        assert 0.0 <= row["dice_native"] <= 1.0
+    assert summary["dice_native"] == pytest.approx(np.mean([row["dice_native"] for row in rows.values()]))
+
+
+def test_image_codec_is_scored_where_there_is_one(bundle: Path, data: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(bundle, tmp_path / "bundle")
+    codec = build_network(root)[1].get_parsed_content("image_codec_def")
+    save_weights(codec, root / "models" / "image_codec.pt")
+    summary = evaluate(root, data, tmp_path / "out", num_samples=1)["summary"]
+    assert math.isfinite(summary["codec_image_psnr"])
+    assert -1.0 <= summary["codec_image_ssim"] <= 1.0
+    assert "codec_image_psnr" not in evaluate(bundle, data, tmp_path / "none", num_samples=1)["summary"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "holdout"}, "split 'holdout'"),
+        ({"split": "test"}, r"test part.*is empty"),
+        ({"num_samples": 0}, "--num-samples"),
+        ({"num_inference_steps": 0}, "--num-inference-steps"),
+        ({"max_cases": 0}, "--max-cases"),
+        ({"weights": "nowhere.pt"}, r"nowhere\.pt"),
+        ({"treshold": 0.3}, "Did you mean 'threshold'"),
+        ({"mask_embedding_dim": 7}, "do not fit the network"),
+    ],
+)
+def test_bad_arguments_leave_nothing_behind(
+    bundle: Path, data: Path, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate(bundle, data, tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()

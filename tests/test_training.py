@@ -1,0 +1,264 @@
+"""Training a bundle stage by stage: order, skipping, interruption and resumption, refusals, tracking."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from small_runs import LUNG, SKIN, run_sizes, small_sizes, write_prepared
+
+from medseglatdiff_monai import engines, training
+from medseglatdiff_monai.bundle import load_stage_config
+from medseglatdiff_monai.checkpoints import load_tensors
+from medseglatdiff_monai.engines import GradientClipping
+from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.training import TRAINING_STAGES, train
+
+pytestmark = pytest.mark.integration
+
+# The codecs differ in their latents' length, so that tests can tell them apart.
+SIZES = {
+    **small_sizes(LUNG), **run_sizes(), "mask_embedding_dim": 3, "draws": 2, "val_interval": 1, "val_num_samples": 2,
+    "max_epochs": 2, "tracking_uri": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prepared(tmp_path_factory.mktemp("prepared") / "data", LUNG)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs of two iterations a stage, never interrupted."""
+    return train(LUNG, data, output_dir=tmp_path_factory.mktemp("whole") / "run", **SIZES)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the stages that a call of ``train`` starts."""
+    names: list[str] = []
+
+    class Recorded(training.ConfigWorkflow):
+        def __init__(self, config_file: str, **arguments: Any) -> None:
+            names.append(Path(config_file).stem)
+            super().__init__(config_file=config_file, **arguments)
+
+    monkeypatch.setattr(training, "ConfigWorkflow", Recorded)
+    return names
+
+
+def read_models(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {path.name: load_tensors(path) for path in (run / "models").iterdir()}
+
+
+def assert_same_weights(run: Path, reference: Path) -> None:
+    found, expected = read_models(run), read_models(reference)
+    assert found.keys() == expected.keys() == set(TRAINING_STAGES.values())
+    for name, state in expected.items():
+        assert found[name].keys() == state.keys()
+        different = [key for key, value in state.items() if not torch.equal(found[name][key], value)]
+        assert different == [], name
+
+
+def test_stages_run_in_order_and_finished_ones_are_skipped(data: Path, tmp_path: Path, started: list[str]) -> None:
+    output = train(LUNG, data, output_dir=tmp_path, **{**SIZES, "max_epochs": 1})
+    assert output == tmp_path
+    assert started == ["image_codec", "mask_codec", "train"]
+    times = {path: path.stat().st_mtime_ns for path in (output / "models").iterdir()}
+    assert sorted(path.name for path in times) == ["image_codec.pt", "mask_codec.pt", "model.pt"]
+
+    train(LUNG, data, output_dir=tmp_path, **{**SIZES, "max_epochs": 1})
+    assert started == ["image_codec", "mask_codec", "train"]
+    assert {path: path.stat().st_mtime_ns for path in (output / "models").iterdir()} == times
+
+    (output / "models" / "model.pt").unlink()
+    train(LUNG, data, output_dir=tmp_path, **{**SIZES, "max_epochs": 1})
+    assert started == ["image_codec", "mask_codec", "train", "train"]
+
+
+def test_checkpoints_hold_latent_statistics_and_positive_weight(whole: Path) -> None:
+    models = read_models(whole)
+    codec, model = models["mask_codec.pt"], models["model.pt"]
+    assert int(codec["num_latent_updates"]) == 4
+    assert codec["latent_mean"].shape == codec["latent_std"].shape == (3,)
+    assert not torch.equal(codec["latent_std"], torch.ones(3).half())
+    assert float(codec["positive_weight"]) == 5.0
+    for name, value in codec.items():
+        # The composite network takes the codec as it is.
+        torch.testing.assert_close(model[f"mask_codec.{name}"], value, rtol=0, atol=0)
+    assert int(models["image_codec.pt"]["num_latent_updates"]) == 4
+    assert int(model["conditioner.codec.num_latent_updates"]) == 4
+    assert {value.dtype for value in model.values() if value.is_floating_point()} == {torch.float16}
+
+
+def test_run_that_failed_in_each_stage_ends_as_if_it_had_not(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[str]
+) -> None:
+    """Every stage breaks off in the middle of its second epoch, once."""
+    original, broken = GradientClipping.__call__, set()
+
+    def fail_once(self: GradientClipping, engine: Any) -> None:
+        size = sum(parameter.numel() for parameter in self.network.parameters())
+        if engine.state.iteration == 4 and size not in broken:
+            broken.add(size)
+            raise ConnectionError("the disk went away")
+        original(self, engine)
+
+    monkeypatch.setattr(GradientClipping, "__call__", fail_once)
+    for weights in TRAINING_STAGES.values():
+        with pytest.raises(RuntimeError, match="Failed to evaluate"):
+            train(LUNG, data, output_dir=tmp_path, **SIZES)
+        state = load_tensors(tmp_path / "models" / f"training_state_{weights}")
+        assert (state["epoch"], state["iteration"]) == (1, 2)
+    train(LUNG, data, output_dir=tmp_path, **SIZES)
+    assert started == ["image_codec", "image_codec", "mask_codec", "mask_codec", "train", "train"]
+    assert_same_weights(tmp_path, whole)
+
+
+@pytest.mark.parametrize("iterations", [2, 3, 4])
+def test_run_whose_time_was_up_goes_on(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iterations: int
+) -> None:
+    clock = SimpleNamespace(calls=0)
+
+    def monotonic() -> float:
+        # Asked at the start and after every iteration.
+        clock.calls += 1
+        return 0.0 if clock.calls <= iterations else 1e6
+
+    monkeypatch.setattr(engines, "time", SimpleNamespace(monotonic=monotonic))
+    train(LUNG, data, output_dir=tmp_path, max_minutes=10, **SIZES)
+    models = tmp_path / "models"
+    assert sorted(path.name for path in models.iterdir()) == ["image_codec.pt", "training_state_image_codec.pt"]
+    assert load_tensors(models / "training_state_image_codec.pt")["iteration"] == iterations
+    monkeypatch.undo()
+    train(LUNG, data, output_dir=tmp_path, max_minutes=10, **SIZES)
+    assert int(read_models(tmp_path)["image_codec.pt"]["num_latent_updates"]) == 4
+    if iterations == 3:
+        assert read_models(tmp_path).keys() == read_models(whole).keys()
+    else:
+        assert_same_weights(tmp_path, whole)
+
+
+def test_no_time_at_all_starts_nothing_more(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[str]
+) -> None:
+    times = iter([0.0, 1e6])
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    train(LUNG, data, output_dir=tmp_path, max_minutes=1, **SIZES)
+    assert started == []
+
+
+@pytest.mark.parametrize("minutes", [0, -2])
+def test_time_limit_must_be_positive(data: Path, tmp_path: Path, minutes: float) -> None:
+    with pytest.raises(InputError, match="--max-minutes"):
+        train(LUNG, data, output_dir=tmp_path / "run", max_minutes=minutes, **SIZES)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_network_sizes_do_not_resume(data: Path, whole: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    with pytest.raises(InputError, match=r"another configuration.*--output-dir"):
+        train(LUNG, data, output_dir=run, **{**SIZES, "denoiser_channels": [16, 32]})
+    assert json.loads((run / "configs" / "train.json").read_text())["denoiser_channels"] == [16, 16]
+    assert_same_weights(run, whole)
+
+
+def test_codec_weights_of_other_sizes_are_refused(data: Path, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    for name in ("image_codec.pt", "mask_codec.pt"):
+        shutil.copyfile(whole / "models" / name, tmp_path / "models" / name)
+    with pytest.raises(InputError, match=r"mask_codec\.pt do not fit the network"):
+        train(LUNG, data, output_dir=tmp_path, **{**SIZES, "mask_embedding_dim": 5})
+    assert not (tmp_path / "models" / "model.pt").exists()
+
+
+def test_more_epochs_are_no_other_configuration(data: Path, whole: Path, tmp_path: Path, started: list[str]) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    train(LUNG, data, output_dir=run, **{**SIZES, "max_epochs": 3})
+    assert started == []
+
+
+def test_unknown_override_names_the_nearest_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'learning_rat'.*Did you mean 'learning_rate'"):
+        train(LUNG, data, output_dir=tmp_path / "run", learning_rat=0.1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_experiment_names_the_nearest(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Did you mean 'paper'"):
+        train(LUNG, data, experiment="papre", output_dir=tmp_path / "run")
+
+
+def test_data_that_does_not_fit_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="images of 1 channels, the bundle expects 3"):
+        train(SKIN, data, output_dir=tmp_path / "run")
+    with pytest.raises(InputError, match=r"dataset\.json is missing"):
+        train(LUNG, tmp_path, output_dir=tmp_path / "run")
+    info = json.loads((data / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps({**info, "validation": []}))
+    with pytest.raises(InputError, match="validation part"):
+        train(LUNG, tmp_path, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unreadable_image_is_named(data: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(data, tmp_path / "data")
+    (folder / "images" / "case-3.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"case-3\.png"):
+        train(LUNG, folder, output_dir=tmp_path / "run", **SIZES)
+
+
+def test_diffusion_of_pixels_is_the_same_program(data: Path, tmp_path: Path, started: list[str]) -> None:
+    sizes = {key: value for key, value in SIZES.items() if "codec_" not in key and "embedding" not in key}
+    sizes |= {"image_size": 32, "max_epochs": 1}
+    run = train(LUNG, data, experiment="pixels", output_dir=tmp_path / "run", **sizes)
+    assert started == ["train"]
+    assert list(read_models(run)) == ["model.pt"]
+
+
+def test_experiment_of_the_paper(data: Path, tmp_path: Path) -> None:
+    config = load_stage_config(LUNG, "train", "paper")
+    assert len(config["image_codec_channels"]) == len(config["mask_codec_channels"]) == 3
+    assert config["denoiser_channels"] == [64, 128, 256]
+    assert (config["prediction_type"], config["sampler"]) == ("epsilon", "ddpm")
+    assert config["num_train_timesteps"] == config["num_inference_steps"] == 1000
+    assert config["correct_logits"] is False
+    small = {
+        **SIZES, "max_epochs": 1, "image_codec_channels": [8, 8, 8], "mask_codec_channels": [8, 8, 8],
+    }  # fmt: skip
+    run = train(LUNG, data, experiment="paper", output_dir=tmp_path, **small)
+    codec = read_models(run)["mask_codec.pt"]
+    assert read_models(run).keys() == set(TRAINING_STAGES.values())
+    assert all(value.isfinite().all() for value in codec.values())
+    written = json.loads((run / "configs" / "inference.json").read_text())
+    assert (written["prediction_type"], written["sampler"]) == ("epsilon", "ddpm")
+    assert written["quantize_mask_latents"] is True
+
+
+def test_runs_are_tracked_in_one_file(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    sizes = {key: value for key, value in SIZES.items() if key != "tracking_uri"}
+    run = train(LUNG, data, output_dir=tmp_path, **{**sizes, "batch_size": 2, "max_epochs": 5})
+    with sqlite3.connect(run / "mlruns.db") as database:
+        rows = database.execute(
+            "SELECT name, runs.status, key, value, step FROM runs JOIN metrics USING (run_uuid)"
+        ).fetchall()
+    assert {name for name, *_ in rows} == set(TRAINING_STAGES) - {"train"} | {"diffusion"}
+    assert {status for _, status, *_ in rows} == {"FINISHED"}
+    # Twenty iterations a stage: the loss is noted once.
+    losses = {name: (value, step) for name, _, key, value, step in rows if key == "Loss"}
+    assert len(losses) == 3
+    assert all(value > 0 and step == 20 for value, step in losses.values())
+
+
+def test_tracking_is_off_on_demand(whole: Path) -> None:
+    assert not (whole / "mlruns.db").exists()
+    assert not list(whole.glob("mlruns*"))
