@@ -61,7 +61,8 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            f"No weights at {path}. Train the bundle (medseglatdiff train) or give --weights a file that exists."
+            f"No weights at {path}. Train the stage that writes them (medseglatdiff train runs all stages in order: "
+            "image codec, mask codec, diffusion), or name a file that exists."
         )
     try:
         state = torch.load(path, map_location=device, weights_only=True)
@@ -170,6 +171,11 @@ class StageCheckpoint:
         engine.state.ema_momentum = max(1.0 - self.averaging_decay, 10.0 / (10.0 + engine.state.iteration))
 
     def _restore(self, engine: Engine) -> None:
+        if stage_finished(self.weights_path):
+            raise InputError(
+                f"This stage is finished: {self.weights_path} is there, and training again would overwrite it. Choose "
+                "another --output_dir, or move the file away to train the stage anew."
+            )
         if not self.state_path.is_file():
             return
         state = load_tensors(self.state_path)
@@ -202,7 +208,7 @@ class StageCheckpoint:
 
     def _finish(self, engine: Engine) -> None:
         self._write(engine)
-        if not engine.should_terminate and (not dist.is_initialized() or dist.get_rank() == 0):
+        if not engine.should_terminate and not (dist.is_available() and dist.is_initialized() and dist.get_rank() != 0):
             self.state_path.unlink(missing_ok=True)
 
 

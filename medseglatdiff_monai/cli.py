@@ -49,7 +49,7 @@ class Commands:
             output_dir: the prepared folder.
             split_file: CSV of group and train/val/test; without it groups are split by ratio.
             ratios: shares of training, validation and test groups, e.g. 8:1:1.
-            seed: seed of the split and of the phantom.
+            seed: seed of the split (the phantom has its own, --phantom_seed).
             crop: side in pixels of nodule crops (LIDC).
             whole_slice: side to which whole slices are resized instead (LIDC; the paper's protocol).
             workers: processes; by default one a core.

@@ -157,7 +157,7 @@ class PrepareDenoising(_Augmented):
             encodes the masks at every step.
 
     Raises:
-        ValueError: unknown target, or latents that were made for the other one.
+        InputError: unknown target, or latents that were made for the other one.
     """
 
     def __init__(
@@ -169,9 +169,9 @@ class PrepareDenoising(_Augmented):
     ) -> None:
         super().__init__(augmentation)
         if target not in ("random_reader", "consensus"):
-            raise ValueError(f"target must be 'random_reader' or 'consensus', found {target!r}.")
+            raise InputError(f"target must be 'random_reader' or 'consensus', found {target!r}.")
         if latents is not None and latents.target != target:
-            raise ValueError(f"target is {target!r}, the latents were made for {latents.target!r}.")
+            raise InputError(f"target is {target!r}, the latents were made for {latents.target!r}.")
         self.latents = latents
         self.draws = draws
         self.target = target

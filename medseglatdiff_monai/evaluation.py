@@ -6,6 +6,7 @@ command. Cases are scored on their native grid or on the network's (``score_at``
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
@@ -41,7 +42,8 @@ RESULT_VERSION = 1
 def load_image_codec(module: nn.Module, weights: str | Path) -> nn.Module | None:
     """Image codec with the weights ``image_codec.pt`` that lie beside ``weights``; ``None`` where there are none."""
     path = Path(weights).with_name("image_codec.pt")
-    return load_weights(module, path).eval() if path.is_file() else None
+    # A copy: the conditioner shares this module's encoder, which training has moved away from the codec's.
+    return load_weights(copy.deepcopy(module), path).eval() if path.is_file() else None
 
 
 def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -102,7 +104,7 @@ class CaseRecorder:
         record: dict[str, Any] | None = None,
     ) -> None:
         if score_at not in ("native", "network"):
-            raise ValueError(f"score_at must be 'native' or 'network', found {score_at!r}.")
+            raise InputError(f"score_at must be 'native' or 'network', found {score_at!r}.")
         self.items = {item["case"]: item for item in items}
         self.output_dir = Path(output_dir)
         self.network = network

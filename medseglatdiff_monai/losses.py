@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .errors import InputError
+
 __all__ = ["CodecLoss", "DenoisingLoss", "automatic_positive_weight", "weighted_cross_entropy"]
 
 
@@ -48,13 +50,13 @@ class CodecLoss(nn.Module):
         scale: factor on the reconstruction loss.
 
     Raises:
-        ValueError: unknown ``reconstruction``.
+        InputError: unknown ``reconstruction``.
     """
 
     def __init__(self, reconstruction: str = "mse", positive_weight: float = 1.0, scale: float = 1.0) -> None:
         super().__init__()
         if reconstruction not in ("mse", "mask_mse", "wce"):
-            raise ValueError(f"reconstruction must be 'mse', 'mask_mse' or 'wce', found {reconstruction!r}.")
+            raise InputError(f"reconstruction must be 'mse', 'mask_mse' or 'wce', found {reconstruction!r}.")
         self.reconstruction = reconstruction
         self.positive_weight = positive_weight
         self.scale = scale

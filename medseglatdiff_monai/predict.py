@@ -161,7 +161,7 @@ def predict_image(image: MetaTensor, segmenter: Segmenter) -> Prediction:
     inferer = segmenter.inferer
     ensemble = inferer(item["image"][None].to(segmenter.device), segmenter.network)
 
-    # Resized goes back by the mode it came with, "area", which enlarges in blocks; linear gives smooth edges.
+    # Whatever mode an image was resized by, masks go back by linear interpolation, which gives smooth edges.
     source = item["image"].clone()
     source.applied_operations = convert_applied_interp_mode(source.applied_operations, "bilinear", align_corners=False)
     invert = Invertd("maps", preprocessing, orig_keys="image", nearest_interp=False)

@@ -17,6 +17,7 @@ from .splits import normalize_split
 
 __all__ = ["load_datalist", "load_dataset_info"]
 
+
 def load_dataset_info(dataset_dir: str | Path) -> dict:
     """Contents of ``dataset_dir/dataset.json``.
 

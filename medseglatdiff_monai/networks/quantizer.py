@@ -14,6 +14,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from ..errors import InputError
+
 __all__ = ["QuantizerOutput", "VectorQuantizer"]
 
 
@@ -46,7 +48,7 @@ class VectorQuantizer(nn.Module):
             replaced by a latent vector of the current batch. 0 turns revival off.
 
     Raises:
-        ValueError: an argument is out of range; the message names it.
+        InputError: an argument is out of range; the message names it.
     """
 
     def __init__(
@@ -60,14 +62,14 @@ class VectorQuantizer(nn.Module):
     ) -> None:
         super().__init__()
         if update not in ("gradient", "ema"):
-            raise ValueError(f"update must be 'gradient' or 'ema', found {update!r}.")
+            raise InputError(f"update must be 'gradient' or 'ema', found {update!r}.")
         if num_embeddings < 2 or embedding_dim < 1:
-            raise ValueError(
+            raise InputError(
                 f"num_embeddings must be at least 2 and embedding_dim at least 1, found {num_embeddings} and "
                 f"{embedding_dim}."
             )
         if not 0.0 <= decay < 1.0:
-            raise ValueError(f"decay must be in [0, 1), found {decay}.")
+            raise InputError(f"decay must be in [0, 1), found {decay}.")
         self.commitment_cost = commitment_cost
         self.update = update
         self.decay = decay
@@ -101,6 +103,7 @@ class VectorQuantizer(nn.Module):
         """Entries of the given numbers: (B, h, w[, e]) int64 → (B, d, h, w[, e])."""
         return F.embedding(indices, self.embedding).movedim(-1, 1)
 
+    @torch.no_grad()
     def quantize(self, z: torch.Tensor) -> torch.Tensor:
         """Nearest entries without gradient or update: (B, d, h, w[, e]) → same shape."""
         return self.embed(self.lookup(z))

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..diffusion import DiffusionProcess, sample
+from ..errors import InputError
 from .codecs import CodecBase
 
 __all__ = ["CodecConditioner", "DenoisingNetwork", "LatentDiffusionSegmenter", "noise_generator"]
@@ -45,6 +46,8 @@ class CodecConditioner(nn.Module):
 
     def __init__(self, codec: CodecBase, trainable: bool = True) -> None:
         super().__init__()
+        if trainable and getattr(codec, "quantize_latents", False):
+            raise InputError("A quantised condition has no gradient: train the conditioner or quantise, not both.")
         self.codec = codec.encoder_only()
         self.trainable = trainable
         self.codec.requires_grad_(trainable)
@@ -77,7 +80,7 @@ class LatentDiffusionSegmenter(nn.Module):
         seed: seed of the noise that :meth:`forward` draws.
 
     Raises:
-        ValueError: codecs whose downsampling differs.
+        InputError: codecs whose downsampling differs.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class LatentDiffusionSegmenter(nn.Module):
     ) -> None:
         super().__init__()
         if mask_codec.downsampling != conditioner.codec.downsampling:
-            raise ValueError(
+            raise InputError(
                 f"Mask codec and image codec must downsample alike, found f = {mask_codec.downsampling} and "
                 f"f = {conditioner.codec.downsampling}: give both the same number of levels."
             )
