@@ -59,6 +59,19 @@ def unpack(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     return unpack_members
 
 
+@torch.no_grad()
+def _balance(mask_codec: VQVAECodec) -> None:
+    """Scale an untrained decoder so that about half of what it decodes is foreground.
+
+    Its logits are near zero and the correction by log w would push all below it: every mask would be empty, and tests
+    that compare masks would pass whatever the code does.
+    """
+    logits = mask_codec.decoder(mask_codec.quantizer.quantize(torch.randn(64, mask_codec.latent_channels, 8, 8)))
+    last = [module for module in mask_codec.decoder.modules() if isinstance(module, torch.nn.ConvTranspose2d)][-1]
+    last.weight.div_(logits.std())
+    last.bias.sub_(logits.mean()).div_(logits.std()).add_(mask_codec.positive_weight.log())
+
+
 @pytest.fixture
 def make_segmenter():
     """Factory of a segmenter of about 100,000 weights; keyword arguments go to the segmenter."""
@@ -74,6 +87,7 @@ def make_segmenter():
         # MONAI starts the last convolution at zero, which would make every untrained prediction the same.
         for parameter in denoiser.out.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
+        _balance(mask_codec)
         conditioner = CodecConditioner(image_codec, trainable)
         arguments = {"num_samples": 3, "num_inference_steps": 2, **arguments}
         return LatentDiffusionSegmenter(mask_codec, conditioner, denoiser, DiffusionProcess(), **arguments).eval()
