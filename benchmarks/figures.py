@@ -42,8 +42,9 @@ def table(result: dict) -> str:
     )
     steps = summary["num_inference_steps"]
     head = (
-        f"{summary['num_cases']} {origin['split']} slices of LIDC-IDRI, drawn with seed {origin['seed']}; "
-        f"{summary['num_samples']} samples a slice, {steps} steps. Means over slices, on the native 128×128 grid."
+        f"{summary['num_cases']} {origin['split']} slices of LIDC-IDRI (LIDCv1 crops, four readers), drawn with seed "
+        f"{origin['seed']}; {summary['num_samples']} samples a slice, {steps} steps. Means over slices, on the native "
+        "128×128 grid."
     )
     return f"{head}\n\n" + "\n".join(lines)
 
@@ -57,9 +58,9 @@ def training_text(record: dict) -> str:
             stages.append(f"{name} {took['iterations']} steps in {took['minutes']:.0f} minutes")
     origin = record["provenance"]
     return (
-        f"Trained on {origin['threads']} CPU core(s) ({origin['processor']}) in bfloat16: {'; '.join(stages)}, each step "
-        f"{record['batch_size']} images with {record['draws']} draws of reader, noise and timestep; "
-        f"{record['parameters'] / 1e6:.1f} million parameters. The GED was still falling when the time was up."
+        f"Trained on {origin['threads']} shared cores of a {origin['processor']} (no GPU): {'; '.join(stages)} of wall "
+        f"time, each diffusion step {record['batch_size']} images with {record['draws']} draws of reader, noise and "
+        f"timestep; {record['parameters'] / 1e6:.1f} million parameters."
     )
 
 

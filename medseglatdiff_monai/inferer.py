@@ -15,7 +15,7 @@ from torch import nn
 
 from .ensemble import summarize_ensemble
 from .errors import InputError
-from .networks import LatentDiffusionSegmenter, noise_generator
+from .networks import LatentDiffusionSegmenter
 
 __all__ = ["AutocastInferer", "EnsembleInferer", "ReconstructionInferer"]
 
@@ -78,27 +78,9 @@ class EnsembleInferer(Inferer):
         image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         if cases is not None and len(cases) != len(image):
             raise InputError(f"cases must name each of the {len(image)} images of the batch, found {len(cases)} names.")
-        net.mask_codec.check_size(image.shape[2:])
-        condition = net.conditioner(image)
-        noise = net.draw_noise(image, self.num_samples, self.seed, cases or [""]).flatten(0, 1)
-        sampler = self.sampler or net.sampler
-        logits = []
-        for rows in torch.arange(len(noise), device=image.device).split(self.chunk_size):
-            generators = None
-            if sampler == "ddpm":
-                generators = [
-                    noise_generator(
-                        self.seed, f"steps/{cases[row // self.num_samples] if cases else ''}", row % self.num_samples,
-                        image.device,
-                    )
-                    for row in rows.tolist()
-                ]  # fmt: skip
-            logits.append(
-                net.sample_logits(
-                    condition[rows // self.num_samples], noise[rows], self.num_inference_steps, sampler, generators
-                )
-            )
-        ensemble = torch.cat(logits).float().squeeze(1).unflatten(0, (len(image), self.num_samples))
+        ensemble = net.ensemble_logits(
+            image, self.num_samples, self.seed, cases, self.num_inference_steps, self.sampler, self.chunk_size
+        )
         return summarize_ensemble(ensemble, self.threshold, self.confidence)
 
 

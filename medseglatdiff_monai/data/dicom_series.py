@@ -286,7 +286,7 @@ def _make_series(uid: str, members: list[tuple[Path, Any]]) -> DicomSeries:
         ):
             raise InputError(
                 f"{path}: {header.Rows}x{header.Columns} and orientation {list(header.ImageOrientationPatient)}; "
-                f"expected {shape[0]}x{shape[1]} with {orientation.tolist()} as in {first_path.name} of the same series."
+                f"expected {shape[0]}x{shape[1]} with {orientation.tolist()} as in {first_path.name} of the series."
             )
         x, y, z = (float(value) for value in header.ImagePositionPatient)
         corner = (x, y, z)

@@ -171,6 +171,49 @@ class LatentDiffusionSegmenter(nn.Module):
         )
         return self.decode_latents(x_0)
 
+    @torch.no_grad()
+    def ensemble_logits(
+        self,
+        image: torch.Tensor,
+        num_samples: int,
+        seed: int = 0,
+        cases: Sequence[str] | None = None,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        chunk_size: int = 64,
+    ) -> torch.Tensor:
+        """Draw ``num_samples`` masks of each image, ``chunk_size`` of them at once.
+
+        Args:
+            image: (B, C, H, W[, D]).
+            num_samples: N.
+            seed: seed of the noise.
+            cases: B case ids that the noise belongs to; without them every image gets the noise of (seed, sample).
+            num_inference_steps: denoiser calls a sample; ``None`` takes the network's own.
+            sampler: see :func:`~medseglatdiff_monai.diffusion.sample`; ``None`` takes the network's own.
+            chunk_size: how many samples go through the denoiser at once.
+
+        Returns:
+            Mask logits (B, N, H, W[, D]) float32.
+        """
+        self.mask_codec.check_size(image.shape[2:])
+        sampler = sampler or self.sampler
+        condition = self.conditioner(image)
+        noise = self.draw_noise(image, num_samples, seed, cases or [""]).flatten(0, 1)
+        logits = []
+        for rows in torch.arange(len(noise), device=image.device).split(chunk_size):
+            generators = None
+            if sampler == "ddpm":
+                generators = [
+                    noise_generator(
+                        seed, f"steps/{cases[row // num_samples] if cases else ''}", row % num_samples, image.device
+                    )
+                    for row in rows.tolist()
+                ]
+            owners = condition[rows // num_samples]
+            logits.append(self.sample_logits(owners, noise[rows], num_inference_steps, sampler, generators))
+        return torch.cat(logits).float().squeeze(1).unflatten(0, (len(image), num_samples))
+
     def forward(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
         """Confidence map with the network's own samples, steps and seed.
 
@@ -188,7 +231,7 @@ class LatentDiffusionSegmenter(nn.Module):
         condition = self.conditioner(image).repeat_interleave(number, dim=0)
         generators = None
         if self.sampler == "ddpm":
-            generators = [noise_generator(self.seed, "steps", i, image.device) for i in range(number)] * len(image)
+            generators = [noise_generator(self.seed, "steps/", i, image.device) for i in range(number)] * len(image)
         logits = self.sample_logits(condition, noise.flatten(0, 1), generators=generators)
         masks = (logits > 0).float().unflatten(0, (image.shape[0], number))
         return masks.mean(dim=1)
