@@ -4,13 +4,18 @@
 # Both make a virtual environment of their own (.venv) on the first call and install nothing on the second.
 # Variables:
 #   PYTHON            interpreter that the environment is made from, 3.11 or newer for the tested set (default python3)
-#   TORCH_INDEX_URL   package index that torch alone is taken from, e.g. one of PyTorch's own that holds the CPU build or
-#                     the build for one CUDA version; empty: pip's default, on Linux a build with CUDA
+#   TORCH_INDEX_URL   package index that torch alone is taken from, e.g. the one of PyTorch's own that holds the build for
+#                     your CUDA version. By default PyTorch's CPU builds on Linux without an NVIDIA driver, unless pip is
+#                     configured with an index or wheels of its own, and pip's default elsewhere
 #   MEDSEGLATDIFF_DATA  folder of the real data's archives; the tests that need it skip where it is absent
 #   TEST_ARGS         further arguments of pytest, e.g. TEST_ARGS="tests/networks -x"
 
 PYTHON ?= python3
-TORCH_INDEX_URL ?=
+ifeq ($(origin TORCH_INDEX_URL), undefined)
+TORCH_INDEX_URL := $(shell [ "$$(uname -s)" != Linux ] || [ -e /proc/driver/nvidia/version ] \
+  || $(PYTHON) -m pip config list 2>/dev/null | grep -q -E "index-url|find-links" \
+  || echo https://download.pytorch.org/whl/cpu)
+endif
 TEST_ARGS ?=
 # Several processes share the cores in the tests: more threads than cores only slow them down.
 THREADS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
