@@ -20,7 +20,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 
-from .checkpoints import weights_sha256
+from .checkpoints import save_bytes, weights_sha256
 from .errors import InputError, unwrapped_errors
 from .inferer import EnsembleInferer
 from .networks import LatentDiffusionSegmenter
@@ -326,7 +326,8 @@ def write_run_folder(
     target.mkdir(parents=True, exist_ok=True)
     for stage, config in configs.items():
         if output != root:
-            (target / f"{stage}.json").write_text(json.dumps(config, indent=2) + "\n")
+            text = json.dumps(config, indent=2) + "\n"
+            save_bytes(lambda handle, text=text: handle.write(text.encode()), target / f"{stage}.json")
     for name in ("metadata.json", "logging.conf", *(path.name for path in (root / "configs").glob("multi_gpu_*.json"))):
         source = root / "configs" / name
         if source.is_file() and output != root:

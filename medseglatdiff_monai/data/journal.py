@@ -84,6 +84,8 @@ class Journal:
 
 
 def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
+    if found.get("version") != expected["version"]:
+        return f"by version {found.get('version')} of prepare, now {expected['version']}"
     before, now = found["arguments"], expected["arguments"]
     for name in sorted(set(before) | set(now)):
         if before.get(name) != now.get(name):

@@ -55,6 +55,8 @@ from medseglatdiff_monai.errors import InputError
 __all__ = ["SOURCES", "CaseStub", "LeftOut", "PreparedCase", "Source", "SourceInfo", "natural_key", "prepare"]
 
 DEFAULT_RATIOS = "8:1:1"
+# Raised when the same arguments give other files: a folder that an earlier version began is then not gone on with.
+PREPARATION_VERSION = 1
 
 
 def prepare(
@@ -117,6 +119,7 @@ def prepare(
         arguments.update({} if ratios is None else {"ratios": _portable(ratios, False)}, seed=seed)
     # The header decides whether a folder holds this very preparation; it stays out of dataset.json, as it names places.
     header = {
+        "version": PREPARATION_VERSION,
         "arguments": arguments,
         "src": None if src_path is None else str(src_path.resolve()),
         "options": {name: str(value) for name, value in sorted(options.items())},

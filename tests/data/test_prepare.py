@@ -356,7 +356,7 @@ def test_an_output_folder_of_something_else_is_left_alone(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
-def test_an_output_folder_of_another_preparation_is_left_alone(tmp_path):
+def test_an_output_folder_of_another_preparation_is_left_alone(tmp_path, monkeypatch):
     src = make_folder(tmp_path / "mine")
     prepare("folder", src, output_dir=tmp_path / "out", seed=0, workers=1)
     before = read_tree(tmp_path / "out")
@@ -367,6 +367,9 @@ def test_an_output_folder_of_another_preparation_is_left_alone(tmp_path):
     shutil.copytree(src, tmp_path / "elsewhere" / "mine")
     with pytest.raises(InputError, match=r"another preparation \(of .*elsewhere"):
         prepare("folder", tmp_path / "elsewhere" / "mine", output_dir=tmp_path / "out", workers=1)
+    monkeypatch.setattr(sys.modules["medseglatdiff_monai.data.prepare"], "PREPARATION_VERSION", 99)
+    with pytest.raises(InputError, match=r"another preparation \(by version 1 of prepare, now 99\)"):
+        prepare("folder", src, output_dir=tmp_path / "out", seed=0, workers=1)
     assert read_tree(tmp_path / "out") == before
 
 
