@@ -13,7 +13,7 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-from .ensemble import summarize_ensemble
+from .ensemble import check_summary_arguments, summarize_ensemble
 from .errors import InputError
 from .networks import LatentDiffusionSegmenter
 
@@ -31,6 +31,8 @@ class EnsembleInferer(Inferer):
         threshold: confidence from which a pixel belongs to the consensus mask.
         confidence: ``"samples"`` or ``"probabilities"``, see :func:`~medseglatdiff_monai.ensemble.summarize_ensemble`.
         chunk_size: how many samples go through the network at once.
+        fusion: ``"mean"``, ``"majority"``, ``"staple"`` or ``"size_preserving"``: how the samples become one mask.
+        postprocess: ``"morphology"`` cleans each sample before they are fused; ``None`` does not.
 
     Raises:
         InputError: an argument is out of range.
@@ -45,8 +47,11 @@ class EnsembleInferer(Inferer):
         threshold: float = 0.5,
         confidence: str = "samples",
         chunk_size: int = 64,
+        fusion: str = "mean",
+        postprocess: str | None = None,
     ) -> None:
         super().__init__()
+        check_summary_arguments(threshold, confidence, fusion, postprocess)
         if num_samples < 1 or chunk_size < 1:
             raise InputError(f"num_samples and chunk_size must be at least 1, found {num_samples} and {chunk_size}.")
         self.num_samples = num_samples
@@ -56,6 +61,8 @@ class EnsembleInferer(Inferer):
         self.threshold = threshold
         self.confidence = confidence
         self.chunk_size = chunk_size
+        self.fusion = fusion
+        self.postprocess = postprocess
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -65,14 +72,15 @@ class EnsembleInferer(Inferer):
 
         Args:
             inputs: images (B, C, H, W[, D]).
-            network: a :class:`~medseglatdiff_monai.networks.LatentDiffusionSegmenter`, in a distributed wrapper or not.
+            network: anything with the ``ensemble_logits`` of a
+                :class:`~medseglatdiff_monai.networks.LatentDiffusionSegmenter`, in a distributed wrapper or not.
             cases: B case ids that the noise belongs to; without them every image gets the noise of (seed, sample).
 
         Returns:
             The dictionary of :func:`~medseglatdiff_monai.ensemble.summarize_ensemble`.
 
         Raises:
-            InputError: ``cases`` has another length than the batch.
+            InputError: ``cases`` has another length than the batch; a sample is not finite, the message names its case.
         """
         net = cast(LatentDiffusionSegmenter, getattr(network, "module", network))
         image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
@@ -81,7 +89,7 @@ class EnsembleInferer(Inferer):
         ensemble = net.ensemble_logits(
             image, self.num_samples, self.seed, cases, self.num_inference_steps, self.sampler, self.chunk_size
         )
-        return summarize_ensemble(ensemble, self.threshold, self.confidence)
+        return summarize_ensemble(ensemble, self.threshold, self.confidence, self.fusion, self.postprocess, cases)
 
 
 class AutocastInferer(Inferer):

@@ -19,6 +19,8 @@ __all__ = ["SplitEnsembled", "mark_single_channel"]
 class SplitEnsembled(MapTransform):
     """``pred`` = ensemble → ``pred`` = consensus mask, beside it ``confidence_map``, ``samples`` and ``entropy``.
 
+    Fusion by STAPLE adds ``staple_probability``.
+
     All become float32 MetaTensors, which alone ``Invertd`` brings back along the image's transforms, of shape
     (C, H, W[, D]), C = 1 or, for ``samples``, N.
 
@@ -36,7 +38,7 @@ class SplitEnsembled(MapTransform):
         for key in self.key_iterator(item):
             ensemble = item[key]
             item[key] = MetaTensor(ensemble["consensus_mask"].float())
-            for name in ("confidence_map", "samples", "entropy"):
+            for name in {"confidence_map", "samples", "entropy", "staple_probability"} & ensemble.keys():
                 item[name] = MetaTensor(ensemble[name].float())
         return item
 

@@ -13,12 +13,23 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator
+from monai.transforms import Compose
 from small_runs import LUNG, SKIN, build_network, small_sizes, write_prepared
 
 from medseglatdiff_monai.bundle import write_run_folder
 from medseglatdiff_monai.checkpoints import save_weights, weights_sha256
+from medseglatdiff_monai.data.datalist import load_datalist
+from medseglatdiff_monai.data.transforms import LoadCased
+from medseglatdiff_monai.engines import PrepareEnsemble
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.evaluation import evaluate
+from medseglatdiff_monai.evaluation import CaseRecorder, evaluate, load_result
+from medseglatdiff_monai.fusion import fuse_ensemble
+from medseglatdiff_monai.inferer import EnsembleInferer
+from medseglatdiff_monai.morphology import refine_masks
+from medseglatdiff_monai.networks import IdentityCodec
 
 pytestmark = pytest.mark.integration
 
@@ -97,7 +108,25 @@ def score(samples: np.ndarray, raters: np.ndarray) -> dict[str, float]:
     reference = 2 * raters.sum(0) >= r
     result["dice_all"], result["iou_all"] = overlap(2 * samples.sum(0) >= n, reference)
     result["dice"], result["iou"] = (result["dice_all"], result["iou_all"]) if reference.any() else (math.nan, math.nan)
+    result["ged_floor"] = np.mean(readers) / n
+    result["d_max"] = np.mean([max(overlap(s, y)[0] for s in samples) for y in raters])
+    result["diversity"] = np.sum(among) / (n * (n - 1))
+    result["raters_diversity"] = np.sum(readers) / (r * (r - 1)) if r > 1 else math.nan
+    c, m = samples.mean(0).ravel(), raters.mean(0).ravel()
+    result["soft_dice"] = 2 * (c * m).sum() / (c**2 + m**2).sum() if (c + m).any() else 1.0
+    band = ((c > 0) & (c < 1)) | ((m > 0) & (m < 1))
+    for name, pixels in (("", slice(None)), ("_band", band)):
+        result[f"brier{name}"] = np.mean((c - m)[pixels] ** 2) if len(c[pixels]) else math.nan
+        result[f"ece{name}"] = pooled_error([(c[pixels], m[pixels])])
     return result
+
+
+def pooled_error(maps: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Calibration error of confidence and reader share, each value of the confidence being in a bin of its own."""
+    c, m = (np.concatenate(values) for values in zip(*maps, strict=True))
+    # Shares of four samples are 1/4 apart, bins 1/15.
+    gaps = [(c == share).sum() * abs(share - m[c == share].mean()) for share in np.unique(c)]
+    return sum(gaps) / len(c) if len(c) else math.nan
 
 
 def test_rows_are_what_the_saved_masks_say(scored: Path, data: Path) -> None:
@@ -142,6 +171,19 @@ def test_summary_is_the_mean_of_the_rows(scored: Path, bundle: Path, data: Path)
     for name in ("ged_v", "ged_u", "hm_iou", "dice_all", "iou_all", "codec_mask_dice"):
         values = [row[name] for row in rows.values() if not math.isnan(row[name])]
         assert summary[name] == pytest.approx(np.mean(values))
+    maps = {"ece": [], "ece_band": []}
+    for case in CASES:
+        with np.load(scored / "samples" / f"{case}.npz") as saved:
+            c, m = saved["samples"].mean(0).ravel(), saved["raters"].mean(0).ravel()
+        band = ((c > 0) & (c < 1)) | ((m > 0) & (m < 1))
+        maps["ece"].append((c, m))
+        maps["ece_band"].append((c[band], m[band]))
+    for name, values in maps.items():
+        assert summary[name] == pytest.approx(pooled_error(values), abs=1e-6)
+        assert sum(result["calibration"][name]["count"]) == sum(len(c) for c, _ in values)
+    # Pooled over the pixels of all cases: bands differ in size, so that this is not the mean of the column.
+    assert summary["ece_band"] != pytest.approx(np.mean([row["ece_band"] for row in rows.values()]), abs=1e-6)
+    assert (result["version"], result["not_applicable"]) == (2, {})
     marked = [row for row in rows.values() if not math.isnan(row["dice"])]
     expected = {"case-4", "case-5", "case-6"} if scored.name.startswith("native") else {"case-4", "case-6"}
     assert {row["case"] for row in marked} == expected
@@ -190,7 +232,11 @@ def test_cases_are_drawn_by_seed(bundle: Path, data: Path, tmp_path: Path) -> No
     again, before = read_result(tmp_path / "again")["summary"], read_result(tmp_path / "3")["summary"]
     assert again["ged_v"] == before["ged_v"]
     # A single sample has no pair to estimate its spread from.
-    assert before["ged_u"] is None
+    reasons = read_result(tmp_path / "3")["not_applicable"]
+    for name in ("ged_u", "diversity", "ncc", "ci_score", "ci_agreement"):
+        assert before[name] is None
+        assert reasons[name] == "needs at least two samples, one was drawn"
+    assert not {"ged_v", "hm_iou", "d_max", "soft_dice", "ci_sensitivity"} & reasons.keys()
 
 
 def test_one_rater(tmp_path: Path) -> None:
@@ -198,7 +244,10 @@ def test_one_rater(tmp_path: Path) -> None:
     data = write_prepared(tmp_path / "data", SKIN, training=1, validation=2)
     evaluate(bundle, data, tmp_path / "out", split="val", num_samples=3, save_samples=True)
     summary = read_result(tmp_path / "out")["summary"]
-    assert summary["ged_u"] is None
+    missing = {name for name, value in summary.items() if value is None}
+    assert missing == {"ged_u", "raters_diversity", "ncc", "ci_score", "ci_agreement"}
+    reasons = read_result(tmp_path / "out")["not_applicable"]
+    assert reasons == dict.fromkeys(missing, "needs at least two readers, the data set has one")
     rows = read_rows(tmp_path / "out")
     for case, row in rows.items():
         with np.load(tmp_path / "out" / "samples" / f"{case}.npz") as saved:
@@ -220,9 +269,116 @@ def test_image_codec_is_scored_where_there_is_one(bundle: Path, data: Path, tmp_
     assert "codec_image_psnr" not in evaluate(bundle, data, tmp_path / "none", num_samples=1)["summary"]
 
 
+@pytest.mark.parametrize("fusion", ["majority", "staple", "size_preserving"])
+def test_consensus_follows_the_fusion(bundle: Path, data: Path, tmp_path: Path, fusion: str) -> None:
+    result = evaluate(bundle, data, tmp_path, num_samples=4, save_samples=True, fusion=fusion, threshold=0.9)
+    assert result["settings"]["fusion"] == fusion
+    rows, changed = read_rows(tmp_path), 0
+    for case in CASES:
+        with np.load(tmp_path / "samples" / f"{case}.npz") as file:
+            saved = dict(file)
+        samples, confidence = torch.from_numpy(saved["samples"])[None], torch.from_numpy(saved["confidence"])[None]
+        expected = fuse_ensemble(samples, confidence[None], 0.9, fusion)["consensus_mask"][0, 0].numpy()
+        assert np.array_equal(saved["consensus"], expected)
+        assert rows[case]["dice_all"] == pytest.approx(overlap(expected, 2 * saved["raters"].sum(0) >= 4)[0], abs=1e-6)
+        changed += bool((expected != (saved["confidence"] >= 0.9)).any())
+    assert changed
+
+
+def test_postprocessing_changes_the_samples(bundle: Path, data: Path, tmp_path: Path) -> None:
+    masks = {}
+    for name, postprocess in (("plain", None), ("refined", "morphology")):
+        result = evaluate(
+            bundle, data, tmp_path / name, num_samples=2, save_samples=True, score_at="network", postprocess=postprocess
+        )
+        assert result["settings"]["postprocess"] == postprocess
+        masks[name] = np.load(tmp_path / name / "samples" / "case-4.npz")["samples"]
+    assert np.array_equal(refine_masks(torch.from_numpy(masks["plain"])[None])[0].numpy(), masks["refined"])
+    assert not np.array_equal(masks["plain"], masks["refined"])
+
+
+def test_probabilities_as_confidence(bundle: Path, data: Path, tmp_path: Path) -> None:
+    result = evaluate(bundle, data, tmp_path, num_samples=2, save_samples=True, confidence="probabilities")
+    with np.load(tmp_path / "samples" / "case-4.npz") as file:
+        saved = dict(file)
+    inner = saved["confidence"][32:96, 32:96]
+    assert len(np.unique(inner)) > 3
+    assert np.array_equal(saved["consensus"], saved["confidence"] >= 0.5 - 1e-6)
+    assert not saved["confidence"][:32].any()
+    expected = np.mean((saved["confidence"] - saved["raters"].mean(0)) ** 2)
+    assert read_rows(tmp_path)["case-4"]["brier"] == pytest.approx(expected, abs=1e-6)
+    assert result["settings"]["confidence"] == "probabilities"
+
+
+def test_sample_that_is_not_finite_is_named_by_its_case(bundle: Path, data: Path, tmp_path: Path) -> None:
+    network = build_network(bundle)[0]
+    with torch.no_grad():
+        next(network.mask_codec.decoder.parameters()).fill_(torch.nan)
+    save_weights(network, tmp_path / "model.pt")
+    with pytest.raises(InputError, match="Sample 0 of case 'case-4' is not finite"):
+        evaluate(bundle, data, tmp_path / "out", weights=tmp_path / "model.pt")
+    assert not (tmp_path / "out").exists()
+
+
+class Bright(torch.nn.Module):
+    """A one-to-one segmenter: what is brighter than a level, the same mask every time."""
+
+    def __init__(self, mask_codec: torch.nn.Module | None) -> None:
+        super().__init__()
+        self.mask_codec = mask_codec
+
+    def ensemble_logits(self, image: torch.Tensor, num_samples: int, *_: Any, **__: Any) -> torch.Tensor:
+        return (image - 110.0).expand(-1, num_samples, -1, -1)
+
+
+@pytest.mark.parametrize("mask_codec", [None, IdentityCodec()], ids=["no codec", "pixels"])
+def test_segmenter_without_a_mask_codec(data: Path, tmp_path: Path, mask_codec: torch.nn.Module | None) -> None:
+    items = load_datalist(data, "validation")
+    preprocessing = Compose([LoadCased(keys=["image", "label"])])
+    inferer = EnsembleInferer(num_samples=3)
+    chosen = [{key: item[key] for key in ("image", "label", "case")} for item in items]
+    network = Bright(mask_codec)
+    SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset(chosen, preprocessing), batch_size=2),
+        network=network,
+        prepare_batch=PrepareEnsemble(),
+        inferer=inferer,
+        val_handlers=[CaseRecorder(items, tmp_path, preprocessing, network, inferer)],
+        decollate=False,
+    ).run()
+    result = load_result(tmp_path / "metrics.json")
+    summary, reasons = result["summary"], result["not_applicable"]
+    for name in ("codec_mask_dice", "codec_mask_ged"):
+        assert reasons[name] == "the network has no mask codec, it works on pixels"
+    assert reasons["num_inference_steps"] == "the network predicts in one pass"
+    assert reasons.keys() == {name for name, value in summary.items() if value is None}
+    # All samples are alike: no diversity, nothing said on where readers disagree.
+    assert (summary["diversity"], summary["ncc"]) == (0.0, 0.0)
+    assert summary["dice"] > 0.3
+    assert list(read_rows(tmp_path)) == CASES
+
+
+def test_results_of_another_version_are_refused(scored: Path, tmp_path: Path) -> None:
+    result = load_result(scored / "metrics.json")
+    assert result == read_result(scored)
+    for change in ({"version": 1}, {"version": 3}, {"version": None}):
+        (tmp_path / "metrics.json").write_text(json.dumps({**result, **change}))
+        with pytest.raises(InputError, match=f"found a result of version {change['version']}, expected 2"):
+            load_result(tmp_path / "metrics.json")
+    (tmp_path / "metrics.json").write_text('{"version": 2')
+    with pytest.raises(InputError, match="not valid JSON"):
+        load_result(tmp_path / "metrics.json")
+    with pytest.raises(InputError, match="no such file"):
+        load_result(tmp_path / "nowhere.json")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"fusion": "median"}, "fusion: found 'median'"),
+        ({"postprocess": "erode"}, "postprocess: found 'erode'"),
+        ({"surface_tolerance": -1.0}, "surface_tolerance must be"),
         ({"split": "holdout"}, "split 'holdout'"),
         ({"split": "test"}, r"test part.*is empty"),
         ({"num_samples": 0}, "--num-samples"),

@@ -12,6 +12,7 @@ from monai.transforms import CenterSpatialCropd, Compose, EnsureChannelFirstd
 
 from medseglatdiff_monai.data import NormalizeCropd, RandomReaderd, ReaderConsensusd, WindowHUd
 from medseglatdiff_monai.ensemble import summarize_ensemble
+from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.inferer import EnsembleInferer
 from medseglatdiff_monai.metrics import GeneralizedEnergyDistance
 
@@ -38,8 +39,21 @@ def test_half_of_the_samples_is_consensus_at_any_number(number):
 
 
 def test_damaged_weights_are_noticed():
-    with pytest.raises(ValueError, match="not finite"):
-        summarize_ensemble(torch.full((1, 2, 2, 2), float("nan")))
+    logits = torch.zeros(2, 3, 2, 2)
+    for value in (float("nan"), float("inf")):
+        logits[1, 2, 0, 1] = value
+        with pytest.raises(InputError, match="Sample 2 of image 1 of the batch is not finite"):
+            summarize_ensemble(logits)
+        with pytest.raises(InputError, match="Sample 2 of case 'b' is not finite"):
+            summarize_ensemble(logits, cases=["a", "b"])
+
+
+def test_the_inferer_names_the_damaged_case(make_segmenter):
+    network = make_segmenter()
+    image = torch.rand(2, 1, 32, 32)
+    image[1] = float("nan")
+    with pytest.raises(InputError, match="Sample 0 of case 'b' is not finite"):
+        EnsembleInferer(num_samples=2)(image, network, ["a", "b"])
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "pndm"])

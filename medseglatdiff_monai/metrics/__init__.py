@@ -2,27 +2,66 @@
 
 from __future__ import annotations
 
+from medseglatdiff_monai.metrics.calibration import (
+    BrierScore,
+    ExpectedCalibrationError,
+    SoftDice,
+    brier_score,
+    calibration_bins,
+    calibration_error,
+    soft_dice,
+)
 from medseglatdiff_monai.metrics.cumulative import EnsembleMetric
 from medseglatdiff_monai.metrics.distances import pairwise_iou, pairwise_iou_distance
-from medseglatdiff_monai.metrics.energy import GeneralizedEnergyDistance, generalized_energy_distance
-from medseglatdiff_monai.metrics.masks import fuse_masks
+from medseglatdiff_monai.metrics.energy import (
+    GeneralizedEnergyDistance,
+    SampleDiversity,
+    energy_distance_floor,
+    generalized_energy_distance,
+    sample_diversity,
+)
+from medseglatdiff_monai.metrics.insight import CollectiveInsight, MaximumDice, collective_insight, maximum_dice
+from medseglatdiff_monai.metrics.masks import fuse_masks, mean_mask
 from medseglatdiff_monai.metrics.matching import HungarianMatchedIoU, hungarian_matched_iou
 from medseglatdiff_monai.metrics.overlap import ConsensusDice, ConsensusIoU, dice_score, iou_score
 from medseglatdiff_monai.metrics.reconstruction import PSNRMetric, SSIMMetric
+from medseglatdiff_monai.metrics.surface import ConsensusHausdorff95, ConsensusSurfaceDice, hausdorff_95, surface_dice
+from medseglatdiff_monai.metrics.variance import VarianceCorrelation, variance_correlation
 
 __all__ = [
+    "BrierScore",
+    "CollectiveInsight",
     "ConsensusDice",
+    "ConsensusHausdorff95",
     "ConsensusIoU",
+    "ConsensusSurfaceDice",
     "EnsembleMetric",
+    "ExpectedCalibrationError",
     "GeneralizedEnergyDistance",
     "HungarianMatchedIoU",
+    "MaximumDice",
     "PSNRMetric",
     "SSIMMetric",
+    "SampleDiversity",
+    "SoftDice",
+    "VarianceCorrelation",
+    "brier_score",
+    "calibration_bins",
+    "calibration_error",
+    "collective_insight",
     "dice_score",
+    "energy_distance_floor",
     "fuse_masks",
     "generalized_energy_distance",
+    "hausdorff_95",
     "hungarian_matched_iou",
     "iou_score",
+    "maximum_dice",
+    "mean_mask",
     "pairwise_iou",
     "pairwise_iou_distance",
+    "sample_diversity",
+    "soft_dice",
+    "surface_dice",
+    "variance_correlation",
 ]

@@ -29,6 +29,9 @@ class EnsembleMetric(CumulativeIterationMetric):
     `monai.handlers.IgniteMetricHandler(metric_fn=..., output_transform=from_engine([...]))` makes it a handler.
     """
 
+    # Numbers that the buffer keeps of a case.
+    row_length = 1
+
     @abstractmethod
     def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
         """Score each case.
@@ -58,7 +61,11 @@ class EnsembleMetric(CumulativeIterationMetric):
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         if y is None:
             raise InputError(f"{type(self).__name__}: found no y, expected the raters' masks; pass them as y.")
-        return self.compute_cases(y_pred, y)[:, None]
+        return self._score_rows(y_pred, y)
+
+    def _score_rows(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
+        """What the buffer keeps, (B, row_length); the score itself but for metrics that pool pixels over cases."""
+        return self.compute_cases(samples, raters)[:, None]
 
     def _compute_list(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Any:
         if y is None or len(y_pred) != len(y):
@@ -73,6 +80,6 @@ class EnsembleMetric(CumulativeIterationMetric):
             return
         rows = self._buffers[0] if self._buffers else []
         # Every rank takes part in the gathering, one without cases with no rows.
-        local = torch.stack(rows) if rows else torch.zeros((0, 1), dtype=torch.float64)
+        local = torch.stack(rows) if rows else torch.zeros((0, self.row_length), dtype=torch.float64)
         self._synced_tensors = [evenly_divisible_all_gather(local, concat=True)]
         self._synced = True

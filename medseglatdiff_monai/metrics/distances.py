@@ -11,7 +11,7 @@ import torch
 
 from medseglatdiff_monai.metrics.masks import as_paired_stacks
 
-__all__ = ["pairwise_iou", "pairwise_iou_distance"]
+__all__ = ["count_pairs", "pairwise_iou", "pairwise_iou_distance"]
 
 # Float32 counts exactly up to 2**24 pixels; blocks below that stay exact and bound the memory of the float copy.
 PIXELS_PER_BLOCK = 2**20
@@ -31,7 +31,7 @@ def pairwise_iou(a: torch.Tensor | np.ndarray, b: torch.Tensor | np.ndarray) -> 
         InputError: see `metrics.masks.as_paired_stacks`.
     """
     a, b = as_paired_stacks(a, b, names=("a", "b"))
-    intersection, area_a, area_b = _count(a.flatten(2), b.flatten(2))
+    intersection, area_a, area_b = count_pairs(a, b)
     union = area_a[:, :, None] + area_b[:, None, :] - intersection
     return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
 
@@ -52,8 +52,17 @@ def pairwise_iou_distance(a: torch.Tensor | np.ndarray, b: torch.Tensor | np.nda
     return 1.0 - pairwise_iou(a, b)
 
 
-def _count(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Intersections (B, N, R) and areas (B, N), (B, R) of flat masks (B, N, P), (B, R, P): whole numbers in float64."""
+def count_pairs(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pixels that every mask of `a` shares with every mask of `b`, and the pixels of each.
+
+    Args:
+        a: (B, N, H, W[, D]) bool, as `metrics.masks.as_paired_stacks` returns it.
+        b: (B, R, H, W[, D]) bool, likewise.
+
+    Returns:
+        Intersections (B, N, R) and areas (B, N) and (B, R): whole numbers in float64.
+    """
+    a, b = a.flatten(2), b.flatten(2)
     shape, device = (a.shape[0], a.shape[1], b.shape[1]), a.device
     intersection = torch.zeros(shape, dtype=torch.float64, device=device)
     area_a = torch.zeros(shape[:2], dtype=torch.float64, device=device)

@@ -11,11 +11,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.metrics.cumulative import EnsembleMetric
 from medseglatdiff_monai.metrics.distances import pairwise_iou_distance
-from medseglatdiff_monai.metrics.masks import as_paired_stacks
+from medseglatdiff_monai.metrics.masks import as_masks, as_paired_stacks
 
-__all__ = ["GeneralizedEnergyDistance", "generalized_energy_distance"]
+__all__ = [
+    "GeneralizedEnergyDistance",
+    "SampleDiversity",
+    "energy_distance_floor",
+    "generalized_energy_distance",
+    "sample_diversity",
+]
 
 
 def generalized_energy_distance(
@@ -41,6 +48,43 @@ def generalized_energy_distance(
     return 2 * between - _mean_within(samples, unbiased) - _mean_within(raters, unbiased)
 
 
+def energy_distance_floor(raters: torch.Tensor | np.ndarray, num_samples: int) -> torch.Tensor:
+    """Mean V-statistic that a model would reach by drawing its samples from the raters themselves, with replacement.
+
+    With D the mean of d(y, y') over all pairs, self-pairs included, 2 E d(s, y) = 2 D and E d(s, s') = D (1 - 1/N), so
+    that the V-statistic is D/N on average (and the U-statistic -D/(R - 1)). A model that draws from the population of
+    readers, not from the R who happened to read the case, reaches R/(R - 1) D (1/N + 1/R) instead.
+
+    Args:
+        raters: (B, R, H, W[, D]) binary.
+        num_samples: N.
+
+    Returns:
+        (B,) float64 in [0, 1 / num_samples]; 0 where the raters agree.
+
+    Raises:
+        InputError: see `metrics.masks.as_masks`; no sample.
+    """
+    if num_samples < 1:
+        raise InputError(f"num_samples: found {num_samples}, expected at least 1.")
+    return _mean_within(as_masks(raters, "raters"), unbiased=False) / num_samples
+
+
+def sample_diversity(samples: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """Mean distance between two different samples of a case, to be compared with that between two readers.
+
+    Args:
+        samples: (B, N, H, W[, D]) binary.
+
+    Returns:
+        (B,) float64 in [0, 1]: 0 where all samples are alike (all empty included), NaN with a single sample.
+
+    Raises:
+        InputError: see `metrics.masks.as_masks`.
+    """
+    return _mean_within(as_masks(samples, "samples"), unbiased=True)
+
+
 def _mean_within(masks: torch.Tensor, unbiased: bool) -> torch.Tensor:
     """Mean distance (B,) among the N masks (B, N, ...) of a case."""
     n = masks.shape[1]
@@ -62,3 +106,11 @@ class GeneralizedEnergyDistance(EnsembleMetric):
     def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
         """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
         return generalized_energy_distance(samples, raters, unbiased=self.unbiased)
+
+
+class SampleDiversity(EnsembleMetric):
+    """Mean diversity of the samples over the cases; `y` is not used. See `sample_diversity` and `EnsembleMetric`."""
+
+    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
+        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
+        return sample_diversity(as_paired_stacks(samples, raters)[0])

@@ -15,7 +15,7 @@ from monai.utils import convert_to_tensor
 
 from medseglatdiff_monai.errors import InputError
 
-__all__ = ["as_masks", "as_paired_stacks", "check_fusion", "fuse_masks"]
+__all__ = ["as_masks", "as_paired_maps", "as_paired_stacks", "check_fusion", "fuse_masks", "mean_mask"]
 
 
 def as_masks(masks: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
@@ -49,9 +49,13 @@ def as_masks(masks: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
     positive = tensor == 1
     binary = positive | (tensor == 0)
     if not bool(binary.all()):
+        case, mask, *_ = (~binary).nonzero()[0].tolist()
         found = tensor[~binary][0].item()
         remedy = "look for the cause in the network's output or the file" if math.isnan(found) else "binarise it first"
-        raise InputError(f"{name}: found the value {found}, expected only 0 and 1; {remedy}.")
+        raise InputError(
+            f"{name}: found the value {found}, expected only 0 and 1; {remedy} "
+            f"(mask {mask} of case {case} in the batch)."
+        )
     return positive
 
 
@@ -80,6 +84,62 @@ def as_paired_stacks(
             "every axis but the second; bring both to one grid and one batch."
         )
     return a, b.to(a.device)
+
+
+def as_paired_maps(
+    confidence: torch.Tensor | np.ndarray, target: torch.Tensor | np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check a confidence map and the map that it is compared with.
+
+    Args:
+        confidence: (B, 1, H, W[, D]) in [0, 1].
+        target: likewise, usually the mean of the raters' masks; moved to the device of `confidence`.
+
+    Returns:
+        Both as plain float64 tensors on one device.
+
+    Raises:
+        InputError: not an array, shapes that differ or are no (B, 1, H, W[, D]), or a value outside [0, 1] or NaN.
+    """
+    maps = []
+    for name, values in (("confidence", confidence), ("target", target)):
+        if not isinstance(values, torch.Tensor | np.ndarray):
+            raise InputError(f"{name}: found {type(values).__name__}, expected a tensor or array (B, 1, H, W[, D]).")
+        tensor: torch.Tensor = convert_to_tensor(values, track_meta=False)
+        if tensor.ndim not in (4, 5) or tensor.shape[1] != 1:
+            raise InputError(
+                f"{name}: found shape {tuple(tensor.shape)}, expected (B, 1, H, W) or (B, 1, H, W, D); "
+                "average the masks with mean_mask first."
+            )
+        inside = (tensor >= 0) & (tensor <= 1)
+        if not bool(inside.all()):
+            raise InputError(
+                f"{name}: found the value {tensor[~inside][0].item()}, expected values in [0, 1]; "
+                "of logits take the sigmoid first."
+            )
+        maps.append(tensor.to(torch.float64))
+    if maps[0].shape != maps[1].shape:
+        raise InputError(
+            f"target: found shape {tuple(maps[1].shape)} beside confidence {tuple(maps[0].shape)}, expected equal "
+            "shapes; bring both to one grid and one batch."
+        )
+    return maps[0], maps[1].to(maps[0].device)
+
+
+def mean_mask(masks: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """Share of the masks that contain a pixel: the confidence map of samples, the mean reader map of raters.
+
+    Args:
+        masks: (B, N, H, W[, D]) binary; an absent reader is an empty mask and counts.
+
+    Returns:
+        (B, 1, H, W[, D]) float64 in [0, 1], exactly 0 or 1 where all masks agree.
+
+    Raises:
+        InputError: see `as_masks`.
+    """
+    stack = as_masks(masks, "masks")
+    return stack.sum(dim=1, keepdim=True).to(torch.float64) / stack.shape[1]
 
 
 def check_fusion(level: float, tie: str, name: str = "level") -> None:

@@ -1,0 +1,57 @@
+"""Do the samples disagree where the readers do? Normalised cross-correlation of the two variance maps.
+
+With p the share of the masks that contain a pixel, v = p (1 - p) is the variance there; the score is the Pearson
+correlation of the samples' map with the readers' over the pixels of a case. Baumgartner et al. 2019 (PHiSeg) correlate
+maps of the cross-entropy instead, which needs probabilities: between binary masks it is infinite or, with the small
+constant of their code, mostly a function of that constant. The two figures are not to be compared.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from medseglatdiff_monai.metrics.cumulative import EnsembleMetric
+from medseglatdiff_monai.metrics.masks import as_paired_stacks, mean_mask
+
+__all__ = ["VarianceCorrelation", "variance_correlation"]
+
+
+def variance_correlation(samples: torch.Tensor | np.ndarray, raters: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """Normalised cross-correlation of the variance maps of each case.
+
+    Args:
+        samples: (B, N, H, W[, D]) binary.
+        raters: (B, R, H, W[, D]) binary; an absent reader is an empty mask and counts.
+
+    Returns:
+        (B,) float64 in [-1, 1]. NaN where the readers' map is constant, because they agree everywhere or there is but
+        one, and with a single sample. 0 where the readers' map is not constant and that of several samples is: samples
+        that are all alike say nothing on where readers disagree.
+
+    Raises:
+        InputError: see `metrics.masks.as_paired_stacks`.
+    """
+    samples, raters = as_paired_stacks(samples, raters)
+    a, b = _centred_variance(samples), _centred_variance(raters)
+    power_a, power_b = a.square().sum(dim=1), b.square().sum(dim=1)
+    spread = (power_a * power_b).sqrt()
+    correlation = torch.where(power_a > 0, (a * b).sum(dim=1) / torch.where(spread > 0, spread, 1.0), 0.0)
+    undefined = (power_b == 0) | (samples.shape[1] == 1)
+    return torch.where(undefined, torch.nan, correlation.clamp(-1, 1))
+
+
+def _centred_variance(masks: torch.Tensor) -> torch.Tensor:
+    """Variance map of (B, N, H, W[, D]) less its mean, (B, P); exactly 0 where the map is constant."""
+    share = mean_mask(masks).flatten(1)
+    variance = share * (1 - share)
+    constant = variance.amax(dim=1, keepdim=True) == variance.amin(dim=1, keepdim=True)
+    return torch.where(constant, 0.0, variance - variance.mean(dim=1, keepdim=True))
+
+
+class VarianceCorrelation(EnsembleMetric):
+    """Mean correlation of the variance maps over the cases; see `variance_correlation` and `EnsembleMetric`."""
+
+    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
+        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
+        return variance_correlation(samples, raters)
