@@ -7,13 +7,29 @@ its network returns in training, so that it fits MONAI's ``SupervisedTrainer``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
+from monai.losses import DiceLoss, FocalLoss
 from torch import nn
+from torch.utils.data import Dataset
 
 from .errors import InputError
 
-__all__ = ["CodecLoss", "DenoisingLoss", "automatic_positive_weight", "weighted_cross_entropy"]
+__all__ = [
+    "RECONSTRUCTIONS",
+    "CodecLoss",
+    "DenoisingLoss",
+    "automatic_positive_weight",
+    "settle_positive_weight",
+    "weighted_cross_entropy",
+]
+
+RECONSTRUCTIONS = ("mse", "mask_mse", "wce", "focal", "dice")
+
+CodecT = TypeVar("CodecT", bound=nn.Module)
 
 
 def weighted_cross_entropy(logits: torch.Tensor, target: torch.Tensor, positive_weight: float) -> torch.Tensor:
@@ -28,38 +44,75 @@ def weighted_cross_entropy(logits: torch.Tensor, target: torch.Tensor, positive_
     return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=weight)
 
 
-def automatic_positive_weight(masks: torch.Tensor, maximum: float = 50.0) -> float:
+def automatic_positive_weight(masks: torch.Tensor | Iterable[torch.Tensor], maximum: float = 50.0) -> float:
     """Positive weight w = sqrt(background pixels / foreground pixels) of training masks in {0, 1}, at most ``maximum``.
+
+    ``masks`` is one tensor or a sequence of them, of any shapes, so that a data set need not be in memory at once.
 
     The full ratio balances the classes but, at the 1% of a lung nodule, makes false positives nearly free; its root
     lies between the paper's hand-picked weights for large and tiny structures. No foreground at all → ``maximum``.
     """
-    foreground = float(masks.sum())
+    foreground = pixels = 0
+    for part in [masks] if isinstance(masks, torch.Tensor) else masks:
+        foreground += int(part.sum())
+        pixels += part.numel()
     if foreground == 0:
         return maximum
-    return min(maximum, max(1.0, ((masks.numel() - foreground) / foreground) ** 0.5))
+    return min(maximum, max(1.0, ((pixels - foreground) / foreground) ** 0.5))
+
+
+def settle_positive_weight(codec: CodecT, dataset: Dataset) -> CodecT:
+    """Give a codec whose ``positive_weight`` is ``"automatic"`` the weight of its training masks, and return it.
+
+    The weight is :func:`automatic_positive_weight` of all readers' non-empty masks of the data set, as preprocessing
+    leaves them: empty masks are hardly drawn in training. It depends on nothing but the data, is the same on every
+    rank, and stays in the codec's checkpoint. A codec that has a weight is returned as it is, and no data are read.
+
+    Args:
+        codec: mask codec.
+        dataset: training set whose items have ``label`` (R, H, W[, D]).
+    """
+    if bool(torch.isnan(codec.positive_weight)):  # type: ignore[arg-type]
+        codec.positive_weight.fill_(automatic_positive_weight(_marked_masks(dataset)))  # type: ignore[operator, union-attr]
+    return codec
+
+
+def _marked_masks(dataset: Dataset) -> Iterator[torch.Tensor]:
+    for i in range(len(dataset)):  # type: ignore[arg-type]
+        label = torch.as_tensor(dataset[i]["label"]) > 0
+        yield label[label.flatten(1).any(1)]
 
 
 class CodecLoss(nn.Module):
     """Reconstruction plus quantiser loss (Eq. 10).
 
     Args:
-        reconstruction: ``"mse"`` for images (Eq. 7); for masks ``"wce"`` (weighted cross-entropy) or
-            ``"mask_mse"`` (squared error of the probability, the comparison of Table I).
+        reconstruction: ``"mse"`` for images (Eq. 7); for masks ``"wce"`` (weighted cross-entropy), ``"mask_mse"``
+            (squared error of the probability, the comparison of Table I), ``"focal"`` (Lin et al., arXiv 1708.02002,
+            gamma = 2, without class weight) or ``"dice"`` (soft Dice over all pixels of the batch, since that of a
+            single empty mask is flat).
         positive_weight: w, for ``"wce"``; must be the codec's own.
         scale: factor on the reconstruction loss.
 
     Raises:
-        InputError: unknown ``reconstruction``.
+        InputError: unknown ``reconstruction``, or a w other than 1 for a loss that weighs nothing: the codec would
+            subtract a log w that its training never added.
     """
 
     def __init__(self, reconstruction: str = "mse", positive_weight: float = 1.0, scale: float = 1.0) -> None:
         super().__init__()
-        if reconstruction not in ("mse", "mask_mse", "wce"):
-            raise InputError(f"reconstruction must be 'mse', 'mask_mse' or 'wce', found {reconstruction!r}.")
+        if reconstruction not in RECONSTRUCTIONS:
+            raise InputError(f"reconstruction must be one of {', '.join(RECONSTRUCTIONS)}, found {reconstruction!r}.")
+        if reconstruction != "wce" and positive_weight != 1.0:
+            raise InputError(
+                f"The reconstruction loss {reconstruction!r} has no positive weight, found {positive_weight}: set "
+                "positive_weight to 1, or take 'wce'."
+            )
         self.reconstruction = reconstruction
         self.positive_weight = positive_weight
         self.scale = scale
+        self.focal = FocalLoss(gamma=2.0)
+        self.dice = DiceLoss(sigmoid=True, batch=True)
 
     def forward(self, output: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """Scalar loss of a codec's training output and its input ``target`` (B, C, H, W[, D])."""
@@ -68,6 +121,10 @@ class CodecLoss(nn.Module):
             loss = weighted_cross_entropy(x, target, self.positive_weight)
         elif self.reconstruction == "mask_mse":
             loss = F.mse_loss(x.sigmoid(), target.float())
+        elif self.reconstruction == "focal":
+            loss = self.focal(x, target.float())
+        elif self.reconstruction == "dice":
+            loss = self.dice(x, target.float())
         else:
             loss = F.mse_loss(x, target.float())
         return self.scale * loss + output["quantizer_loss"]

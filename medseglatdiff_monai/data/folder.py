@@ -1,4 +1,4 @@
-"""Anyone's own 2D images with one mask folder a rater, matched by file name.
+"""Anyone's own images, or NIfTI volumes, with one mask folder a rater, matched by file name.
 
 Either ``--images DIR --masks DIR1,DIR2,…``, or SRC with ``images/`` and ``masks/`` (one rater), ``masks-0/``,
 ``masks-1/``, … or ``masks/<rater>/``. A mask has its image's name, whatever the suffix, or the name followed by
@@ -24,13 +24,15 @@ class FolderSource(Source):
     r"""Images and masks of one's own; every image is a group of its own unless `group_pattern` says otherwise.
 
     Masks: labels 0 and 1 (value > 0), or 0 to 255 (value > 127). Images of 8 bits (grey or RGB) become PNG, grey images
-    of 16 bits and 2D NIfTI become NIfTI.
+    of 16 bits and 2D NIfTI become NIfTI. With `volumes` every file is a NIfTI volume of grey values and is kept whole,
+    as the experiment ``volumetric`` takes it; volumes of one spacing are expected, none is resampled.
 
     Args:
         images: image folder, if not SRC/images.
         masks: mask folders, one a rater, as a list or separated by commas.
         group_pattern: regular expression searched in the image's name without suffix; its first group, or the whole
             match, is the case's group, e.g. ``^(patient\d+)_``.
+        volumes: the images are NIfTI volumes.
 
     Raises:
         InputError: only one of `images` and `masks` given, or a faulty pattern.
@@ -51,7 +53,11 @@ class FolderSource(Source):
         images: str | None = None,
         masks: str | Sequence[str] | None = None,
         group_pattern: str | None = None,
+        volumes: bool = False,
     ) -> None:
+        if not isinstance(volumes, bool):
+            raise InputError(f"--volumes is {volumes!r}; expected true or false.")
+        self.volumes = volumes
         if (images is None) != (masks is None):
             raise InputError(
                 "the source 'folder' needs --images and --masks together, or SRC with images/ and masks/ in it."
@@ -123,8 +129,8 @@ class FolderSource(Source):
     def read(self, stub: CaseStub) -> Iterator[PreparedCase]:
         """The image at native size."""
         case, image_path, mask_paths = stub.payload
-        image = read_image(Path(image_path))
-        masks = read_masks([Path(path) for path in mask_paths], Path(image_path), image.array)
+        image = read_image(Path(image_path), self.volumes)
+        masks = read_masks([Path(path) for path in mask_paths], Path(image_path), image.array, self.volumes)
         yield PreparedCase(case, image.array, masks, image.spacing_mm, image.affine)
 
 

@@ -43,6 +43,7 @@ class PhantomSource(Source):
         num_cases: number of cases, each of another patient.
         crop: side of the crops in pixels.
         phantom_seed: of the choice of patients and of all that is drawn (``--seed`` belongs to the split).
+        depth: slices of a case; more than one makes it a volume (crop, crop, depth) about the middle of the nodule.
 
     Raises:
         InputError: an option out of its range.
@@ -58,11 +59,12 @@ class PhantomSource(Source):
         num_raters=NUM_READERS,
     )
 
-    def __init__(self, num_cases: int = 60, crop: int = CROP_SIZE, phantom_seed: int = 0) -> None:
+    def __init__(self, num_cases: int = 60, crop: int = CROP_SIZE, phantom_seed: int = 0, depth: int = 1) -> None:
         for name, value, low, high in (
             ("--num-cases", num_cases, 1, None),
             ("--crop", crop, 1, MATRIX_SIZE),
             ("--phantom-seed", phantom_seed, 0, None),
+            ("--depth", depth, 1, None),
         ):
             if (
                 isinstance(value, bool)
@@ -76,6 +78,7 @@ class PhantomSource(Source):
         self.num_cases = num_cases
         self.crop = crop
         self.phantom_seed = phantom_seed
+        self.depth = depth
 
     def find_cases(self, src: Path | None) -> list[CaseStub]:
         """One stub a patient, drawn by seed.
@@ -94,19 +97,46 @@ class PhantomSource(Source):
         return [CaseStub(key=patient, group=patient, payload=patient) for patient in sorted(order[: self.num_cases])]
 
     def read(self, stub: CaseStub) -> Iterator[PreparedCase]:
-        """One slice of one nodule of the patient."""
+        """One slice of one nodule of the patient, or the volume about its middle.
+
+        Raises:
+            InputError: the scan has fewer slices than the volume.
+        """
         scan = load_phantom_scan(stub.payload, self.phantom_seed)
         rng = scan.make_rng("choice")
         nodule = scan.nodules[int(rng.integers(len(scan.nodules)))]
         number = int(rng.integers(len(nodule.slices)))
         index = nodule.slices[number]
         row, column = crop_start(nodule.center, self.crop)
+        if self.depth > 1:
+            yield self._read_volume(stub.payload, scan, nodule, row, column)
+            return
         yield PreparedCase(
             case=f"PHANTOM-{stub.payload}_nodule-{nodule.number}_slice-{number}",
             image=scan.draw(index)[row : row + self.crop, column : column + self.crop],
             masks=nodule.draw(index)[:, row : row + self.crop, column : column + self.crop],
             spacing_mm=(scan.spacing_mm, scan.spacing_mm),
             affine=scan.affine(row, column, index),
+            extra={
+                "annotation_ids": [reader.annotation_id for reader in nodule.readers],
+                "num_readers": len(nodule.readers),
+            },
+        )
+
+    def _read_volume(self, patient: str, scan: PhantomScan, nodule: Nodule, row: int, column: int) -> PreparedCase:
+        """`depth` slices in a row; at the end of the scan the nodule is not in their middle."""
+        if self.depth > len(scan.zvals):
+            raise InputError(f"--depth is {self.depth}; the scan of {patient} has {len(scan.zvals)} slices.")
+        middle = nodule.slices[len(nodule.slices) // 2]
+        first = min(max(0, middle - self.depth // 2), len(scan.zvals) - self.depth)
+        window = (..., slice(row, row + self.crop), slice(column, column + self.crop))
+        slices = range(first, first + self.depth)
+        return PreparedCase(
+            case=f"PHANTOM-{patient}_nodule-{nodule.number}_volume",
+            image=np.stack([scan.draw(index)[window] for index in slices], axis=-1),
+            masks=np.stack([nodule.draw(index)[window] for index in slices], axis=-1),
+            spacing_mm=(scan.spacing_mm, scan.spacing_mm, scan.slice_spacing_mm),
+            affine=scan.affine(row, column, first),
             extra={
                 "annotation_ids": [reader.annotation_id for reader in nodule.readers],
                 "num_readers": len(nodule.readers),

@@ -391,11 +391,15 @@ def _do_stub(instance: Source, stub: CaseStub, output: Path) -> dict[str, Any]:
 
 
 def _write_case(case: PreparedCase, group: str, output: Path, written: list[Path]) -> tuple[dict[str, Any], list[Any]]:
-    """Write one case; returns its datalist item and [channels, suffix, raters], in which all cases must agree."""
+    """Write one case; returns its datalist item and what all cases must agree in.
+
+    That is [channels, suffix, raters], and of a volume "volume" besides.
+    """
     image, masks = np.asarray(case.image), np.asarray(case.masks)
+    volume = masks.ndim == 4
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", case.case):
         raise InputError(f"case id {case.case!r} is no safe file name: use letters, digits, '.', '_' and '-' only.")
-    if masks.ndim != 3 or masks.shape[0] < 1 or masks.shape[1:] != image.shape[:2]:
+    if masks.ndim not in (3, 4) or masks.shape[0] < 1 or masks.shape[1:] != image.shape[: masks.ndim - 1]:
         raise InputError(f"{case.case}: masks of shape {masks.shape} do not fit the image of shape {image.shape}.")
     if masks.max(initial=0) > 1 or masks.min(initial=0) < 0:
         raise InputError(f"{case.case}: mask values run from {masks.min()} to {masks.max()}; expected 0 and 1.")
@@ -403,16 +407,18 @@ def _write_case(case: PreparedCase, group: str, output: Path, written: list[Path
         raise InputError(f"{case.case}: extra keys must not start with 'image_' (MONAI takes them for metadata).")
     affine = case.affine
     if affine is None:
-        affine = np.diag([*(case.spacing_mm or (1.0, 1.0)), 1.0, 1.0])
+        affine = np.diag([*((case.spacing_mm or (1.0, 1.0)) + (1.0, 1.0))[:3], 1.0])
 
-    if image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,)):
+    if volume and image.dtype == np.int16 and image.ndim == 3:
+        suffix, image_bytes = ".nii.gz", _encode_nifti(image, affine)
+    elif not volume and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,)):
         suffix, image_bytes = ".png", _encode_png(image)
-    elif image.dtype == np.int16 and image.ndim == 2:
+    elif not volume and image.dtype == np.int16 and image.ndim == 2:
         suffix, image_bytes = ".nii.gz", _encode_nifti(image, affine)
     else:
         raise InputError(
             f"{case.case}: image of shape {image.shape} and type {image.dtype}; expected 8-bit grey or RGB, or 16-bit "
-            "grey."
+            "grey, or a 16-bit volume."
         )
     item: dict[str, Any] = {
         "image": f"images/{case.case}{suffix}",
@@ -426,7 +432,8 @@ def _write_case(case: PreparedCase, group: str, output: Path, written: list[Path
     for name, content in ((item["image"], image_bytes), (item["label"], label_bytes)):
         write_atomically(output / name, content)
         written.append(output / name)
-    return item, [3 if image.ndim == 3 else 1, suffix, int(masks.shape[0])]
+    layout = [3 if image.ndim == 3 and not volume else 1, suffix, int(masks.shape[0])]
+    return item, [*layout, "volume"] if volume else layout
 
 
 def _encode_png(image: np.ndarray) -> bytes:
@@ -473,11 +480,11 @@ def _make_dataset(
             layouts.setdefault(tuple(layout), item["case"])
     if len(layouts) > 1:
         found = "; ".join(
-            f"{case}: {channels} channel(s), {suffix[1:]}, {raters} rater(s)"
-            for (channels, suffix, raters), case in layouts.items()
+            f"{case}: {channels} channel(s), {suffix[1:]}, {raters} rater(s){', volume' if volume else ''}"
+            for (channels, suffix, raters, *volume), case in layouts.items()
         )
         raise InputError(f"the cases differ in kind ({found}); prepare data of one kind at a time.")
-    channels, _, raters = next(iter(layouts))
+    channels, _, raters, *volume = next(iter(layouts))
     if info.num_raters is not None and raters != info.num_raters:
         raise InputError(f"{info.name}: {raters} masks a case; expected {info.num_raters}.")
 
@@ -508,6 +515,7 @@ def _make_dataset(
         "description": info.description,
         "num_channels": channels,
         "num_raters": raters,
+        **({"spatial_dims": 3} if volume else {}),
         "labels": dict(info.labels),
         "consensus": {"level": 0.5, "tie": "foreground"},
         "split": split,

@@ -80,17 +80,18 @@ class PreparedCase:
 
     Attributes:
         case: case id, a safe file name (letters, digits, ``.``, ``_``, ``-``).
-        image: (H, W) or (H, W, 3) uint8, written as PNG; or (H, W) int16 (Hounsfield units), written as NIfTI.
-        masks: (R, H, W), bool or {0, 1}; an absent reader is an all-zero slot.
-        spacing_mm: (row, column) pixel spacing, or None where it is unknown.
-        affine: (4, 4) from (row, column, 0) to RAS millimetres; None: the spacing on the diagonal.
+        image: (H, W) or (H, W, 3) uint8, written as PNG; or (H, W) int16 (Hounsfield units), written as NIfTI; or a
+            volume (H, W, D) int16, written as NIfTI.
+        masks: (R, H, W[, D]), bool or {0, 1}; an absent reader is an all-zero slot. Four axes mark a volume.
+        spacing_mm: (row, column[, slice]) spacing, or None where it is unknown.
+        affine: (4, 4) from (row, column, slice) to RAS millimetres; None: the spacing on the diagonal.
         extra: further JSON values of the case's datalist item (no key may start with ``image_``).
     """
 
     case: str
     image: np.ndarray
     masks: np.ndarray
-    spacing_mm: tuple[float, float] | None = None
+    spacing_mm: tuple[float, ...] | None = None
     affine: np.ndarray | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 

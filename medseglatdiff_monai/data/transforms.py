@@ -41,11 +41,13 @@ class LoadCase(Transform):
     """Load one file of a prepared folder, row first: ``images/*.png``, ``images/*.nii.gz`` or ``masks/*.nii.gz``.
 
     Args:
-        is_label: whether the file holds readers' masks, (row, column, reader).
+        is_label: whether the file holds readers' masks, (row, column[, slice], reader).
+        spatial_dims: 2, or 3 for volumes (row, column, slice).
     """
 
-    def __init__(self, is_label: bool = False) -> None:
+    def __init__(self, is_label: bool = False, spatial_dims: int = 2) -> None:
         self.is_label = is_label
+        self.spatial_dims = spatial_dims
         dtype = np.uint8 if is_label else np.float32
         self._nifti = LoadImage(reader="NibabelReader", image_only=True, dtype=dtype)
         self._raster = LoadImage(reader=PILReader(reverse_indexing=False), image_only=True, dtype=dtype)
@@ -54,8 +56,8 @@ class LoadCase(Transform):
         """Load the file.
 
         Returns:
-            A MetaTensor: the image, (C, H, W) float32 in the file's own grey values, or the masks, (R, H, W) uint8 in
-            {0, 1}.
+            A MetaTensor: the image, (C, H, W[, D]) float32 in the file's own grey values, or the masks,
+            (R, H, W[, D]) uint8 in {0, 1}.
 
         Raises:
             InputError: the file is missing or cannot be read.
@@ -68,8 +70,8 @@ class LoadCase(Transform):
             array = (self._nifti if str(path).lower().endswith((".nii", ".nii.gz")) else self._raster)(str(path))
         except Exception as error:  # the readers raise all kinds
             raise InputError(f"{path}: unreadable or truncated ({type(error).__name__}); prepare it again.") from error
-        # A 2D mask is a single reader's, a 2D image grey; otherwise the last axis holds readers or colours.
-        return EnsureChannelFirst(channel_dim="no_channel" if array.ndim == 2 else -1)(array)
+        # Without further axis a mask is a single reader's, an image grey; else the last holds readers or colours.
+        return EnsureChannelFirst(channel_dim="no_channel" if array.ndim == self.spatial_dims else -1)(array)
 
 
 class LoadCased(MapTransform):
@@ -79,6 +81,7 @@ class LoadCased(MapTransform):
         keys: keys whose paths are to be loaded.
         label_keys: those of `keys` that hold readers' masks.
         allow_missing_keys: skip keys that are absent, e.g. "label" where only an image is given.
+        spatial_dims: see `LoadCase`.
     """
 
     def __init__(
@@ -86,10 +89,12 @@ class LoadCased(MapTransform):
         keys: KeysCollection = ("image", "label"),
         label_keys: KeysCollection = ("label",),
         allow_missing_keys: bool = False,
+        spatial_dims: int = 2,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.label_keys = (label_keys,) if isinstance(label_keys, str) else tuple(label_keys)  # type: ignore[arg-type]
-        self._load_image, self._load_label = LoadCase(), LoadCase(is_label=True)
+        self._load_image = LoadCase(spatial_dims=spatial_dims)
+        self._load_label = LoadCase(is_label=True, spatial_dims=spatial_dims)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace paths by images and masks."""

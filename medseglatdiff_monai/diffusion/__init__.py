@@ -1,6 +1,7 @@
-"""Diffusion in the mask's latent space: the process and its samplers."""
+"""Diffusion or rectified flow in the mask's latent space: the processes and their samplers."""
 
 from .process import PREDICTION_TYPES, DiffusionProcess
+from .rectified_flow import RectifiedFlow
 from .samplers import SAMPLERS, sample, sampling_timesteps
 
-__all__ = ["PREDICTION_TYPES", "SAMPLERS", "DiffusionProcess", "sample", "sampling_timesteps"]
+__all__ = ["PREDICTION_TYPES", "SAMPLERS", "DiffusionProcess", "RectifiedFlow", "sample", "sampling_timesteps"]

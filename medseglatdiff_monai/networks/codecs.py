@@ -2,7 +2,8 @@
 
 A codec has ``encode``: x → z, ``decode``: z → x (for masks: logits), and a training ``forward`` that returns the
 reconstruction with the quantiser's loss. :class:`VQVAECodec` is the paper's VQ-VAE (Eq. 7-10) on MONAI's encoder and
-decoder; :class:`IdentityCodec` leaves pixels as they are, which makes pixel-space diffusion the same program.
+decoder; :class:`IdentityCodec` leaves pixels as they are, which makes pixel-space diffusion the same program. The KL
+autoencoder is in :mod:`~medseglatdiff_monai.networks.kl_codec`.
 """
 
 from __future__ import annotations
@@ -28,16 +29,21 @@ class CodecBase(nn.Module):
         latent_channels: channels of the latent.
         downsampling: f, the ratio of the sides of image and latent.
         positive_weight: w of the weighted cross-entropy that the decoder was trained with; 1 for images.
+            ``"automatic"`` leaves it open (NaN) until the training masks or a checkpoint say it, see
+            :func:`~medseglatdiff_monai.losses.settle_positive_weight`.
         correct_logits: subtract log w from the decoder's logits. Training with weight w moves the decision threshold:
             a logit of 0 means a probability of 1 / (1 + w), not 1/2.
     """
 
     def __init__(
-        self, latent_channels: int, downsampling: int, positive_weight: float = 1.0, correct_logits: bool = True
+        self, latent_channels: int, downsampling: int, positive_weight: float | str = 1.0, correct_logits: bool = True
     ) -> None:
         super().__init__()
-        if positive_weight <= 0:
-            raise InputError(f"positive_weight must be positive, found {positive_weight}.")
+        if positive_weight == "automatic":
+            # Not a number, so that a decoder whose w nobody has set cannot yield a mask.
+            positive_weight = math.nan
+        elif isinstance(positive_weight, str) or positive_weight <= 0:
+            raise InputError(f"positive_weight must be positive or 'automatic', found {positive_weight!r}.")
         self.latent_channels = latent_channels
         self.downsampling = downsampling
         self.correct_logits = correct_logits
@@ -93,6 +99,11 @@ class CodecBase(nn.Module):
     def correction(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits (B, 1, H, W[, D]) less log w where ``correct_logits`` is set, so that 0 means a probability of 1/2."""
         return logits - self.positive_weight.log() if self.correct_logits else logits
+
+    def add_latent_noise(self, z: torch.Tensor, latent_noise: float) -> torch.Tensor:
+        """``z`` (B, d, h, w[, e]) plus noise of ``latent_noise`` times the latent's own deviation in each channel."""
+        shape = (1, -1) + (1,) * (z.ndim - 2)
+        return z + latent_noise * self.latent_std.view(shape) * torch.randn_like(z)
 
 
 class IdentityCodec(CodecBase):
@@ -154,10 +165,17 @@ class VQVAECodec(CodecBase):
         codebook_decay: float = 0.99,
         quantize_latents: bool = False,
         latent_noise: float = 0.0,
-        positive_weight: float = 1.0,
+        positive_weight: float | str = 1.0,
         correct_logits: bool = True,
     ) -> None:
         super().__init__(embedding_dim, 2 ** len(channels), positive_weight, correct_logits)
+        if latent_noise < 0:
+            raise InputError(f"latent_noise must be at least 0, found {latent_noise}.")
+        if latent_noise > 0 and num_embeddings:
+            raise InputError(
+                f"latent_noise = {latent_noise} is for continuous latents, and the codec has a codebook of "
+                f"{num_embeddings} entries: leave the codebook out (mask_num_embeddings 0) or the noise."
+            )
         channels = tuple(channels)
         self.quantize_latents = quantize_latents
         self.latent_noise = latent_noise
@@ -218,6 +236,5 @@ class VQVAECodec(CodecBase):
         else:
             loss = perplexity = z.new_zeros(())
         if self.training and self.latent_noise > 0 and self.quantizer is None:
-            shape = (1, -1) + (1,) * (z.ndim - 2)
-            z = z + self.latent_noise * self.latent_std.view(shape) * torch.randn_like(z)
+            z = self.add_latent_noise(z, self.latent_noise)
         return {"reconstruction": self.decoder(z), "quantizer_loss": loss, "perplexity": perplexity}

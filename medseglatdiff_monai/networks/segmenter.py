@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..diffusion import DiffusionProcess, sample
+from ..diffusion import DiffusionProcess, RectifiedFlow, sample
 from ..errors import InputError
 from .codecs import CodecBase
 
@@ -73,14 +73,20 @@ class LatentDiffusionSegmenter(nn.Module):
         mask_codec: codec of the masks, frozen.
         conditioner: image → condition with the mask latent's spatial size.
         denoiser: network on [z_t, condition] with MONAI's signature ``denoiser(x, timesteps)`` (Eq. 11).
-        process: the diffusion process.
+        process: the diffusion process, or a rectified flow.
         num_samples: n of Eq. 13, used by :meth:`forward`.
         num_inference_steps: denoiser calls a sample.
-        sampler: ``"ddim"``, ``"ddpm"`` or ``"pndm"``.
+        sampler: ``"ddim"``, ``"ddpm"``, ``"pndm"``, or ``"rflow"`` for a rectified flow.
         seed: seed of the noise that :meth:`forward` draws.
+        condition_dropout: share of the training draws whose condition is withheld, so that the network learns masks
+            without an image too. It is replaced by zeros, the mean of a standardised latent: no weight is added, and
+            checkpoints have the same tensors with and without.
+        guidance_scale: g of classifier-free guidance (Ho and Salimans, arXiv 2207.12598, where it is w), see
+            :meth:`denoise_guided`; 0 is off and costs nothing, any other value doubles the denoiser's work.
 
     Raises:
-        InputError: codecs whose downsampling differs.
+        InputError: codecs whose downsampling differs, a dropout outside [0, 1), a negative guidance scale, or guidance
+            of a network that was never trained without condition.
     """
 
     def __init__(
@@ -88,11 +94,13 @@ class LatentDiffusionSegmenter(nn.Module):
         mask_codec: CodecBase,
         conditioner: CodecConditioner,
         denoiser: nn.Module,
-        process: DiffusionProcess,
+        process: DiffusionProcess | RectifiedFlow,
         num_samples: int = 5,
         num_inference_steps: int = 10,
         sampler: str = "ddim",
         seed: int = 0,
+        condition_dropout: float = 0.0,
+        guidance_scale: float = 0.0,
     ) -> None:
         super().__init__()
         if mask_codec.downsampling != conditioner.codec.downsampling:
@@ -100,6 +108,17 @@ class LatentDiffusionSegmenter(nn.Module):
                 f"Mask codec and image codec must downsample alike, found f = {mask_codec.downsampling} and "
                 f"f = {conditioner.codec.downsampling}: give both the same number of levels."
             )
+        if not 0.0 <= condition_dropout < 1.0:
+            raise InputError(f"condition_dropout must be in [0, 1), found {condition_dropout}.")
+        if guidance_scale < 0.0:
+            raise InputError(f"guidance_scale must be at least 0, found {guidance_scale}.")
+        if guidance_scale > 0.0 and condition_dropout == 0.0:
+            raise InputError(
+                f"guidance_scale = {guidance_scale} needs a network that was trained with condition_dropout above 0 "
+                "(experiment ablations/guidance), since it subtracts what the network says without an image."
+            )
+        self.condition_dropout = condition_dropout
+        self.guidance_scale = guidance_scale
         self.mask_codec = mask_codec
         self.conditioner = conditioner
         self.denoiser = denoiser
@@ -145,12 +164,39 @@ class LatentDiffusionSegmenter(nn.Module):
             return self.mask_codec.standardize(z) * self.process.input_scale
 
     def decode_latents(self, x_0: torch.Tensor) -> torch.Tensor:
-        """Scaled latents x_0 (B, d, h, w[, e]) → mask logits (B, 1, H, W[, D]) (Eq. 13)."""
-        return self.mask_codec.decode(self.mask_codec.unstandardize(x_0 / self.process.input_scale))
+        """Scaled latents x_0 (B, d, h, w[, e]) → mask logits (B, 1, H, W[, D]) (Eq. 13); NaN of latents not finite."""
+        logits = self.mask_codec.decode(self.mask_codec.unstandardize(x_0 / self.process.input_scale))
+        # A quantising codec takes a latent that is not finite for some entry of its codebook, and decodes a mask.
+        finite = torch.isfinite(x_0).flatten(1).all(dim=1)
+        return torch.where(finite.reshape(-1, *[1] * (logits.ndim - 1)), logits, torch.nan)
 
     def denoise(self, z_t: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Network output for z_t (B, d, h, w[, e]) ⊕ condition (B, d_X, h, w[, e]) (Eq. 11) at timesteps (B,)."""
         return self.denoiser(torch.cat([z_t, condition], dim=1), timesteps)
+
+    def denoise_guided(self, z_t: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """(1 + g) · output with condition - g · output without, both in one pass; :meth:`denoise` itself where g = 0.
+
+        The coefficients add up to 1, so that it is the same whether the network predicts noise, x0 or velocity.
+        """
+        g = self.guidance_scale
+        if g == 0.0:
+            return self.denoise(z_t, timesteps, condition)
+        both = self.denoise(
+            torch.cat([z_t, z_t]),
+            torch.cat([timesteps, timesteps]),
+            torch.cat([condition, torch.zeros_like(condition)]),
+        )
+        conditional, unconditional = both.chunk(2)
+        return (1.0 + g) * conditional - g * unconditional
+
+    def drop_condition(self, condition: torch.Tensor) -> torch.Tensor:
+        """Condition (M, d_X, h, w[, e]) with zeros in a share of ``condition_dropout`` of the rows, drawn at random."""
+        if self.condition_dropout == 0.0:
+            # No draw either: a run without dropout has the random numbers it always had.
+            return condition
+        keep = torch.rand(len(condition), device=condition.device) >= self.condition_dropout
+        return condition * keep.view(-1, *([1] * (condition.ndim - 1))).to(condition.dtype)
 
     def sample_logits(
         self,
@@ -162,7 +208,7 @@ class LatentDiffusionSegmenter(nn.Module):
     ) -> torch.Tensor:
         """One mask a row: condition (M, d_X, h, w[, e]) and noise (M, d, h, w[, e]) → logits (M, 1, H, W[, D])."""
         x_0 = sample(
-            lambda z_t, t: self.denoise(z_t, t, condition),
+            lambda z_t, t: self.denoise_guided(z_t, t, condition),
             noise,
             self.process,
             num_inference_steps or self.num_inference_steps,
@@ -268,6 +314,8 @@ class DenoisingNetwork(nn.Module):
         eps = torch.randn_like(x_0)
         timesteps = net.process.draw_timesteps(len(x_0), x_0.device)
         condition = net.conditioner(image).repeat_interleave(draws, dim=0)
+        if self.training:
+            condition = net.drop_condition(condition)
         output = net.denoise(net.process.add_noise(x_0, eps, timesteps), timesteps, condition)
         return {
             "prediction": output.float(),

@@ -271,7 +271,7 @@ def test_damaged_folders_are_refused_by_file_name_by_any_number_of_workers(tmp_p
         (break_everything, r"mine: the folder is empty"),
         (break_kind, r"the cases differ in kind .*1 channel.*3 channel"),
         (break_twice, r"two files of one name"),
-        (break_volume, r"p1_3\.nii\.gz: a NIfTI of shape \(14, 10, 5\); expected one 2D slice"),
+        (break_volume, r"p1_3\.nii\.gz: a NIfTI of shape \(14, 10, 5\); expected one 2D slice.*--volumes"),
     ],
 )
 def test_other_damaged_folders(tmp_path, damage, message):

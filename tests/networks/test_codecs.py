@@ -74,6 +74,34 @@ def test_latents_are_quantised_only_where_asked():
     assert {tuple(v.tolist()) for v in z.movedim(1, -1).reshape(-1, 2)} <= entries
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"positive_weight": 0.0}, "positive_weight must be positive or 'automatic', found 0.0"),
+        ({"positive_weight": "auto"}, "found 'auto'"),
+        ({"latent_noise": -0.1}, "latent_noise must be at least 0"),
+        ({"latent_noise": 0.1}, "continuous latents, and the codec has a codebook of 512"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        VQVAECodec(2, 1, (8,), **arguments)
+
+
+def test_latent_noise_is_in_units_of_the_latents_deviation():
+    codec = VQVAECodec(2, 1, (8,), embedding_dim=2, num_embeddings=0, latent_noise=0.1)
+    codec.latent_std.copy_(torch.tensor([1.0, 10.0]))
+    torch.manual_seed(0)
+    z = torch.zeros(16, 2, 32, 32)
+    noisy = codec.add_latent_noise(z, 0.1)
+    assert noisy.std((0, 2, 3)).tolist() == pytest.approx([0.1, 1.0], rel=0.03)
+    x = torch.rand(1, 1, 8, 8)
+    codec.train()
+    assert not torch.equal(codec(x)["reconstruction"], codec(x)["reconstruction"])
+    codec.eval()
+    assert torch.equal(codec(x)["reconstruction"], codec(x)["reconstruction"])
+
+
 def test_encoder_only_shares_weights_and_leaves_the_original_whole():
     codec = VQVAECodec(2, 1, (8,), embedding_dim=2, num_embeddings=4).eval()
     part = codec.encoder_only()

@@ -1,0 +1,71 @@
+"""Rectified flow (Liu et al., arXiv 2209.03003) on MONAI's ``RFlowScheduler``: straight paths instead of diffusion.
+
+With t = timestep / T, z_t = (1 - t) · x0 + t · eps runs on a straight line from data to noise, and the network predicts
+the velocity v = x0 - eps along it. A sample follows dz = -v dt from t = 1 to 0 by Euler steps. x0 = s · z_0 as in
+:class:`~medseglatdiff_monai.diffusion.DiffusionProcess`, in whose place this process stands.
+"""
+
+from __future__ import annotations
+
+import torch
+from monai.networks.schedulers import RFlowScheduler
+from torch import nn
+
+from ..errors import InputError
+
+__all__ = ["RectifiedFlow"]
+
+
+class RectifiedFlow(nn.Module):
+    """Forward path, target and timesteps; sampled by ``"rflow"`` alone.
+
+    Args:
+        num_train_timesteps: T, the number of training timesteps.
+        input_scale: s, the standard deviation to which standardised latents are scaled.
+
+    Raises:
+        InputError: an argument is out of range; the message names it.
+    """
+
+    prediction_type = "velocity"
+
+    def __init__(self, num_train_timesteps: int = 1000, input_scale: float = 0.5) -> None:
+        super().__init__()
+        # MONAI keeps the sampler's timesteps in half precision on their way, which is exact up to 2048.
+        if not 1 <= num_train_timesteps <= 2048:
+            raise InputError(f"num_train_timesteps must be in [1, 2048], found {num_train_timesteps}.")
+        if input_scale <= 0:
+            raise InputError(f"input_scale must be positive, found {input_scale}.")
+        self.num_train_timesteps = num_train_timesteps
+        self.input_scale = input_scale
+
+    def make_scheduler(self) -> RFlowScheduler:
+        """MONAI's scheduler of this process.
+
+        Made anew for each use: it is a module that was never initialised, which no module may hold.
+        """
+        return RFlowScheduler(self.num_train_timesteps, use_discrete_timesteps=True)
+
+    def add_noise(self, x_0: torch.Tensor, eps: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """z_t for scaled latents ``x_0`` and noise ``eps`` (B, d, h, w[, e]) at ``timesteps`` (B,) in [0, T]."""
+        return self.make_scheduler().add_noise(x_0, eps, timesteps)
+
+    def target(self, x_0: torch.Tensor, eps: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """Velocity x0 - eps, same shape as ``x_0``, at every timestep."""
+        return x_0 - eps
+
+    def loss_weight(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Weight (B,) of each draw's squared error: 1."""
+        return torch.ones(timesteps.shape, device=timesteps.device)
+
+    def predict_x0(self, output: torch.Tensor, z_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """x0 = z_t + t · v that a velocity stands for; tensors (B, d, h, w[, e]), ``timesteps`` (B,)."""
+        return z_t + output * (timesteps / self.num_train_timesteps).view(-1, *([1] * (z_t.ndim - 1)))
+
+    def draw_timesteps(self, number: int, device: torch.device) -> torch.Tensor:
+        """``number`` timesteps, uniform over [1, T] and stratified as those of the diffusion process.
+
+        T itself, pure noise, is where sampling starts and so must be trained; 0 is never asked for.
+        """
+        fraction = (torch.randperm(number, device=device) + torch.rand(number, device=device)) / number
+        return (fraction * self.num_train_timesteps).long().clamp_max(self.num_train_timesteps - 1) + 1
