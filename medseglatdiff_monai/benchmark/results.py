@@ -1,0 +1,114 @@
+"""What a suite leaves behind: ``results.json`` and ``results.csv``, with versions that are checked before use.
+
+A file of another version is refused, never merged: its numbers may follow other definitions.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .. import evaluation
+from ..checkpoints import save_bytes
+from ..errors import InputError
+
+__all__ = [
+    "SUITE_RESULT_VERSION",
+    "check_version",
+    "clean_json",
+    "git_commit",
+    "read_json",
+    "read_results",
+    "save_csv",
+    "save_json",
+    "versions",
+]
+
+SUITE_RESULT_VERSION = 1
+
+
+def clean_json(value: Any) -> Any:
+    """``value`` with NaN and infinities as ``None``, which JSON has no words for."""
+    if isinstance(value, dict):
+        return {str(key): clean_json(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean_json(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def save_json(content: Any, path: str | Path) -> None:
+    """Write JSON that appears complete or not at all."""
+    text = json.dumps(clean_json(content), indent=2, allow_nan=False) + "\n"
+    save_bytes(lambda handle: handle.write(text.encode()), path)
+
+
+def save_csv(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write a frame without its index as CSV that appears complete or not at all."""
+    save_bytes(lambda handle: handle.write(frame.to_csv(index=False).encode()), path)
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        InputError: the file is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not valid JSON ({error}). Move it away, and the command makes it anew.") from error
+
+
+def check_version(content: Any, expected: int, path: str | Path) -> None:
+    """Refuse a result file of another version.
+
+    Raises:
+        InputError: names the file, its version, the expected one, and what to do.
+    """
+    found = content.get("version") if isinstance(content, dict) else None
+    if found != expected:
+        raise InputError(
+            f"{path} is a result file of version {found}, this program writes and reads version {expected}: their "
+            "numbers must not stand in one table. Choose another --output-dir, or move the file away to score anew."
+        )
+
+
+def read_results(path: str | Path) -> dict[str, Any]:
+    """Contents of a suite's ``results.json``.
+
+    Raises:
+        InputError: no such file, no JSON, or of another version.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"No results at {path}. Run 'medseglatdiff benchmark' first, or name a file that exists.")
+    content = read_json(path)
+    check_version(content, SUITE_RESULT_VERSION, path)
+    return content
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree that the package runs from, with ``-dirty`` where files differ; ``None`` without."""
+    folder = Path(__file__).resolve().parents[2]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=20, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def versions() -> dict[str, Any]:
+    """Hardware and versions that a suite's result was made with, and the source tree's commit."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    packages = {name: importlib.metadata.version(name) for name in ("scipy", "statsmodels", "pandas")}
+    return {**evaluation.provenance(device), **packages, "git_commit": git_commit()}
