@@ -32,6 +32,7 @@ __all__ = [
     "build_bundle",
     "build_stage",
     "bundles_dir",
+    "experiment_name",
     "find_bundle",
     "inference_config",
     "load_experiment",
@@ -142,7 +143,7 @@ def load_stage_config(
     Args:
         bundle: folder or name.
         stage: a key of ``STAGES``.
-        experiment: a JSON file, or a name under ``configs/experiments/``.
+        experiment: a JSON file, or a name under ``configs/experiments/``, e.g. ``"ablations/kl"``.
         overrides: keys and values, see :func:`apply_overrides`.
 
     Raises:
@@ -166,10 +167,18 @@ def load_experiment(experiment: str | Path | None) -> dict:
     for candidate in (Path(experiment), folder / f"{experiment}.json"):
         if candidate.is_file():
             return _read_json(candidate)
-    known = sorted(path.stem for path in folder.glob("*.json"))
+    known = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.json"))
     near = difflib.get_close_matches(str(experiment), known, n=1, cutoff=0.3)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise InputError(f"No experiment {str(experiment)!r}: expected a JSON file or one of {', '.join(known)}.{hint}")
+
+
+def experiment_name(experiment: str | Path | None) -> str | None:
+    """Name of an overlay in records: ``ablations/kl`` stays as it is, a JSON file goes without its folder."""
+    if experiment is None:
+        return None
+    path = Path(experiment)
+    return path.stem if path.suffix == ".json" else path.as_posix()
 
 
 @dataclass
@@ -202,10 +211,11 @@ class Segmenter:
         return weights_sha256(self.weights_path)
 
     @property
-    def image_size(self) -> tuple[int, int]:
-        """(height, width) of the network's input."""
-        size = self.config.get_parsed_content("image_size")
-        return (size, size)
+    def image_size(self) -> tuple[int, ...]:
+        """(height, width[, depth]) of the network's input."""
+        # Runs that were made before volumes have no spatial_dims.
+        dims = self.config.get_parsed_content("spatial_dims") if "spatial_dims" in self.config else 2
+        return (self.config.get_parsed_content("image_size"),) * dims
 
     @property
     def crop_size(self) -> int | None:

@@ -88,13 +88,20 @@ def save_weights(module: nn.Module, path: str | Path, half: bool = True) -> None
     save_tensors(state, path)
 
 
-def load_weights(module: ModuleT, path: str | Path) -> ModuleT:
+def load_weights(module: ModuleT, path: str | Path, needed: bool = True) -> ModuleT:
     """Load a flat state dict into ``module`` and return it.
+
+    Args:
+        module: the network.
+        path: file of weights.
+        needed: ``False`` leaves the module as it is: a codec that has no training stage of its own.
 
     Raises:
         InputError: the file is missing or damaged, or its tensors do not fit the network; the message names the file
             and the first differences.
     """
+    if not needed:
+        return module
     state = load_tensors(path)
     own = module.state_dict()
     missing = sorted(own.keys() - state.keys())
@@ -134,6 +141,8 @@ class StageCheckpoint:
         weights_path: where the half-precision weights go.
         averaging_decay: decay of the weight averaging per iteration; 0 keeps the online weights.
         interval: epochs between two writes.
+        initial_weights: weights that a new run starts from, e.g. those that a bundle came with. Their optimizer's state
+            is not part of them, so that the learning rate warms up again.
     """
 
     def __init__(
@@ -143,7 +152,9 @@ class StageCheckpoint:
         weights_path: str | Path,
         averaging_decay: float = 0.0,
         interval: int = 1,
+        initial_weights: str | Path | None = None,
     ) -> None:
+        self.initial_weights = initial_weights
         self.network = getattr(network, "module", network)
         self.optimizer = optimizer
         self.weights_path = Path(weights_path)
@@ -177,6 +188,9 @@ class StageCheckpoint:
                 "another --output_dir, or move the file away to train the stage anew."
             )
         if not self.state_path.is_file():
+            if self.initial_weights is not None:
+                load_weights(self.network, self.initial_weights)
+                self.averaged.load_state_dict(self.network.state_dict())
             return
         state = load_tensors(self.state_path)
         try:

@@ -71,6 +71,7 @@ class Commands:
         experiment: str | None = None,
         output_dir: str | None = None,
         max_minutes: float | None = None,
+        initial_weights: str | None = None,
         **overrides: Any,
     ) -> None:
         """Train image codec, mask codec and diffusion; finished stages are skipped, interrupted ones go on.
@@ -83,11 +84,12 @@ class Commands:
             experiment: overlay: a JSON file or a name under configs/experiments/.
             output_dir: the run's folder, a bundle of its own when done.
             max_minutes: stop cleanly after so many minutes.
+            initial_weights: a bundle's models/model.pt to go on from, e.g. to adapt it to images of your own.
             overrides: configuration keys, e.g. --max_epochs 3 --batch_size 8.
         """
         from .training import train
 
-        path = train(bundle, dataset_dir, experiment, output_dir, max_minutes, **overrides)
+        path = train(bundle, dataset_dir, experiment, output_dir, max_minutes, initial_weights, **overrides)
         print(f"Run: {path}")
 
     def evaluate(
@@ -134,6 +136,55 @@ class Commands:
         names = [name for name in ("ged_v", "ged_u", "hm_iou", "dice", "iou") if summary[name] is not None]
         print("  ".join(f"{name} {summary[name]:.4f}" for name in names), f" ({summary['num_cases']} cases)")
         print(f"Results: {output_dir}/metrics.json, {output_dir}/cases.csv")
+
+    def benchmark(
+        self,
+        suite: str,
+        *,
+        dataset_dir: str,
+        output_dir: str,
+        bundle: str | None = None,
+        max_minutes: float | None = None,
+        max_cases: int | None = None,
+        systems: str | Sequence[str] | None = None,
+        seeds: int | Sequence[int] = 0,
+        split: str = "validation",
+        run: str | Sequence[str] | None = None,
+        **overrides: Any,
+    ) -> None:
+        """Train, score and compare the systems of a suite: results.json, results.csv, report.html.
+
+        Example: medseglatdiff benchmark ambiguity --dataset-dir data/lidc --max-minutes 60 --output-dir results
+
+        Args:
+            suite: paper-table-1, paper-table-2, paper-table-3, paper-figure-3, paper-figure-4, ambiguity, calibration,
+                ablation, or a JSON file.
+            dataset_dir: prepared folder.
+            output_dir: where runs, scores and the report go; the same call goes on from there.
+            bundle: bundle that the systems start from; by default the one for the data set.
+            max_minutes: budget of training and scoring together; 0 only scores what is trained.
+            max_cases: score so many cases, drawn by a fixed seed.
+            systems: names, separated by commas; all by default.
+            seeds: training seeds, separated by commas.
+            split: training, validation or test.
+            run: NAME=FOLDER, separated by commas: trained runs or bundles to take instead of training.
+            overrides: configuration keys of every system's training.
+        """
+        from .benchmark import run_suite
+
+        runs = dict(_name_and_folder(entry) for entry in _as_list(run))
+        results = run_suite(
+            suite, dataset_dir, output_dir, bundle, max_minutes, max_cases,
+            None if systems is None else [str(name) for name in _as_list(systems)], [int(s) for s in _as_list(seeds)],
+            split, runs, **overrides,
+        )  # fmt: skip
+        for entry in results["left_out"]:
+            print(f"Left out: {entry['what']}: {entry['why']}")
+        for name, reason in results["not_applicable"].items():
+            print(f"Does not apply: {name}: {reason}")
+        print(f"Results: {output_dir}/results.json, {output_dir}/results.csv, {output_dir}/report.html")
+        if results["failures"]:
+            raise InputError("; ".join(f"{entry['what']}: {entry['message']}" for entry in results["failures"]))
 
     def predict(
         self,
@@ -213,6 +264,22 @@ class Commands:
         for path in sorted((bundles_dir().parent / "configs" / "bundles").glob("*.json")):
             build_bundle(path.stem)
             print(f"Built: {path.stem}")
+
+
+def _as_list(value: Any) -> list[Any]:
+    """What fire made of ``a,b``, ``0,1``, ``[a,b]`` or a single value."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _name_and_folder(entry: Any) -> tuple[str, str]:
+    name, mark, folder = str(entry).partition("=")
+    if not (name.strip() and mark and folder.strip()):
+        raise InputError(f"--run expects NAME=FOLDER, separated by commas; found {entry!r}.")
+    return name.strip(), folder.strip()
 
 
 def main() -> None:

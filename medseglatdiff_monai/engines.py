@@ -17,6 +17,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from monai.engines import PrepareBatch
 from monai.engines.utils import IterationEvents
+from monai.transforms import Compose
 from monai.utils import set_determinism
 from torch import nn
 
@@ -39,6 +40,7 @@ __all__ = [
     "SeedEachEpoch",
     "TrainingProgressBar",
     "TrainingTimeLimit",
+    "TransformAugmentation",
 ]
 
 
@@ -56,7 +58,8 @@ class BatchAugmentation:
     """The eight flips and rotations, gamma, brightness and contrast, one draw a case, on the whole batch at once.
 
     Args:
-        flips: draw one of the eight symmetries of the square (four of a rectangle: flips only).
+        flips: draw one of the eight symmetries of the square (four of a rectangle: flips only), or of the eight flips
+            of a volume.
         gamma: largest log-gamma, e.g. 0.3 for exponents between exp(-0.3) and exp(0.3).
         brightness: largest shift of the intensities.
         contrast: largest relative change of the contrast about the mean.
@@ -70,32 +73,57 @@ class BatchAugmentation:
 
     def draw(self, image: torch.Tensor) -> torch.Tensor | None:
         """Symmetry (B,) in [0, 8) that each case of a batch is to be turned by; ``None`` without ``flips``."""
-        return draw_symmetry(len(image), image.shape[-2], image.shape[-1], image.device) if self.flips else None
+        return draw_symmetry(len(image), *image.shape[2:], device=image.device) if self.flips else None
 
     def __call__(
         self, image: torch.Tensor, label: torch.Tensor, symmetry: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Augment images (B, C, H, W) in [0, 1] and labels (B, R, H, W) alike; shapes and ranges stay.
+        """Augment images (B, C, H, W[, D]) in [0, 1] and labels (B, R, H, W[, D]) alike; shapes and ranges stay.
 
         ``symmetry`` is what :meth:`draw` gave, for callers who need to know it; it is drawn here otherwise.
         """
-        batch = image.shape[0]
-        draw = lambda largest: (torch.rand(batch, 1, 1, 1, device=image.device) * 2 - 1) * largest  # noqa: E731
+        shape = (len(image), *([1] * (image.ndim - 1)))
+        draw = lambda largest: (torch.rand(shape, device=image.device) * 2 - 1) * largest  # noqa: E731
         symmetry = self.draw(image) if symmetry is None else symmetry
         if symmetry is not None:
             image, label = apply_symmetry(image, symmetry), apply_symmetry(label, symmetry)
         if self.gamma > 0:
             image = image.clamp(0, 1) ** draw(self.gamma).exp()
         if self.contrast > 0:
-            mean = image.mean(dim=(1, 2, 3), keepdim=True)
+            mean = image.mean(dim=tuple(range(1, image.ndim)), keepdim=True)
             image = (image - mean) * (1 + draw(self.contrast)) + mean
         if self.brightness > 0:
             image = image + draw(self.brightness)
         return image.clamp(0, 1), label
 
 
+class TransformAugmentation:
+    """MONAI's random dictionary transforms, drawn anew for each case of a batch.
+
+    All random numbers follow from PyTorch's generator, so that a resumed run draws what an uninterrupted one would.
+
+    Args:
+        transforms: from ``{"image": (C, H, W[, D]), "label": (R, H, W[, D])}`` to the same, shapes kept.
+    """
+
+    def __init__(self, transforms: Compose) -> None:
+        self.transforms = transforms
+
+    def draw(self, image: torch.Tensor) -> None:
+        """``None``: what the transforms draw is no symmetry of the square alone."""
+
+    def __call__(
+        self, image: torch.Tensor, label: torch.Tensor, symmetry: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Augment images (B, C, H, W[, D]) and labels (B, R, H, W[, D]) alike; ``symmetry`` is without effect."""
+        self.transforms.set_random_state(seed=int(torch.randint(2**31, (1,))))
+        cases = [self.transforms({"image": x, "label": y}) for x, y in zip(image, label, strict=True)]
+        images, labels = (torch.stack([torch.as_tensor(case[key]) for case in cases]) for key in ("image", "label"))
+        return images.to(image.dtype), labels.to(label.dtype)
+
+
 class _Augmented(PrepareBatch):
-    def __init__(self, augmentation: BatchAugmentation | None = None) -> None:
+    def __init__(self, augmentation: BatchAugmentation | TransformAugmentation | None = None) -> None:
         self.augmentation = augmentation
 
     def _load(self, batchdata: dict, device: Any, non_blocking: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,7 +174,7 @@ class PrepareMasks(_Augmented):
 
 
 class PrepareDenoising(_Augmented):
-    """Denoiser: an image and the masks that its draws of noise start from.
+    """Segmenter: an image and its target masks, from which a denoiser's draws of noise start.
 
     Args:
         draws: draws of noise and timestep for each image.
@@ -164,10 +192,15 @@ class PrepareDenoising(_Augmented):
         self,
         draws: int = 1,
         target: str = "random_reader",
-        augmentation: BatchAugmentation | None = None,
+        augmentation: BatchAugmentation | TransformAugmentation | None = None,
         latents: MaskLatents | None = None,
     ) -> None:
         super().__init__(augmentation)
+        if latents is not None and isinstance(augmentation, TransformAugmentation):
+            raise InputError(
+                "Latents are kept for flips and rotations by 90 degrees alone, and the augmentation does more: train "
+                "with --cache_latents false."
+            )
         if target not in ("random_reader", "consensus"):
             raise InputError(f"target must be 'random_reader' or 'consensus', found {target!r}.")
         if latents is not None and latents.target != target:
@@ -250,15 +283,22 @@ class LearningRateSchedule:
         optimizer: its groups' rates are set to a multiple of those they were made with.
         warmup_iterations: iterations until the full rate.
         decay_share: share of all iterations over which the rate falls to 1% of itself; 0 keeps it constant.
+        decay_power: polynomial decay (1 - iteration / iterations) ** decay_power over the whole run, nnU-Net's with
+            0.9; 0 is off.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, warmup_iterations: int = 100, decay_share: float = 0.0
+        self,
+        optimizer: torch.optim.Optimizer,
+        warmup_iterations: int = 100,
+        decay_share: float = 0.0,
+        decay_power: float = 0.0,
     ) -> None:
         self.optimizer = optimizer
         self.base = [group["lr"] for group in optimizer.param_groups]
         self.warmup_iterations = warmup_iterations
         self.decay_share = decay_share
+        self.decay_power = decay_power
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
@@ -267,8 +307,11 @@ class LearningRateSchedule:
     def __call__(self, engine: Engine) -> None:
         """Called before an iteration."""
         factor = min(1.0, engine.state.iteration / max(1, self.warmup_iterations))
+        total = engine.state.max_epochs * engine.state.epoch_length
+        if self.decay_power > 0:
+            # From the iterations before this one: the last one still has a rate.
+            factor *= (1.0 - (engine.state.iteration - 1) / total) ** self.decay_power
         if self.decay_share > 0:
-            total = engine.state.max_epochs * engine.state.epoch_length
             left = (1.0 - engine.state.iteration / total) / self.decay_share
             factor *= 0.01 + 0.99 * 0.5 * (1.0 - math.cos(math.pi * min(1.0, max(0.0, left))))
         for group, rate in zip(self.optimizer.param_groups, self.base, strict=True):

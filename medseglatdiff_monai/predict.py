@@ -2,7 +2,8 @@
 
 A picture goes through the bundle's preprocessing as in training; of a CT volume first the axial slice and the crop
 around the nodule are cut out. The samples are brought back by inverting the preprocessing (linear interpolation and a
-threshold of 1/2 where it resized), and there confidence = mean of the samples, consensus = confidence ≥ threshold.
+threshold of 1/2 where it resized), and there confidence = mean of the samples, consensus = confidence ≥ threshold or
+what another fusion makes of them.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, SpatialPadd
 from monai.transforms.utils import convert_applied_interp_mode
 
-from .bundle import Segmenter, load_segmenter
+from .bundle import Segmenter, experiment_name, load_segmenter
 from .data.nodule_crop import index_to_point, point_to_index
 from .data.transforms import LoadCased
 from .errors import InputError, unwrapped_errors
+from .fusion import fuse_ensemble
 from .io import (
     DicomInput,
     OutputFolder,
@@ -157,7 +159,8 @@ def predict_image(image: MetaTensor, segmenter: Segmenter) -> Prediction:
     preprocessing = Compose(steps)
     with unwrapped_errors():
         item = preprocessing({"image": image})
-    segmenter.network.mask_codec.check_size(item["image"].shape[1:])
+    # One-to-one networks have no codec and know themselves what they can halve.
+    (segmenter.network.mask_codec or segmenter.network).check_size(item["image"].shape[1:])
     inferer = segmenter.inferer
     ensemble = inferer(item["image"][None].to(segmenter.device), segmenter.network)
 
@@ -185,11 +188,11 @@ def predict_image(image: MetaTensor, segmenter: Segmenter) -> Prediction:
     entropy = (torch.special.entr(confidence) + torch.special.entr(1.0 - confidence)) / float(np.log(2.0))
     seen = bring_back(torch.ones_like(ensemble["samples"][0, :1]))[0].nonzero()
     (top, left), (bottom, right) = seen.min(0).values.tolist(), (seen.max(0).values + 1).tolist()
+    fused = fuse_ensemble(samples[None], confidence[None, None], inferer.threshold, inferer.fusion)
     return Prediction(
         samples=samples.numpy(),
         confidence=confidence.numpy(),
-        # As in the ensemble: shares such as 3/6 must reach 0.5 whatever the rounding of their mean.
-        consensus=(confidence >= inferer.threshold - 1e-6).numpy(),
+        consensus=fused["consensus_mask"][0, 0].numpy(),
         entropy=entropy.numpy(),
         seen=(top, left, bottom, right),
     )
@@ -224,7 +227,7 @@ def _describe_run(segmenter: Segmenter, experiment: str | None, seed: int) -> di
     return {
         "bundle": segmenter.bundle_dir.name,
         "bundle_version": segmenter.metadata.get("version"),
-        "experiment": None if experiment is None else Path(experiment).stem,
+        "experiment": experiment_name(experiment),
         "weights": segmenter.weights_path.name,
         "weights_sha256": segmenter.weights_sha256,
         "num_samples": inferer.num_samples,
@@ -233,6 +236,8 @@ def _describe_run(segmenter: Segmenter, experiment: str | None, seed: int) -> di
         "seed": seed,
         "threshold": inferer.threshold,
         "confidence": inferer.confidence,
+        "fusion": inferer.fusion,
+        "postprocess": inferer.postprocess,
         **provenance(segmenter.device),
     }
 

@@ -1,24 +1,32 @@
-"""Training a bundle: image codec, mask codec, diffusion, one after the other, each resumable.
+"""Training a bundle: image codec, mask codec, segmenter, one after the other, each resumable.
 
 Every stage is a MONAI bundle configuration run by MONAI's own workflow; this module only decides which one is due, how
-much time is left for it, and where it goes on.
+much time is left for it, and where it goes on. Which stages there are is the configuration's ``training_stages``. What
+the training took, and what a sample costs, goes to ``training.json`` in the run's folder.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
+import torch
+import torch.distributed as dist
+from monai.bundle import ConfigParser, ConfigWorkflow
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from .bundle import find_bundle, load_stage_config, write_run_folder
-from .checkpoints import stage_finished
+from .bundle import experiment_name, find_bundle, load_stage_config, write_run_folder
+from .checkpoints import load_tensors, save_bytes, stage_finished
 from .data.datalist import load_dataset_info
 from .errors import InputError, unwrapped_errors
+from .networks.nnunet_plan import training_spacing
 
-__all__ = ["TRAINING_STAGES", "train"]
+__all__ = ["TRAINING_STAGES", "count_multiply_accumulates", "train"]
 
 # Stage → the file of weights that it leaves in models/.
 TRAINING_STAGES = {"image_codec": "image_codec.pt", "mask_codec": "mask_codec.pt", "train": "model.pt"}
@@ -32,6 +40,7 @@ def train(
     experiment: str | None = None,
     output_dir: str | Path | None = None,
     max_minutes: float | None = None,
+    initial_weights: str | Path | None = None,
     **overrides: Any,
 ) -> Path:
     """Train the stages of a bundle that are not finished yet.
@@ -42,6 +51,8 @@ def train(
         experiment: overlay, a JSON file or a name under ``configs/experiments/``.
         output_dir: where the run goes; a bundle of its own when done. Default ``runs/<bundle>[_<experiment>]``.
         max_minutes: stop cleanly after so many minutes, all stages together; the same call goes on from there.
+        initial_weights: a bundle's ``models/model.pt`` to go on from; it holds the mask codec and the image encoder, so
+            that only the last stage is run.
         overrides: configuration keys, e.g. ``max_epochs=3``, ``batch_size=8``.
 
     Returns:
@@ -53,36 +64,133 @@ def train(
     if max_minutes is not None and max_minutes <= 0:
         raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
     root = find_bundle(bundle)
-    default = Path("runs") / (root.name if experiment is None else f"{root.name}_{Path(experiment).stem}")
-    _check_dataset(dataset_dir, load_stage_config(root, "train", experiment, overrides))
-    output = write_run_folder(root, output_dir or default, experiment, overrides)
+    if initial_weights is not None:
+        # Before anything is cached or written: a file that is missing or no weights at all.
+        load_tensors(initial_weights)
+        overrides = {
+            **overrides, "initial_weights": str(Path(initial_weights).absolute()), "training_stages": ["train"]
+        }  # fmt: skip
+    name = experiment_name(experiment)
+    default = Path("runs") / (root.name if name is None else f"{root.name}_{name.replace('/', '_')}")
+    config = load_stage_config(root, "train", experiment, overrides)
+    stages = _read_stages(config)
+    _check_dataset(dataset_dir, config)
+    output = write_run_folder(
+        root, output_dir or default, experiment, {**_spacing_override(dataset_dir, config), **overrides}
+    )
+    record = _Record(output, max_minutes)
     deadline = None if max_minutes is None else time.monotonic() + 60.0 * max_minutes
-    for stage, weights in TRAINING_STAGES.items():
-        config_file = output / "configs" / f"{stage}.json"
-        config = load_stage_config(output, stage)
-        # Pixels need no codec: the identity has nothing to train.
-        if stage != "train" and str(config[f"{stage}_def"]["_target_"]).endswith("IdentityCodec"):
+    for stage in stages:
+        path = output / "models" / TRAINING_STAGES[stage]
+        if stage_finished(path):
+            logger.info("Stage %s is finished already: %s", stage, path)
             continue
-        if stage_finished(output / "models" / weights):
-            logger.info("Stage %s is finished already: %s", stage, output / "models" / weights)
-            continue
-        arguments = {"bundle_root": str(output), "dataset_dir": str(Path(dataset_dir).absolute())}
+        arguments: dict[str, Any] = {"bundle_root": str(output), "dataset_dir": str(Path(dataset_dir).absolute())}
         if deadline is not None:
             minutes = (deadline - time.monotonic()) / 60.0
             if minutes <= 0:
                 break
             arguments["max_minutes"] = minutes
+        config_file = output / "configs" / f"{stage}.json"
         workflow = ConfigWorkflow(config_file=str(config_file), workflow_type="train", **arguments)
         with unwrapped_errors():
             workflow.initialize()
+            started = time.perf_counter()
             try:
                 workflow.run()
             finally:
+                seconds = time.perf_counter() - started
+                iterations = workflow.parser.get_parsed_content("train#trainer").state.iteration
                 workflow.finalize()
-        if not stage_finished(output / "models" / weights):
+                record.add(stage, iterations, seconds / 60.0)
+        if not stage_finished(path):
             logger.info("Time is up in stage %s: the same command goes on from here.", stage)
             break
+    record.write_costs()
     return output
+
+
+def _read_stages(config: Mapping[str, Any]) -> list[str]:
+    """``training_stages`` of a configuration, checked."""
+    # Bundles from before the key have all three.
+    stages = config.get("training_stages", list(TRAINING_STAGES))
+    order = [stage for stage in TRAINING_STAGES if stage in stages]
+    if list(stages) != order or not order:
+        raise InputError(
+            f"training_stages is {stages}; expected at least one of {list(TRAINING_STAGES)}, in this order."
+        )
+    return order
+
+
+def _spacing_override(dataset_dir: str | Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The training part's median spacing, where the network is planned from it and no spacing was given."""
+    if config.get("image_spacing_mm") is not None or "@image_spacing_mm" not in json.dumps(config.get("network_def")):
+        return {}
+    dims = int(config.get("spatial_dims", 2))
+    return {"image_spacing_mm": training_spacing(load_dataset_info(dataset_dir)["training"], dims)}
+
+
+@torch.no_grad()
+def count_multiply_accumulates(network: nn.Module, image: torch.Tensor, num_inference_steps: int) -> int:
+    """Multiply-accumulates of one sample: conditioner, ``num_inference_steps`` steps of the sampler, decoder.
+
+    Counted by PyTorch's ``FlopCounterMode`` (matrix products, convolutions, attention) as half its floating-point
+    operations. Two samplings of 2 and 4 steps are counted and extended to the asked number, as a step costs the same
+    each time.
+
+    Args:
+        network: segmenter with ``ensemble_logits``.
+        image: (1, C, H, W[, D]).
+        num_inference_steps: denoiser calls a sample.
+    """
+    operations = []
+    for steps in (2, 4):
+        with FlopCounterMode(display=False) as counter:
+            network.ensemble_logits(image, 1, num_inference_steps=steps)  # type: ignore[operator]
+        operations.append(counter.get_total_flops())
+    a_step = (operations[1] - operations[0]) / 2
+    return round((operations[0] + (num_inference_steps - 2) * a_step) / 2)
+
+
+class _Record:
+    """``training.json`` of a run: time and iterations of its stages, summed over calls, and what its network costs."""
+
+    def __init__(self, run: Path, max_minutes: float | None) -> None:
+        self.run = run
+        self.path = run / "training.json"
+        self.content: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {"stages": {}}
+        self.content["max_minutes"] = max_minutes
+
+    def add(self, stage: str, iterations: int, minutes: float) -> None:
+        """Note what a stage has done so far, ``minutes`` of it in this call."""
+        before = self.content["stages"].get(stage, {"minutes": 0.0})
+        self.content["stages"][stage] = {"iterations": iterations, "minutes": before["minutes"] + minutes}
+        self._write()
+
+    def write_costs(self) -> None:
+        """Note the network's size and work, unless an earlier call has."""
+        if "parameters" not in self.content:
+            from .evaluation import provenance
+
+            parser = ConfigParser(load_stage_config(self.run, "inference"))
+            with unwrapped_errors(), torch.random.fork_rng():
+                network = parser.get_parsed_content("network_def").eval()
+                side, dims = parser.get_parsed_content("image_size"), parser.get("spatial_dims", 2)
+                image = torch.zeros(1, parser.get_parsed_content("image_channels"), *[side] * dims)
+                steps = parser.get_parsed_content("num_inference_steps")
+                self.content.update(
+                    parameters=sum(weight.numel() for weight in network.parameters()),
+                    trainable_parameters=sum(weight.numel() for weight in network.parameters() if weight.requires_grad),
+                    multiply_accumulates=count_multiply_accumulates(network, image, steps),
+                    provenance=provenance(parser.get_parsed_content("device")),
+                )
+        self._write()
+
+    def _write(self) -> None:
+        if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
+            return
+        text = json.dumps(self.content, indent=2) + "\n"
+        save_bytes(lambda handle: handle.write(text.encode()), self.path)
 
 
 def _check_dataset(dataset_dir: str | Path, config: dict) -> None:
@@ -91,6 +199,12 @@ def _check_dataset(dataset_dir: str | Path, config: dict) -> None:
         raise InputError(
             f"{dataset_dir} holds images of {info.get('num_channels')} channels, the bundle expects "
             f"{config['image_channels']}. Choose the bundle that fits, or override --image_channels."
+        )
+    dims, expected = info.get("spatial_dims", 2), config.get("spatial_dims", 2)
+    if dims != expected:
+        raise InputError(
+            f"{dataset_dir} holds images of {dims} dimensions, the configuration expects {expected}: volumes go with "
+            "--experiment volumetric, images without."
         )
     for section in ("training", "validation"):
         if not info.get(section):

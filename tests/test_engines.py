@@ -21,6 +21,7 @@ from medseglatdiff_monai.engines import (
     PrepareMasks,
     SeedEachEpoch,
     TrainingTimeLimit,
+    TransformAugmentation,
 )
 from medseglatdiff_monai.errors import InputError
 
@@ -186,6 +187,48 @@ def test_learning_rate_stays_without_decay() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
     LearningRateSchedule(optimizer, warmup_iterations=0)(engine_at(100))
     assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize(("iteration", "factor"), [(1, 1.0), (51, 0.5**0.9), (100, 0.01**0.9)])
+def test_learning_rate_falls_as_a_power(iteration: int, factor: float) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    engine = engine_at(iteration)
+    engine.state.max_epochs, engine.state.epoch_length = 10, 10
+    LearningRateSchedule(optimizer, warmup_iterations=0, decay_power=0.9)(engine)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * factor)
+
+
+def test_transforms_treat_image_and_readers_alike_and_every_case_by_itself() -> None:
+    from monai.transforms import Compose, RandFlipd, RandScaleIntensityd
+
+    augmentation = TransformAugmentation(
+        Compose([RandFlipd(["image", "label"], prob=0.5, spatial_axis=1), RandScaleIntensityd("image", 0.5, prob=1.0)])
+    )
+    batch = make_batch(cases=32)
+    torch.manual_seed(1)
+    image, label = augmentation(batch["image"], batch["label"])
+    torch.manual_seed(1)
+    again, _ = augmentation(batch["image"], batch["label"])
+    assert torch.equal(image, again)
+    assert (image.dtype, label.dtype) == (torch.float32, torch.uint8)
+    flipped, factors = 0, set()
+    for x, y, before, readers in zip(image, label, batch["image"], batch["label"], strict=True):
+        turned = bool(torch.equal(y, readers.flip(-1)))
+        assert turned or torch.equal(y, readers)
+        flipped += turned
+        ratio = x / (before.flip(-1) if turned else before)
+        assert float(ratio.std()) < 1e-4
+        factors.add(round(float(ratio.mean()), 4))
+    assert 5 < flipped < 27
+    assert len(factors) > 25
+
+
+def test_transforms_and_kept_latents_exclude_each_other() -> None:
+    from monai.transforms import Compose
+
+    latents = SimpleNamespace(target="consensus")
+    with pytest.raises(InputError, match="--cache_latents false"):
+        PrepareDenoising(target="consensus", augmentation=TransformAugmentation(Compose([])), latents=latents)
 
 
 def test_gradient_is_clipped_to_the_norm() -> None:

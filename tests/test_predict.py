@@ -253,6 +253,16 @@ def test_confidence_from_probabilities(lung: Path, crop_png: Path, tmp_path: Pat
     np.testing.assert_array_equal(confidence > 0.5, samples[0])
 
 
+def test_consensus_follows_the_fusion(lung: Path, crop_png: Path, tmp_path: Path):
+    (result,) = predict(lung, [crop_png], tmp_path, num_samples=4, fusion="majority", postprocess="morphology")
+    with np.load(result["files"]["samples"]) as arrays:
+        saved = dict(arrays)
+    np.testing.assert_array_equal(saved["consensus"], saved["samples"].sum(0) > 2)
+    # The ties, which the mean counts in.
+    assert (saved["consensus"] != (saved["confidence"] >= 0.5)).any()
+    assert (result["provenance"]["fusion"], result["provenance"]["postprocess"]) == ("majority", "morphology")
+
+
 def test_predict_image_from_python(lung: Path, crop_png: Path, tmp_path: Path):
     found = predict_image(reading.open_input(crop_png, 1).read(), load_segmenter(lung, seed=0))
     np.testing.assert_array_equal(found.samples, samples_of(predict(lung, crop_png, tmp_path)[0]))

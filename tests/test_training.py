@@ -219,7 +219,7 @@ def test_unreadable_image_is_named(data: Path, tmp_path: Path) -> None:
 def test_diffusion_of_pixels_is_the_same_program(data: Path, tmp_path: Path, started: list[str]) -> None:
     sizes = {key: value for key, value in SIZES.items() if "codec_" not in key and "embedding" not in key}
     sizes |= {"image_size": 32, "max_epochs": 1}
-    run = train(LUNG, data, experiment="pixels", output_dir=tmp_path / "run", **sizes)
+    run = train(LUNG, data, experiment="ensemblediff", output_dir=tmp_path / "run", **sizes)
     assert started == ["train"]
     assert list(read_models(run)) == ["model.pt"]
 
@@ -262,3 +262,23 @@ def test_runs_are_tracked_in_one_file(data: Path, tmp_path: Path, monkeypatch: p
 def test_tracking_is_off_on_demand(whole: Path) -> None:
     assert not (whole / "mlruns.db").exists()
     assert not list(whole.glob("mlruns*"))
+
+
+def test_a_run_goes_on_from_finished_weights_without_their_codecs_stages(data, whole, started, tmp_path):
+    weights = whole / "models" / "model.pt"
+    run = train(LUNG, data, output_dir=tmp_path / "run", initial_weights=weights, **{**SIZES, "learning_rate": 0.0})
+    assert started == ["train"]
+    # Without a learning rate the new weights are the old ones, up to the average's rounding.
+    before, after = load_tensors(weights), load_tensors(run / "models" / "model.pt")
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=2e-3, atol=1e-5)
+
+
+def test_weights_to_go_on_from_must_be_there_and_fit(data, whole, tmp_path):
+    with pytest.raises(InputError, match=r"No weights at .*none\.pt"):
+        train(LUNG, data, output_dir=tmp_path / "run", initial_weights=tmp_path / "none.pt", **SIZES)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="do not fit the network"):
+        train(LUNG, data, output_dir=tmp_path / "run", initial_weights=whole / "models" / "mask_codec.pt", **SIZES)
+    assert not (tmp_path / "run" / "models" / "model.pt").exists()
