@@ -1,16 +1,16 @@
 """From a user's image to an ensemble of masks, written in the image's own geometry.
 
-A picture goes through the bundle's preprocessing as in training; of a CT volume first the axial slice and the crop
-around the nodule are cut out. The samples are brought back by inverting the preprocessing (linear interpolation and a
-threshold of 1/2 where it resized), and there confidence = mean of the samples, consensus = confidence ≥ threshold or
-what another fusion makes of them.
+A picture goes through the bundle's preprocessing as in training; of a CT volume first the axial slices and in them the
+crop around the nodule are cut out, and each is prepared by itself. The samples are brought back by inverting the
+preprocessing (linear interpolation and a threshold of 1/2 where it resized), and there confidence = mean of the
+samples, consensus = confidence ≥ threshold or what another fusion makes of them.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,22 +28,26 @@ from .errors import InputError, unwrapped_errors
 from .fusion import fuse_ensemble
 from .io import (
     DicomInput,
+    DicomWriter,
     OutputFolder,
     Place,
     RasterInput,
+    SegmentedNodule,
     VolumeInput,
+    can_write_dicom,
     draw_panel,
-    find_point,
+    find_points,
     open_input,
     parse_places,
     save_png,
     save_samples,
     save_volume,
 )
+from .volumes import INTERVAL_PERCENT, Nodule, check_range, draw_nodule, measure_nodule
 
 __all__ = ["Prediction", "predict", "predict_image"]
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 logger = logging.getLogger(__name__)
 # Samples are brought back so many pixels at a time.
 PIXELS_AT_ONCE = 1 << 24
@@ -80,6 +84,9 @@ def predict(
     point: Any = None,
     index: Any = None,
     roi: Any = None,
+    slices: int | None = None,
+    reach_mm: float = 30.0,
+    dicom: bool | None = None,
     device: str | torch.device | None = None,
     **overrides: Any,
 ) -> list[dict[str, Any]]:
@@ -88,8 +95,17 @@ def predict(
     Of an input ``NAME.…`` these files are written to ``output_dir``: ``NAME_consensus`` and ``NAME_confidence`` (PNG of
     the input's size, 0 or 255 and round(255 · confidence); NIfTI of the volume's shape and affine, uint8 and float32,
     for NIfTI and DICOM), ``NAME_panel.png``, ``NAME_samples.npz`` (``samples``, ``confidence``, ``consensus``,
-    ``entropy`` on the plane of the prediction, and for volumes ``affine``, (row, column, 0) to RAS millimetres) and
-    ``NAME_prediction.json``. They appear together once the input is done; an earlier prediction is replaced.
+    ``entropy`` on the plane of the prediction) and ``NAME_prediction.json``. They appear together once the input is
+    done; an earlier prediction is replaced.
+
+    Of a volume and a place the whole nodule is drawn: the clicked slice and its neighbours up and down until the
+    consensus is empty (see :func:`~medseglatdiff_monai.volumes.draw_nodule`). The JSON then has a list ``nodules`` with
+    volume, diameter, area and agreement of each (:func:`~medseglatdiff_monai.volumes.measure_nodule`). The arrays of
+    the ``.npz`` get a slice axis, (N, S, H, W) or (S, H, W) from the feet upwards, unless ``slices`` is 1, and
+    ``affine``, (row, column, slice) to RAS millimetres. Of several nodules the n-th has the number n in the consensus
+    NIfTI (where two overlap, the more confident; the confidence is the higher one) and ``NAME_samples_n.npz`` and
+    ``NAME_panel_n.png``. Of a DICOM series ``NAME_seg_consensus.dcm``, ``NAME_seg_confidence.dcm`` and
+    ``NAME_report.dcm`` are written, too (:class:`~medseglatdiff_monai.io.DicomWriter`).
 
     Args:
         bundle: folder, or name under ``bundles/``.
@@ -97,12 +113,16 @@ def predict(
         output_dir: where the files go.
         weights: other weights than the bundle's own.
         experiment: overlay that the weights were trained with.
-        num_samples: masks an input; default the bundle's.
+        num_samples: masks an input; default the bundle's. An interval of volumes wants 16 or more.
         num_inference_steps: denoiser calls a mask; default the bundle's.
-        seed: the noise is that of (seed, sample index), the same for every input.
-        point: where the nodule is in a volume, (x, y, z) in LPS millimetres; with several volumes a list, one an input.
+        seed: the noise is that of (seed, sample index), the same for every input and every slice.
+        point: where the nodule is in a volume, (x, y, z) in LPS millimetres; a list of such for several nodules of one
+            volume; with several volumes a list with an entry (a place or a list of places) for each.
         index: the same as a voxel index (i, j, k): column, row, slice of a DICOM series.
         roi: the same as a box, (x0, y0, z0, x1, y1, z1) in LPS millimetres, whose centre is taken.
+        slices: at most so many slices of a nodule, an odd number; 1 draws the clicked slice alone, without a volume.
+        reach_mm: no slice of a nodule farther than this from the clicked one, millimetres.
+        dicom: write DICOM results of a DICOM series; by default where highdicom (extra ``dicom``) is installed.
         device: e.g. ``"cuda:1"``; by default CUDA if there is one.
         overrides: configuration keys of the bundle.
 
@@ -112,7 +132,8 @@ def predict(
     Raises:
         InputError: see :func:`~medseglatdiff_monai.bundle.load_segmenter` and
             :func:`~medseglatdiff_monai.io.open_input`; an argument out of its range; a place that is missing, given
-            twice, outside the volume or not needed; an image that the network cannot take.
+            twice, outside the volume or not needed; an image that the network cannot take; DICOM results asked for
+            without highdicom, or of a series that lacks what they must repeat.
     """
     paths = [Path(path) for path in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     if not paths:
@@ -121,6 +142,9 @@ def predict(
     _check_count("--num-inference-steps", num_inference_steps)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputError(f"--seed is {seed!r}; expected an integer.")
+    check_range(slices, reach_mm)
+    if dicom is not None and not isinstance(dicom, bool):
+        raise InputError(f"--dicom is {dicom!r}; expected True or False, or left out.")
     places = parse_places({"point": point, "index": index, "roi": roi}, len(paths))
     segmenter = load_segmenter(
         bundle, weights, experiment, device,
@@ -130,14 +154,21 @@ def predict(
     opened = [open_input(path, segmenter.in_channels) for path in paths]
     _check_stems(opened)
     points = [
-        find_point(source, place, segmenter.crop_size is not None, segmenter.bundle_dir.name)
-        for source, place in zip(opened, places, strict=True)
+        find_points(source, where, segmenter.crop_size is not None, segmenter.bundle_dir.name)
+        for source, where in zip(opened, places, strict=True)
     ]
     record = _describe_run(segmenter, experiment, seed)
-    return [
-        _predict_input(source, place, where, segmenter, record, Path(output_dir))
-        for source, place, where in zip(opened, places, points, strict=True)
-    ]
+    wanted = can_write_dicom() if dicom is None else dicom
+    writers = [DicomWriter(source, record) if wanted and isinstance(source, DicomInput) else None for source in opened]
+    run = _Run(segmenter, record, Path(output_dir), slices, reach_mm)
+    results = []
+    for source, where, at, writer in zip(opened, places, points, writers, strict=True):
+        if len(at):
+            assert not isinstance(source, RasterInput)  # which has no places
+            results.append(_predict_nodules(source, where, at, run, writer, dicom))
+        else:
+            results.append(_predict_plane(source, run))
+    return results
 
 
 def predict_image(image: MetaTensor, segmenter: Segmenter) -> Prediction:
@@ -242,23 +273,36 @@ def _describe_run(segmenter: Segmenter, experiment: str | None, seed: int) -> di
     }
 
 
-def _predict_input(
-    source: RasterInput | VolumeInput,
-    place: Place | None,
-    point: np.ndarray | None,
-    segmenter: Segmenter,
-    record: dict[str, Any],
-    output_dir: Path,
-) -> dict[str, Any]:
-    plane = _cut(source, point, segmenter)
-    try:
-        found = predict_image(plane, segmenter)
-    except ValueError as error:
-        raise InputError(f"{source.path}: {error}") from error
-    result: dict[str, Any] = {"version": RESULT_VERSION, "input": _describe_input(source, place, point, plane)}
-    notes = _find_notes(source, plane, found, segmenter)
+@dataclass(frozen=True)
+class _Run:
+    """What all inputs of a call share."""
+
+    segmenter: Segmenter
+    record: dict[str, Any]
+    output_dir: Path
+    slices: int | None
+    reach_mm: float
+
+    def draw(self, source: RasterInput | VolumeInput, plane: MetaTensor) -> Prediction:
+        try:
+            return predict_image(plane, self.segmenter)
+        except ValueError as error:
+            raise InputError(f"{source.path}: {error}") from error
+
+
+def _predict_plane(source: RasterInput | VolumeInput, run: _Run) -> dict[str, Any]:
+    """A picture, or a NIfTI of one slice that is taken as a crop."""
+    if isinstance(source, RasterInput):
+        plane = source.read()
+    else:
+        plane = source.cut(index_to_point([(side - 1) / 2 for side in source.shape], source.affine).tolist(), None)
+    found = run.draw(source, plane)
     areas = [int(mask.sum()) for mask in found.samples]
-    result["area_pixels"] = {"consensus": int(found.consensus.sum()), "samples": areas}
+    result: dict[str, Any] = {
+        "version": RESULT_VERSION,
+        "input": _describe_input(source),
+        "area_pixels": {"consensus": int(found.consensus.sum()), "samples": areas},
+    }
     pixel_mm2 = None
     if not isinstance(source, RasterInput):
         affine = np.asarray(plane.affine, dtype=float)
@@ -267,31 +311,159 @@ def _predict_input(
             "consensus": round(result["area_pixels"]["consensus"] * pixel_mm2, 3),
             "samples": [round(area * pixel_mm2, 3) for area in areas],
         }
-    result["notes"] = notes
-    result["provenance"] = record
-    with OutputFolder(output_dir) as staging:
-        names = _write(staging, source, plane, found, record, areas, pixel_mm2)
-        result["files"] = names
+    result["notes"] = _find_notes(source, plane, found, run.segmenter)
+
+    def write(staging: Path) -> dict[str, str]:
+        names = {}
+        if isinstance(source, RasterInput):
+            names = {kind: f"{source.stem}_{kind}.png" for kind in ("consensus", "confidence")}
+            save_png(found.consensus, staging / names["consensus"])
+            save_png(found.confidence, staging / names["confidence"])
+        else:
+            names = {kind: f"{source.stem}_{kind}.nii.gz" for kind in ("consensus", "confidence")}
+            for kind, values in (("consensus", found.consensus.astype(np.uint8)), ("confidence", found.confidence)):
+                save_volume(source.paste(torch.from_numpy(values), plane), source, staging / names[kind])
+        names["samples"], names["panel"] = f"{source.stem}_samples.npz", f"{source.stem}_panel.png"
+        extra = {} if isinstance(source, RasterInput) else {"affine": np.asarray(plane.affine, dtype=float)}
+        save_samples(staging / names["samples"], **_arrays(found), **extra)
+        _draw_plane(found, plane, staging / names["panel"], source.stem, run.record, pixel_mm2)
+        return names
+
+    return _write(source, result, run, write)
+
+
+def _predict_nodules(
+    source: VolumeInput,
+    places: Sequence[Place],
+    points: np.ndarray,
+    run: _Run,
+    writer: DicomWriter | None,
+    dicom: bool | None,
+) -> dict[str, Any]:
+    """Every nodule of a volume that was pointed at."""
+    notes = []
+    if isinstance(source, DicomInput) and writer is None and dicom is None:
+        notes.append("No DICOM SEG and SR: highdicom is not installed; pip install 'medseglatdiff_monai[dicom]'.")
+    # Of a single slice the file does not say how thick it is, and one slice of several is no volume.
+    voxel_mm3 = float(abs(np.linalg.det(source.affine[:3, :3]))) if source.shape[2] > 1 and run.slices != 1 else None
+    nodules, described, segmented = [], [], []
+    labels = np.zeros(source.shape, np.uint8)
+    confidence = np.zeros(source.shape, np.float32)
+    for number, (place, point) in enumerate(zip(places, points, strict=True), start=1):
+        cut_plane = source.open_planes(point.tolist(), run.segmenter.crop_size)
+        nodule = draw_nodule(cut_plane, lambda plane: run.draw(source, plane), run.slices, run.reach_mm)
+        nodules.append(nodule)
+        measured = measure_nodule(nodule, voxel_mm3)
+        described.append(_describe_nodule(source, place, point, nodule, number, measured, run))
+        start, consensus = source.paste_stack(torch.from_numpy(nodule.consensus.astype(np.uint8)), nodule.planes)
+        _, values = source.paste_stack(torch.from_numpy(nodule.confidence), nodule.planes)
+        part = (..., slice(start, start + values.shape[2]))
+        labels[part] = np.where(
+            (consensus > 0) & (values > confidence[part] * (labels[part] > 0)), number, labels[part]
+        )
+        confidence[part] = np.maximum(confidence[part], values)
+        segmented.append(SegmentedNodule(start, consensus, values, measured))
+    result: dict[str, Any] = {
+        "version": RESULT_VERSION,
+        "input": _describe_input(source),
+        "interval_percent": list(INTERVAL_PERCENT),
+        "nodules": described,
+        "notes": notes,
+    }
+
+    def write(staging: Path) -> dict[str, str]:
+        names = {kind: f"{source.stem}_{kind}.nii.gz" for kind in ("consensus", "confidence")}
+        save_volume(labels, source, staging / names["consensus"])
+        save_volume(confidence, source, staging / names["confidence"])
+        for number, (nodule, entry) in enumerate(zip(nodules, described, strict=True), start=1):
+            end = f"_{number}" if len(nodules) > 1 else ""
+            samples, panel = f"samples{end}", f"panel{end}"
+            names[samples], names[panel] = f"{source.stem}_{samples}.npz", f"{source.stem}_{panel}.png"
+            arrays = _arrays(nodule)
+            if run.slices == 1:
+                arrays = {"samples": nodule.samples[:, 0], **{k: v[0] for k, v in arrays.items() if k != "samples"}}
+            save_samples(staging / names[samples], **arrays, affine=nodule.affine)
+            at = nodule.clicked
+            plane = nodule.planes[at]
+            shown = Prediction(
+                nodule.samples[:, at], nodule.confidence[at], nodule.consensus[at], nodule.entropy[at],
+                nodule.seen,
+            )  # fmt: skip
+            title = source.stem + (f", nodule {number}" if end else "")
+            edges = np.asarray(plane.affine, dtype=float)
+            pixel_mm2 = float(np.linalg.norm(np.cross(edges[:3, 0], edges[:3, 1])))
+            volume = entry["volume_mm3"]
+            extra = ""
+            if volume is not None:
+                low, high = volume["interval"]
+                extra = f"Volume {volume['consensus']:.0f} mm³ ({low:.0f} to {high:.0f}), clicked slice: "
+            _draw_plane(shown, plane, staging / names[panel], title, run.record, pixel_mm2, extra)
+        if writer is not None:
+            names.update(writer.write(segmented, staging, source.stem))
+        return names
+
+    return _write(source, result, run, write)
+
+
+def _write(
+    source: RasterInput | VolumeInput,
+    result: dict[str, Any],
+    run: _Run,
+    write: Callable[[Path], dict[str, str]],
+) -> dict[str, Any]:
+    """Write all files of an input together; returns the JSON's content with absolute paths."""
+    with OutputFolder(run.output_dir) as staging:
+        names = write(staging)
+        result = {**result, "provenance": run.record, "files": names}
         text = json.dumps(result, indent=2, allow_nan=False) + "\n"
         (staging / f"{source.stem}_prediction.json").write_text(text, encoding="utf-8")
     names = {**names, "prediction": f"{source.stem}_prediction.json"}
-    return {**result, "files": {kind: str((output_dir / name).resolve()) for kind, name in names.items()}}
+    return {**result, "files": {kind: str((run.output_dir / name).resolve()) for kind, name in names.items()}}
 
 
-def _cut(source: RasterInput | VolumeInput, point: np.ndarray | None, segmenter: Segmenter) -> MetaTensor:
-    if isinstance(source, RasterInput):
-        return source.read()
-    if point is not None:
-        return source.cut(point.tolist(), segmenter.crop_size)
-    return source.cut(index_to_point([(side - 1) / 2 for side in source.shape], source.affine).tolist(), None)
+def _arrays(found: Prediction | Nodule) -> dict[str, np.ndarray]:
+    return {name: getattr(found, name) for name in ("samples", "confidence", "consensus", "entropy")}
 
 
-def _describe_input(
-    source: RasterInput | VolumeInput,
-    place: Place | None,
-    point: np.ndarray | None,
-    plane: MetaTensor,
+def _describe_nodule(
+    source: VolumeInput,
+    place: Place,
+    point: np.ndarray,
+    nodule: Nodule,
+    number: int,
+    measured: dict[str, Any],
+    run: _Run,
 ) -> dict[str, Any]:
+    plane = nodule.planes[nodule.clicked]
+    voxel = np.floor(point_to_index(point, source.affine) + 0.5).astype(int)
+    if "slab_start" in plane.meta:
+        voxel[2] = int(plane.meta["slab_start"])
+    notes = []
+    why = {
+        "reach": f"--reach-mm {run.reach_mm:g} ended the search", "slices": f"--slices {run.slices} ended the search",
+        "volume": "the scan ends",
+    }  # fmt: skip
+    for end, place_in_stack, side in zip(nodule.ended, (0, -1), ("feet", "head"), strict=True):
+        if run.slices != 1 and end in why and nodule.consensus[place_in_stack].any():
+            notes.append(f"Towards the {side} {why[end]} while the consensus was not empty: the volume is a part.")
+    if not nodule.consensus[nodule.clicked].any():
+        notes.append("The consensus is empty in the clicked slice: most samples see no nodule there.")
+    for note in notes:
+        logger.warning("%s: nodule %d: %s", source.path, number, note)
+    notes += _note_seen(nodule.seen, plane.shape[1:], "crop")
+    return {
+        "number": number,
+        place[0]: list(place[1]),
+        "point_mm": [round(float(value), 3) for value in point],
+        "voxel": [int(value) for value in np.clip(voxel, 0, np.array(source.shape) - 1)],
+        "num_slices": len(nodule.planes),
+        "ended": {"feet": nodule.ended[0], "head": nodule.ended[1]},
+        **measured,
+        "notes": notes,
+    }
+
+
+def _describe_input(source: RasterInput | VolumeInput) -> dict[str, Any]:
     if isinstance(source, RasterInput):
         return {"name": source.path.name, "format": source.path.suffix[1:].lower(), "shape": list(source.size)}
     description: dict[str, Any] = {
@@ -303,14 +475,6 @@ def _describe_input(
     }
     if isinstance(source, DicomInput):
         description["series_instance_uid"] = source.series.uid
-    if point is not None:
-        assert place is not None  # a point comes from a place
-        description[place[0]] = list(place[1])
-        description["point_mm"] = [round(float(value), 3) for value in point]
-        voxel = np.floor(point_to_index(point, source.affine) + 0.5).astype(int)
-        if "slab_start" in plane.meta:
-            voxel[2] = int(plane.meta["slab_start"])
-        description["voxel"] = [int(value) for value in np.clip(voxel, 0, np.array(source.shape) - 1)]
     return description
 
 
@@ -330,47 +494,34 @@ def _find_notes(
         logger.warning("%s: %s", source.path, notes[-1])
     elif crop is not None and (height < segmenter.image_size[0] or width < segmenter.image_size[1]):
         notes.append(f"The image ({height}x{width}) was padded with its minimum to the network's size.")
-    top, left, bottom, right = found.seen
-    if (top, left, bottom, right) != (0, 0, height, width):
-        notes.append(
-            f"The network saw rows {top} to {bottom - 1} and columns {left} to {right - 1} of the {height}x{width} "
-            f"{'image' if isinstance(source, RasterInput) else 'plane'}; all else is background."
-        )
-    return notes
+    what = "image" if isinstance(source, RasterInput) else "plane"
+    return notes + _note_seen(found.seen, (height, width), what)
 
 
-def _write(
-    staging: Path,
-    source: RasterInput | VolumeInput,
-    plane: MetaTensor,
+def _note_seen(seen: tuple[int, int, int, int], shape: Sequence[int], what: str) -> list[str]:
+    top, left, bottom, right = seen
+    height, width = shape
+    if seen == (0, 0, height, width):
+        return []
+    return [
+        f"The network saw rows {top} to {bottom - 1} and columns {left} to {right - 1} of the {height}x{width} {what}; "
+        "all else is background."
+    ]
+
+
+def _draw_plane(
     found: Prediction,
+    plane: MetaTensor,
+    path: Path,
+    title: str,
     record: dict[str, Any],
-    areas: Sequence[int],
     pixel_mm2: float | None,
-) -> dict[str, str]:
-    """All files but the JSON; returns their names by kind."""
-    stem = source.stem
-    arrays = {
-        "samples": found.samples,
-        "confidence": found.confidence,
-        "consensus": found.consensus,
-        "entropy": found.entropy,
-    }
-    if isinstance(source, RasterInput):
-        names = {"consensus": f"{stem}_consensus.png", "confidence": f"{stem}_confidence.png"}
-        save_png(found.consensus, staging / names["consensus"])
-        save_png(found.confidence, staging / names["confidence"])
-    else:
-        names = {"consensus": f"{stem}_consensus.nii.gz", "confidence": f"{stem}_confidence.nii.gz"}
-        for kind, values in (("consensus", found.consensus.astype(np.uint8)), ("confidence", found.confidence)):
-            save_volume(source.paste(torch.from_numpy(values), plane), source, staging / names[kind])
-        arrays["affine"] = np.asarray(plane.affine, dtype=float)
-    names["samples"] = f"{stem}_samples.npz"
-    save_samples(staging / names["samples"], **arrays)
-    names["panel"] = f"{stem}_panel.png"
+    extra: str = "",
+) -> None:
+    """The panel of one plane, of the part that the network saw."""
     top, left, bottom, right = found.seen
     image = plane.as_tensor().numpy()[:, top:bottom, left:right]
-    size = [area * pixel_mm2 for area in areas] if pixel_mm2 is not None else list(areas)
+    size = [float(mask.sum()) * (pixel_mm2 or 1.0) for mask in found.samples]
     unit = "mm²" if pixel_mm2 is not None else "px"
     consensus_area = found.consensus.sum() * (pixel_mm2 or 1.0)
     draw_panel(
@@ -379,10 +530,11 @@ def _write(
         found.confidence[top:bottom, left:right],
         found.consensus[top:bottom, left:right],
         found.entropy[top:bottom, left:right],
-        staging / names["panel"],
-        title=stem,
+        path,
+        title=title,
         subtitle=(
-            f"Consensus {consensus_area:.0f} {unit}, samples {min(size):.0f} to {max(size):.0f} {unit}  ·  "
+            f"{extra}{'consensus' if extra else 'Consensus'} {consensus_area:.0f} {unit}, samples {min(size):.0f} to "
+            f"{max(size):.0f} {unit}  ·  "
             f"{record['num_inference_steps']} {record['sampler'].upper()} steps, seed {record['seed']}  ·  "
             f"{record['bundle']}"
         ),
@@ -391,4 +543,3 @@ def _write(
         ],
         confidence_title=None if record["confidence"] == "samples" else f"Confidence ({len(found.samples)} samples)",
     )
-    return names

@@ -14,6 +14,7 @@ from PIL import Image
 from tiny_bundle import SKIN, write_tiny_bundle
 from tiny_dicom import CORNER_MM, make_ct, write_series
 
+import medseglatdiff_monai.io.dicom_results as dicom_results
 import medseglatdiff_monai.io.reading as reading
 import medseglatdiff_monai.predict as predict_module
 from medseglatdiff_monai.bundle import load_segmenter
@@ -21,6 +22,7 @@ from medseglatdiff_monai.data.lidc_annotations import crop_start, find_nodules
 from medseglatdiff_monai.data.phantom import load_phantom_scan, write_phantom_dicom_series
 from medseglatdiff_monai.data.pylidc_compat import load_pylidc
 from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.io import parse_places
 from medseglatdiff_monai.predict import predict, predict_image
 
 # Row, column and slice of the "nodule" of the small CT: off the middle, so that no axis can be mistaken.
@@ -103,7 +105,7 @@ def test_png_in_its_own_size(lung: Path, crop_png: Path, tmp_path: Path):
 
 def test_dicom_is_the_same_as_the_crop(lung: Path, crop_png: Path, series: Path, ct: np.ndarray, tmp_path: Path):
     (picture,) = predict(lung, [crop_png], tmp_path)
-    (volume,) = predict(lung, [series], tmp_path, point=POINT)
+    (volume,) = predict(lung, [series], tmp_path, point=POINT, slices=1)
     samples = samples_of(picture)
     np.testing.assert_array_equal(samples_of(volume), samples)
     consensus, confidence = (nibabel.load(volume["files"][kind]) for kind in ("consensus", "confidence"))
@@ -117,9 +119,12 @@ def test_dicom_is_the_same_as_the_crop(lung: Path, crop_png: Path, series: Path,
     affine = np.diag([-0.75, -0.5, 2.0, 1.0])
     affine[:3, 3] = -CORNER_MM[0], -CORNER_MM[1], CORNER_MM[2]
     np.testing.assert_allclose(consensus.affine, affine, atol=1e-5)
-    assert volume["input"]["voxel"] == [COLUMN, ROW, SLICE]
+    (nodule,) = volume["nodules"]
+    assert nodule["voxel"] == [COLUMN, ROW, SLICE]
     pixels = int((samples.mean(0) >= 0.5).sum())
-    assert volume["area_mm2"]["consensus"] == pytest.approx(pixels * 0.75 * 0.5)
+    assert nodule["area_mm2"]["consensus"] == pytest.approx(pixels * 0.75 * 0.5)
+    # One slice has no volume.
+    assert nodule["volume_mm3"] is None
 
 
 def test_point_index_and_roi_name_the_same_place(lung: Path, series: Path, tmp_path: Path):
@@ -130,10 +135,10 @@ def test_point_index_and_roi_name_the_same_place(lung: Path, series: Path, tmp_p
         # Corners in either order; the centre counts.
         "roi": (x + 9, y - 6, z - 1.5, x - 9, y + 6, z + 1.5),
     }
-    results = [predict(lung, series, tmp_path / name, **{name: place})[0] for name, place in places.items()]
+    results = [predict(lung, series, tmp_path / name, slices=1, **{name: place})[0] for name, place in places.items()]
     for result in results[1:]:
         np.testing.assert_array_equal(samples_of(result), samples_of(results[0]))
-    (other,) = predict(lung, series, tmp_path, index=(COLUMN, ROW, 1))
+    (other,) = predict(lung, series, tmp_path, index=(COLUMN, ROW, 1), slices=1)
     assert (samples_of(other) != samples_of(results[0])).any()
 
 
@@ -147,7 +152,7 @@ def test_nifti_volume_of_any_orientation(lung: Path, crop_png: Path, ct: np.ndar
     )
     turned = straight.as_reoriented(turn)
     nibabel.save(turned, tmp_path / "scan.nii.gz")
-    (result,) = predict(lung, [tmp_path / "scan.nii.gz"], tmp_path / "out", point=POINT)
+    (result,) = predict(lung, [tmp_path / "scan.nii.gz"], tmp_path / "out", point=POINT, slices=1)
     samples = samples_of(predict(lung, [crop_png], tmp_path / "png")[0])
     np.testing.assert_array_equal(samples_of(result), samples)
     consensus = nibabel.load(result["files"]["consensus"])
@@ -176,7 +181,7 @@ def test_2d_nifti_is_a_crop(lung: Path, crop_png: Path, ct: np.ndarray, tmp_path
 
 
 def test_crop_over_the_border(lung: Path, series: Path, tmp_path: Path):
-    (result,) = predict(lung, series, tmp_path, index=(3, 149, 0))
+    (result,) = predict(lung, series, tmp_path, index=(3, 149, 0), slices=1)
     samples = samples_of(result)
     volume = np.asarray(nibabel.load(result["files"]["consensus"]).dataobj)
     # Pixel (64, 64) of the crop is voxel (3, 149, 0); the network saw 32 pixels to either side.
@@ -194,7 +199,7 @@ def test_one_slice_of_a_series_is_read(lung: Path, series: Path, tmp_path: Path,
         return original(source, start, stop)
 
     monkeypatch.setattr(reading, "read_volume", read)
-    predict(lung, series, tmp_path, point=POINT)
+    predict(lung, series, tmp_path, point=POINT, slices=1)
     assert asked == [(SLICE, SLICE + 1)]
 
 
@@ -269,6 +274,142 @@ def test_predict_image_from_python(lung: Path, crop_png: Path, tmp_path: Path):
     assert found.seen == (32, 32, 96, 96)
 
 
+def test_whole_nodule_is_the_same_as_slice_by_slice(lung: Path, series: Path, ct: np.ndarray, tmp_path: Path):
+    """Every slice is cut at the clicked pixel, normalised by itself and drawn with the noise of the others."""
+    (result,) = predict(lung, series, tmp_path / "all", point=POINT)
+    samples = samples_of(result)
+    assert samples.shape == (3, 4, 128, 128)
+    crops = ct[:, ROW - 64 : ROW + 64, COLUMN - 64 : COLUMN + 64].astype(float)
+    paths = [tmp_path / f"crop-{number}.png" for number in range(4)]
+    for path, crop in zip(paths, crops, strict=True):
+        Image.fromarray(to_8_bits(crop)).save(path)
+    for number, picture in enumerate(predict(lung, paths, tmp_path / "png")):
+        np.testing.assert_array_equal(samples[:, number], samples_of(picture))
+    (one,) = predict(lung, series, tmp_path / "one", point=POINT, slices=1)
+    np.testing.assert_array_equal(samples[:, SLICE], samples_of(one))
+    with np.load(result["files"]["samples"]) as arrays:
+        affine = arrays["affine"]
+        consensus = arrays["consensus"]
+    # (row, column, slice) to RAS: pixel (64, 64) of the clicked slice is the point.
+    np.testing.assert_allclose(affine @ [64, 64, SLICE, 1], [-POINT[0], -POINT[1], POINT[2], 1], atol=1e-5)
+    written = np.asarray(nibabel.load(result["files"]["consensus"]).dataobj)
+    np.testing.assert_array_equal(
+        written[COLUMN - 64 : COLUMN + 64, ROW - 64 : ROW + 64].transpose(2, 1, 0), consensus.astype(np.uint8)
+    )
+    (nodule,) = result["nodules"]
+    voxels = samples.sum((1, 2, 3))
+    assert nodule["num_slices"] == 4
+    assert nodule["ended"] == {"feet": "volume", "head": "volume"}
+    assert nodule["volume_mm3"]["samples"] == pytest.approx(voxels * 0.5 * 0.75 * 2.0, abs=1e-3)
+    assert nodule["volume_mm3"]["consensus"] == pytest.approx(consensus.sum() * 0.75, abs=1e-3)
+    low, high = nodule["volume_mm3"]["interval"]
+    assert low == pytest.approx(np.percentile(voxels, 5) * 0.75, abs=1e-3)
+    assert high == pytest.approx(np.percentile(voxels, 95) * 0.75, abs=1e-3)
+    assert "Towards the feet the scan ends" in nodule["notes"][0]
+
+
+def test_volume_of_a_nifti_that_is_stored_another_way_round(lung: Path, series: Path, tmp_path: Path):
+    (straight,) = predict(lung, series, tmp_path / "dicom", point=POINT, dicom=False)
+    volume = reading.open_input(series, 1).read(0, 4)
+    image = nibabel.Nifti1Image(volume[0].numpy().astype(np.int16), volume.affine.numpy())
+    for axes in ("SAL", "RPI"):
+        turn = nibabel.orientations.ornt_transform(
+            nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(tuple(axes))
+        )
+        nibabel.save(image.as_reoriented(turn), tmp_path / "scan.nii.gz")
+        (result,) = predict(lung, tmp_path / "scan.nii.gz", tmp_path / axes, point=POINT)
+        np.testing.assert_array_equal(samples_of(result), samples_of(straight))
+        assert result["nodules"][0]["volume_mm3"] == straight["nodules"][0]["volume_mm3"]
+        for kind in ("consensus", "confidence"):
+            back = nibabel.load(result["files"][kind]).as_reoriented(
+                nibabel.orientations.ornt_transform(
+                    nibabel.orientations.axcodes2ornt(tuple(axes)), nibabel.io_orientation(image.affine)
+                )
+            )
+            np.testing.assert_array_equal(back.get_fdata(), nibabel.load(straight["files"][kind]).get_fdata())
+
+
+def test_several_nodules_of_a_series(lung: Path, series: Path, tmp_path: Path):
+    second = (30, 40, 1)
+    text = f"{COLUMN},{ROW},{SLICE};30,40,1"
+    (both,) = predict(lung, series, tmp_path / "both", index=text)
+    assert [nodule["voxel"] for nodule in both["nodules"]] == [[COLUMN, ROW, SLICE], list(second)]
+    labels = np.asarray(nibabel.load(both["files"]["consensus"]).dataobj)
+    confidence = np.asarray(nibabel.load(both["files"]["confidence"]).dataobj)
+    alone = []
+    for number, index in ((1, (COLUMN, ROW, SLICE)), (2, second)):
+        (one,) = predict(lung, series, tmp_path / str(number), index=index)
+        with np.load(one["files"]["samples"]) as expected, np.load(both["files"][f"samples_{number}"]) as found:
+            np.testing.assert_array_equal(found["samples"], expected["samples"])
+        entry = both["nodules"][number - 1]
+        assert entry["volume_mm3"] == one["nodules"][0]["volume_mm3"]
+        alone.append([np.asarray(nibabel.load(one["files"][kind]).dataobj) for kind in ("consensus", "confidence")])
+    (first_mask, first_map), (second_mask, second_map) = alone
+    assert (first_mask.astype(bool) & second_mask.astype(bool)).any()
+    np.testing.assert_array_equal(confidence, np.maximum(first_map, second_map))
+    np.testing.assert_array_equal(labels > 0, (first_mask > 0) | (second_mask > 0))
+    np.testing.assert_array_equal(labels[(first_mask > 0) & (second_mask == 0)], 1)
+    np.testing.assert_array_equal(labels[(second_map > first_map) & (second_mask > 0)], 2)
+    assert Path(both["files"]["panel_2"]).is_file()
+    # Each of two inputs has a list of its own.
+    places = parse_places({"index": [[(COLUMN, ROW, SLICE), second], [second]]}, 2)
+    assert [[place[1] for place in entry] for entry in places] == [[(COLUMN, ROW, SLICE), second], [second]]
+
+
+def test_dicom_results_of_a_series(lung: Path, series: Path, tmp_path: Path):
+    highdicom = pytest.importorskip("highdicom")
+    (result,) = predict(lung, series, tmp_path, index=f"{COLUMN},{ROW},{SLICE};30,40,1", num_samples=4)
+    confidence = np.asarray(nibabel.load(result["files"]["confidence"]).dataobj)
+    seg = highdicom.seg.segread(result["files"]["seg_confidence"])
+    volume = seg.get_volume(segment_numbers=[1, 2], rescale_fractional=True)
+    # LPS (slice, row, column) of highdicom to RAS (column, row, slice) of NIfTI.
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine[:, [2, 1, 0, 3]]
+    nifti = nibabel.load(result["files"]["confidence"]).affine
+    shown = volume.array.max(-1).transpose(2, 1, 0)
+    if affine[2, 2] < 0:
+        shown, affine = (
+            shown[..., ::-1],
+            affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, shown.shape[2] - 1], [0, 0, 0, 1]], float),
+        )
+    np.testing.assert_allclose(affine, nifti, atol=1e-5)
+    np.testing.assert_allclose(shown, confidence, atol=1e-6)
+    report = highdicom.sr.srread(result["files"]["report"])
+    groups = report.content.get_volumetric_roi_measurement_groups()
+    for group, nodule in zip(groups, result["nodules"], strict=True):
+        stated = [item.value for item in group.get_measurements() if item.name.value == "118565006"]
+        sizes = nodule["volume_mm3"]
+        assert stated == [sizes["consensus"], sizes["median"], *sizes["interval"]]
+    (without,) = predict(lung, series, tmp_path / "without", point=POINT, dicom=False)
+    assert not list((tmp_path / "without").glob("*.dcm"))
+    assert without["notes"] == []
+
+
+def test_without_highdicom(lung: Path, series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """NIfTI is written all the same, and it is said what is missing; DICOM that was asked for is an error at once."""
+    monkeypatch.setattr(predict_module, "can_write_dicom", lambda: False)
+    monkeypatch.setattr(dicom_results, "can_write_dicom", lambda: False)
+    (result,) = predict(lung, series, tmp_path / "a", point=POINT, slices=1)
+    assert "pip install 'medseglatdiff_monai[dicom]'" in result["notes"][0]
+    assert not list((tmp_path / "a").glob("*.dcm"))
+    with pytest.raises(InputError, match="extra 'dicom'"):
+        predict(lung, series, tmp_path / "b", point=POINT, dicom=True)
+    assert not (tmp_path / "b").exists()
+
+
+def test_broken_series_gives_nothing(lung: Path, ct: np.ndarray, tmp_path: Path):
+    """Of three slices one is missing: the two distances left are one and two slices long."""
+    folder = write_series(tmp_path / "gap", ct)
+    middle = next(path for path in folder.iterdir() if path.name == "71.dcm")
+    middle.unlink()
+    with pytest.raises(InputError, match=r"1 slice\(s\) missing between 10\.00 and 14\.00 mm"):
+        predict(lung, folder, tmp_path / "out", point=POINT)
+    folder = write_series(tmp_path / "twice", ct)
+    (folder / "copy.dcm").write_bytes((folder / "71.dcm").read_bytes())
+    with pytest.raises(InputError, match=r"two slices at 12\.00 mm"):
+        predict(lung, folder, tmp_path / "out", point=POINT)
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_half_written(lung: Path, crop_png: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     predict(lung, crop_png, tmp_path / "kept")
     before = {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()}
@@ -303,7 +444,11 @@ def test_bad_last_input_stops_before_the_first(lung: Path, crop_png: Path, tmp_p
         ({"point": (1, 2)}, r"--point is \(1, 2\); expected 3 numbers, X,Y,Z"),
         ({"point": "a,b,c"}, r"--point is 'a,b,c'; expected 3 numbers"),
         ({"roi": (1, 2, 3)}, r"--roi is \(1, 2, 3\); expected 6 numbers"),
-        ({"point": [POINT, POINT]}, r"--point names 2 place\(s\) for 1 input"),
+        ({"point": [POINT, POINT]}, r"--point is .*; it names a place twice"),
+        ({"point": [[POINT], [POINT]]}, r"--point names 2 place\(s\) for 1 input"),
+        ({"point": POINT, "slices": 2}, r"--slices is 2; expected an odd number"),
+        ({"point": POINT, "reach_mm": -1}, r"--reach-mm is -1; expected millimetres, at least 0"),
+        ({"point": POINT, "dicom": "yes"}, r"--dicom is 'yes'; expected True or False"),
         ({"point": POINT, "num_samples": 0}, r"--num-samples is 0; expected an integer of at least 1"),
         ({"point": POINT, "num_inference_steps": 2.5}, r"--num-inference-steps is 2\.5"),
         ({"point": POINT, "seed": "x"}, r"--seed is 'x'"),
@@ -360,7 +505,7 @@ def test_phantom_crop_and_dicom(lung: Path, tmp_path: Path):
     first = scan.corner_mm()
     point = (first + (column + 64) * scan.spacing_mm, first + (row + 64) * scan.spacing_mm, scan.zvals[index])
     (picture,) = predict(lung, tmp_path / "crop.png", tmp_path / "out")
-    (volume,) = predict(lung, folder, tmp_path / "out", point=point)
+    (volume,) = predict(lung, folder, tmp_path / "out", point=point, slices=1)
     assert samples_of(picture).any()
     np.testing.assert_array_equal(samples_of(volume), samples_of(picture))
 
@@ -378,7 +523,7 @@ def test_real_crops_and_real_dicom(lung: Path, unpack: Callable[..., Path], tmp_
         corner = np.array(opened.series.corners_mm[0])
         x, y = (corner[i] + opened.series.spacing_mm[0] * n for i, n in ((0, column), (1, row)))
         (picture,) = predict(lung, root / f"slice-{number}.png", tmp_path / "png")
-        (volume,) = predict(lung, folder, tmp_path / "dicom", point=(x, y, z))
+        (volume,) = predict(lung, folder, tmp_path / "dicom", point=(x, y, z), slices=1)
         np.testing.assert_array_equal(samples_of(volume), samples_of(picture))
         consensus = nibabel.load(volume["files"]["consensus"])
         assert consensus.shape == (512, 512, 101)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.valuerep import DSfloat
 
 CORNER_MM = (-50.0, -40.0, 10.0)
 
@@ -25,8 +27,13 @@ def write_series(
     spacing_mm: tuple[float, float, float] = (0.5, 0.75, 2.0),
     modality: str = "CT",
     uid: str | None = None,
+    orientation: Sequence[float] = (1, 0, 0, 0, 1, 0),
+    step: int = 1,
 ) -> Path:
-    """Write (slice, row, column) with spacing (row, column, slice); file names do not follow the slices' order."""
+    """Write (slice, row, column) with spacing (row, column, slice); file names do not follow the slices' order.
+
+    `orientation` is ImageOrientationPatient; slices follow each other along the normal (`step` 1) or against it (-1).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     uid = uid or generate_uid()
     count = len(volume)
@@ -37,12 +44,14 @@ def write_series(
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         image = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
         image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        image.Modality, image.PatientID = modality, "TEST"
+        image.Modality, image.PatientID, image.PatientName = modality, "TEST", "Test^Series"
         image.StudyInstanceUID, image.SeriesInstanceUID = "1.2.3", uid
         image.InstanceNumber = count - number
-        x, y, z = CORNER_MM
-        image.ImagePositionPatient = [str(x), str(y), str(z + number * spacing_mm[2])]
-        image.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+        normal = np.cross(orientation[:3], orientation[3:])
+        corner = np.array(CORNER_MM) + number * step * spacing_mm[2] * normal
+        image.ImagePositionPatient = [DSfloat(value, auto_format=True) for value in corner]
+        image.ImageOrientationPatient = [DSfloat(value, auto_format=True) for value in orientation]
+        image.FrameOfReferenceUID = generate_uid(entropy_srcs=[uid, "frame of reference"])
         image.PixelSpacing = [str(spacing_mm[0]), str(spacing_mm[1])]
         image.SliceThickness = str(spacing_mm[2])
         image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"

@@ -148,7 +148,8 @@ def check_slices(series: DicomSeries, expected_mm: Sequence[float] | None = None
             f"{Path(series.files[index + 1]).name}; expected one. Remove the one that does not belong."
         )
     if expected_mm is None:
-        spacing = float(np.median(steps)) if len(steps) else 0.0
+        # The lower median: of two steps, one of which holds a gap, the mean would hide it.
+        spacing = float(np.percentile(steps, 50, method="lower")) if len(steps) else 0.0
         for index in np.flatnonzero(steps > GAP_FACTOR * spacing):
             missing = max(1, round(steps[index] / spacing) - 1)
             raise InputError(

@@ -97,9 +97,11 @@ class LoadCased(MapTransform):
         self._load_label = LoadCase(is_label=True, spatial_dims=spatial_dims)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace paths by images and masks."""
+        """Replace paths by images and masks; tensors (C, H, W[, D]), as MONAI Deploy hands them over, stay."""
         loaded = dict(data)
         for key in self.key_iterator(loaded):
+            if isinstance(loaded[key], torch.Tensor):
+                continue
             loaded[key] = (self._load_label if key in self.label_keys else self._load_image)(loaded[key])
         return loaded
 

@@ -1,8 +1,8 @@
-"""Where in a volume to look: ``--point``, ``--index`` and ``--roi``, made into one LPS point an input."""
+"""Where in a volume to look: ``--point``, ``--index`` and ``--roi``, made into the LPS points of each input."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,82 +11,111 @@ from ..data.nodule_crop import index_to_point, point_to_index
 from ..errors import InputError
 from .reading import NiftiInput, RasterInput, VolumeInput
 
-__all__ = ["Place", "find_point", "parse_places"]
+__all__ = ["Place", "find_points", "parse_places"]
 
 # Name of the argument and its numbers.
 Place = tuple[str, tuple[float, ...]]
 FORMS = {"point": (3, "X,Y,Z"), "index": (3, "I,J,K"), "roi": (6, "X0,Y0,Z0,X1,Y1,Z1")}
 
 
-def parse_places(given: Mapping[str, Any], number: int) -> list[Place | None]:
-    """The place in each of `number` inputs, or ``None`` where none is given.
+def parse_places(given: Mapping[str, Any], number: int) -> list[list[Place]]:
+    """The places in each of `number` inputs, an empty list where none is given.
 
     Args:
-        given: values of the arguments point, index and roi: numbers, text such as "1,2,3", a list with an entry an
-            input, or ``None``.
+        given: values of the arguments point, index and roi, or ``None``. A place is numbers or text such as "1,2,3".
+            Of a single input it may be a list of places, or text with semicolons between them; of several inputs it is
+            a list with an entry an input, a place or a list of places.
         number: of inputs.
 
     Raises:
-        InputError: two arguments at once, not the right count of numbers, or not one place an input.
+        InputError: two arguments at once, not the right count of numbers, a place twice, or not one entry an input.
     """
     named = {name: value for name, value in given.items() if value is not None}
     if not named:
-        return [None] * number
+        return [[] for _ in range(number)]
     if len(named) > 1:
         both = " and ".join(f"--{name}" for name in named)
         raise InputError(f"{both} are given; expected one of them: leave the others out.")
     name, value = next(iter(named.items()))
     length, form = FORMS[name]
+    wrong = InputError(
+        f"--{name} is {value!r}; expected {length} numbers, {form}, or several such with semicolons between."
+    )
     if isinstance(value, str):
-        value = value.replace(",", " ").split()
-    try:
-        array = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
-        array = np.empty(0)
-    if array.ndim not in (1, 2) or array.shape[-1] != length or not np.isfinite(array).all():
-        raise InputError(f"--{name} is {given[name]!r}; expected {length} numbers, {form}.")
-    if name == "index" and not np.array_equal(array, np.rint(array)):
-        raise InputError(f"--index is {given[name]!r}; expected whole numbers, {form}. Millimetres go to --point.")
-    rows = array.reshape(-1, length)
-    if len(rows) != number:
+        value = [part.replace(",", " ").split() for part in value.split(";") if part.strip()]
+    depth = _depth(value)
+    # One place, the places of one input, or a list with an entry an input.
+    if depth == 1:
+        value = [value]
+    if number == 1 and depth < 3:
+        value = [value]
+    if not isinstance(value, Sequence | np.ndarray) or not len(value):
+        raise wrong
+    if len(value) != number:
         raise InputError(
-            f"--{name} names {len(rows)} place(s) for {number} input(s); expected one an input. "
-            "Call predict once for each volume, or from Python give a list of places."
+            f"--{name} names {len(value)} place(s) for {number} input(s); expected one entry an input. "
+            "Call predict once for each volume, or from Python give a list with the places of each."
         )
-    return [(name, tuple(float(entry) for entry in row)) for row in rows]
+    result = []
+    for entry in value:
+        try:
+            rows = np.asarray(entry, dtype=float)
+        except (TypeError, ValueError):
+            raise wrong from None
+        if rows.ndim not in (1, 2) or rows.shape[-1] != length or not rows.size or not np.isfinite(rows).all():
+            raise wrong
+        if name == "index" and not np.array_equal(rows, np.rint(rows)):
+            raise InputError(f"--index is {given[name]!r}; expected whole numbers, {form}. Millimetres go to --point.")
+        places = [(name, tuple(float(number) for number in row)) for row in rows.reshape(-1, length)]
+        if len(set(places)) < len(places):
+            raise InputError(f"--{name} is {given[name]!r}; it names a place twice. Give every nodule once.")
+        result.append(places)
+    return result
 
 
-def find_point(source: RasterInput | VolumeInput, place: Place | None, crops: bool, bundle: str) -> np.ndarray | None:
-    """LPS point at which a volume is to be cut.
+def _depth(value: Any) -> int:
+    """How deep numbers are nested: 1 for a place, 2 for a list of places, 3 for a list of such lists."""
+    depth = 0
+    while isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) and len(value):
+        value, depth = value[0], depth + 1
+    return depth
+
+
+def find_points(source: RasterInput | VolumeInput, places: Sequence[Place], crops: bool, bundle: str) -> np.ndarray:
+    """LPS points at which a volume is to be cut.
 
     Args:
         source: the opened input.
-        place: what the user said.
+        places: what the user said.
         crops: whether the bundle works on crops around a place.
         bundle: its name, for messages.
 
     Returns:
-        (x, y, z) in millimetres; ``None`` for an image that is taken whole.
+        (K, 3), x, y, z in millimetres, a row a place; no row for an image that is taken whole.
 
     Raises:
         InputError: a place is missing, outside the volume, or of no use here.
     """
+    nothing = np.empty((0, 3))
+    argument = f"--{places[0][0]}" if places else ""
     if isinstance(source, RasterInput):
-        if place is not None:
+        if places:
             raise InputError(
-                f"{source.path}: --{place[0]} is given, but a PNG or JPEG has no position in space; leave it out."
+                f"{source.path}: {argument} is given, but a PNG or JPEG has no position in space; leave it out."
             )
-        return None
+        return nothing
     if not crops:
         if source.needs_place:
             raise InputError(f"{source.path}: a volume of shape {source.shape}; the bundle {bundle} takes 2D images.")
-        return None if place is None else _check_inside(source, place)
-    if place is not None:
+        if places:
+            raise InputError(f"{source.path}: {argument} is given, but the bundle {bundle} takes the image whole.")
+        return nothing
+    if places:
         if isinstance(source, NiftiInput) and len(source.file_shape) == 2:
             raise InputError(
-                f"{source.path}: --{place[0]} is given, but the NIfTI is a 2D image, taken as a crop; leave it out."
+                f"{source.path}: {argument} is given, but the NIfTI is a 2D image, taken as a crop; leave it out."
             )
-        return _check_inside(source, place)
+        return np.array([_check_inside(source, place) for place in places])
     if source.needs_place:
         x, y, z = index_to_point([(side - 1) / 2 for side in source.shape], source.affine)
         raise InputError(
@@ -94,7 +123,7 @@ def find_point(source: RasterInput | VolumeInput, place: Place | None, crops: bo
             "Give --point X,Y,Z or --roi X0,Y0,Z0,X1,Y1,Z1 (LPS millimetres; the volume's middle is "
             f"{x:.1f},{y:.1f},{z:.1f}) or --index I,J,K (column, row, slice from 0)."
         )
-    return None
+    return nothing
 
 
 def _check_inside(source: VolumeInput, place: Place) -> np.ndarray:

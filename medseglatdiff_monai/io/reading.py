@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,31 +97,91 @@ class VolumeInput(ABC):
         Raises:
             InputError: the pixels cannot be read.
         """
+        plane = self.open_planes(point, size)(0)
+        assert plane is not None  # the slice of a point that is inside
+        return plane
+
+    def open_planes(self, point: Sequence[float], size: int | None) -> Callable[[int], MetaTensor | None]:
+        """Prepare to cut the slice of a point and its neighbours.
+
+        Args:
+            point: (x, y, z), LPS millimetres, inside the volume.
+            size: side of the crops in pixels; ``None`` takes whole slices.
+
+        Returns:
+            A function of the number of slices towards the head (negative: towards the feet), 0 for the point's own. It
+            gives the plane as `cut` does, of the same rows and columns in every slice, or ``None`` beyond the volume.
+            Of an axial volume it reads one slice a call; of another it holds the whole volume.
+
+        Raises:
+            InputError: the pixels cannot be read (here or in the calls).
+        """
         extract = ExtractSlice() if size is None else ExtractNoduleCrop(size)
-        if not self._is_axial():
-            return extract(self.read(0, self.shape[2]), point)
-        number = self.find_slice(point)
-        slab = self.read(number, number + 1)
+        axis = int(np.flatnonzero(nibabel.orientations.io_orientation(self.affine)[:, 0] == 2)[0])
+        sign = int(nibabel.orientations.io_orientation(self.affine)[axis, 1])
+        if axis == 2:
+            clicked = self.find_slice(point)
+            volume = self.read(clicked, clicked + 1)
+        else:
+            # Halves go up along the body, as in `ExtractNoduleCrop`.
+            position = sign * np.floor(sign * point_to_index(point, self.affine)[axis] + 0.5)
+            clicked = int(np.clip(position, 0, self.shape[axis] - 1))
+            volume = self.read(0, self.shape[2])
+        affine = volume.affine.numpy()
         # Into the slice's own plane, or rounding could put a point between two slices outside either.
-        index = point_to_index(point, slab.affine.numpy())
-        index[2] = 0.0
-        crop = extract(slab, index_to_point(index, slab.affine.numpy()))
-        crop.meta["slab_start"] = number
-        return crop
+        index = point_to_index(point, affine)
+        index[axis] = 0.0 if axis == 2 else clicked
+        first = extract(volume, index_to_point(index, affine))
+        # Neighbours are cut at the very pixel of the first plane, whatever the rounding of millimetres.
+        height, width = first.shape[1:]
+        center = first.affine.numpy() @ [height // 2, width // 2, 0.0, 1.0]
+        pixel = np.rint(np.linalg.solve(affine, center)[:3])
+
+        def cut_plane(offset: int) -> MetaTensor | None:
+            number = clicked + sign * offset
+            if not 0 <= number < self.shape[axis]:
+                return None
+            voxel = pixel.copy()
+            if axis != 2:
+                voxel[axis] = number
+                return first if offset == 0 else extract(volume, index_to_point(voxel, affine))
+            plane = first
+            if offset:
+                slab = self.read(number, number + 1)
+                plane = extract(slab, index_to_point(voxel, slab.affine.numpy()))
+            plane.meta["slab_start"] = number
+            return plane
+
+        return cut_plane
 
     def paste(self, values: torch.Tensor, plane: MetaTensor) -> np.ndarray:
         """Put values (h, w) of a plane made by `cut` back: (X, Y, Z) of the values' type, 0 elsewhere."""
-        part = paste_crop(values[None], plane.meta)[0].numpy()
-        if "slab_start" not in plane.meta:
-            return part
-        start = int(plane.meta["slab_start"])
+        start, part = self.paste_stack(values[None], [plane])
         volume = np.zeros(self.shape, dtype=part.dtype)
-        volume[..., start : start + 1] = part
+        volume[..., start : start + part.shape[2]] = part
         return volume
 
-    def _is_axial(self) -> bool:
-        """Whether the third axis is the one that runs along the body."""
-        return int(nibabel.orientations.io_orientation(self.affine)[2, 0]) == 2
+    def paste_stack(self, values: torch.Tensor, planes: Sequence[MetaTensor]) -> tuple[int, np.ndarray]:
+        """Put values of neighbouring planes back into the volume's axes.
+
+        Args:
+            values: (S, h, w), any type.
+            planes: S planes of one function of `open_planes`.
+
+        Returns:
+            Third index at which the part begins, and the part (X, Y, slices) of the values' type, 0 outside the planes.
+        """
+        if "slab_start" not in planes[0].meta:
+            out = torch.zeros((1, *self.shape), dtype=values.dtype)
+            for plane, value in zip(planes, values, strict=True):
+                # A plane crosses all slices; only its own voxels are written.
+                paste_crop(value[None], plane.meta, out)
+            return 0, out[0].numpy()
+        numbers = [int(plane.meta["slab_start"]) for plane in planes]
+        out = torch.zeros((*self.shape[:2], max(numbers) - min(numbers) + 1), dtype=values.dtype)
+        for number, plane, value in zip(numbers, planes, values, strict=True):
+            out[..., number - min(numbers)] = paste_crop(value[None], plane.meta)[0, ..., 0]
+        return min(numbers), out.numpy()
 
 
 @dataclass(frozen=True)

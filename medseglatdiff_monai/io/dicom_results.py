@@ -1,0 +1,279 @@
+"""Results as DICOM: Segmentation objects and a measurement report (TID 1500), for a PACS and any DICOM viewer.
+
+A Segmentation has one type, so there are two: the consensus as BINARY and the confidence as FRACTIONAL, of kind
+PROBABILITY (DICOM PS3.3 C.8.20.2.3). Both have a segment a nodule, coded in SNOMED CT, and take patient, study, frame
+of reference and the place of every frame from the source slices themselves, so that no orientation is converted. The
+report refers to the segments of the consensus. Written by highdicom, which is optional: extra ``dicom``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .reading import DicomInput
+
+__all__ = ["DicomWriter", "SegmentedNodule", "can_write_dicom"]
+
+MANUFACTURER = "medseglatdiff_monai"
+# Numbers of the new series, above what scanners count to.
+SERIES_NUMBERS = {"seg_consensus": 9001, "seg_confidence": 9002, "report": 9003}
+# The standard's code lists have no percentiles and no agreement of samples: codes of our own, marked as such by "99".
+OWN_SCHEME = "99MEDSEGLATDIFF"
+# What the standard wants to be there, even if empty (type 2), and highdicom copies.
+COPIED_KEYWORDS = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SegmentedNodule:
+    """A nodule on the grid of its series.
+
+    Attributes:
+        start: index of the first slice among the series' files.
+        consensus: (X, Y, slices) bool or uint8: columns, rows, slices of the series.
+        confidence: (X, Y, slices) float32 in [0, 1].
+        measurements: see :func:`~medseglatdiff_monai.volumes.measure_nodule`.
+    """
+
+    start: int
+    consensus: np.ndarray
+    confidence: np.ndarray
+    measurements: Mapping[str, Any]
+
+
+def can_write_dicom() -> bool:
+    """Whether the extra is installed."""
+    return importlib.util.find_spec("highdicom") is not None
+
+
+class DicomWriter:
+    """Writes the results on one series.
+
+    Args:
+        source: the series, checked for missing and double slices when it was opened.
+        record: ``bundle``, ``bundle_version``, ``weights_sha256``, ``num_samples``, ``seed``, ``confidence`` of the
+            run.
+
+    Raises:
+        InputError: highdicom is not installed, or a slice lacks what a Segmentation must repeat.
+    """
+
+    def __init__(self, source: DicomInput, record: Mapping[str, Any]) -> None:
+        if not can_write_dicom():
+            raise InputError(
+                "DICOM SEG and SR need highdicom, which is not installed; expected the extra 'dicom': "
+                "pip install 'medseglatdiff_monai[dicom]'. With --dicom False only NIfTI is written."
+            )
+        self.record = record
+        self.source = source
+        self.headers = [_read_header(path) for path in source.series.files]
+        frames = {header.FrameOfReferenceUID for header in self.headers}
+        if len(frames) > 1:
+            raise InputError(
+                f"{source.path}: its slices have {len(frames)} FrameOfReferenceUIDs; expected one. Slices of several "
+                "series were merged: give one of them, or --dicom False to write NIfTI alone."
+            )
+
+    def write(self, nodules: Sequence[SegmentedNodule], folder: Path, stem: str) -> dict[str, str]:
+        """Write ``STEM_seg_consensus.dcm``, ``STEM_seg_confidence.dcm`` and ``STEM_report.dcm``.
+
+        Only slices that were drawn are referred to, and only frames with a voxel of the nodule are stored (of an empty
+        segmentation all that were drawn).
+
+        Returns:
+            The files' names by kind.
+        """
+        numbers = sorted({nodule.start + k for nodule in nodules for k in range(nodule.consensus.shape[2])})
+        slices = [self.headers[number] for number in numbers]
+        shape = (len(numbers), *self.source.series.shape, len(nodules))
+        consensus, confidence = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
+        for place, nodule in enumerate(nodules):
+            first = numbers.index(nodule.start)
+            rows = slice(first, first + nodule.consensus.shape[2])
+            # (columns, rows, slices) → (slices, rows, columns)
+            consensus[rows, ..., place] = nodule.consensus.transpose(2, 1, 0)
+            confidence[rows, ..., place] = nodule.confidence.transpose(2, 1, 0)
+        with warnings.catch_warnings():
+            # Names without a caret are common in research data, and are the source's own.
+            warnings.filterwarnings("ignore", message="The string .* is unlikely to represent the intended person name")
+            described = self._describe_segments(len(nodules))
+            seg = self._segment(slices, consensus, "BINARY", described, "seg_consensus")
+            maps = self._segment(slices, confidence, "FRACTIONAL", described, "seg_confidence")
+            report = self._report(slices, seg, [nodule.measurements for nodule in nodules])
+        names = {}
+        for kind, dataset in (("seg_consensus", seg), ("seg_confidence", maps), ("report", report)):
+            names[kind] = f"{stem}_{kind}.dcm"
+            dataset.save_as(folder / names[kind], enforce_file_format=True)
+        return names
+
+    @property
+    def _equipment(self) -> dict[str, Any]:
+        from .. import __version__
+
+        return {
+            "manufacturer": MANUFACTURER,
+            "manufacturer_model_name": self.record["bundle"][:64],
+            "software_versions": __version__,
+            # Which weights drew it: type 1, and there is no device.
+            "device_serial_number": self.record["weights_sha256"][:16],
+        }
+
+    def _describe_segments(self, number: int) -> list[Any]:
+        from highdicom import UID, AlgorithmIdentificationSequence
+        from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
+        from pydicom.sr.codedict import codes
+
+        algorithm = AlgorithmIdentificationSequence(
+            name=self.record["bundle"][:64],
+            family=codes.cid7162.ArtificialIntelligence,
+            version=str(self.record["bundle_version"]),
+            source=MANUFACTURER,
+            parameters={
+                "num_samples": str(self.record["num_samples"]),
+                "seed": str(self.record["seed"]),
+                "weights_sha256": self.record["weights_sha256"],
+            },
+        )
+        return [
+            SegmentDescription(
+                segment_number=place + 1,
+                segment_label=f"Nodule {place + 1}",
+                segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+                segmented_property_type=codes.SCT.Nodule,
+                # A person says where the nodule is.
+                algorithm_type=SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
+                algorithm_identification=algorithm,
+                tracking_uid=UID(),
+                tracking_id=f"Nodule {place + 1}",
+                anatomic_regions=[codes.SCT.Lung],
+            )
+            for place in range(number)
+        ]
+
+    def _segment(self, slices: Sequence[Any], values: np.ndarray, kind: str, described: list[Any], name: str) -> Any:
+        from highdicom import UID
+        from highdicom.seg import Segmentation
+
+        # Shares of N samples are stored exactly if N divides what stands for 1.
+        count = self.record["num_samples"]
+        exact = self.record["confidence"] == "samples" and count <= 255
+        return Segmentation(
+            source_images=slices,
+            pixel_array=values,
+            segmentation_type=kind,
+            segment_descriptions=described,
+            series_instance_uid=UID(),
+            series_number=SERIES_NUMBERS[name],
+            sop_instance_uid=UID(),
+            instance_number=1,
+            max_fractional_value=255 - 255 % count if exact else 255,
+            series_description=f"{'Consensus' if kind == 'BINARY' else 'Confidence'} of {count} sampled masks",
+            content_description="Consensus mask" if kind == "BINARY" else "Share of sampled masks",
+            content_label="CONSENSUS" if kind == "BINARY" else "CONFIDENCE",
+            content_creator_name=f"{MANUFACTURER}^",
+            **self._equipment,
+        )
+
+    def _report(self, slices: Sequence[Any], seg: Any, measured: Sequence[Mapping[str, Any]]) -> Any:
+        import highdicom.sr as sr
+        from highdicom import UID
+        from pydicom.sr.codedict import codes
+
+        observer = sr.ObserverContext(
+            observer_type=codes.DCM.Device,
+            observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+                uid=UID(), name=MANUFACTURER, manufacturer_name=MANUFACTURER, model_name=self.record["bundle"][:64],
+                serial_number=self.record["weights_sha256"][:16],
+            ),
+        )  # fmt: skip
+        sources = [sr.SourceImageForSegmentation.from_source_image(header) for header in slices]
+        groups = [
+            sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+                tracking_identifier=sr.TrackingIdentifier(uid=segment.TrackingUID, identifier=segment.TrackingID),
+                referenced_segment=sr.ReferencedSegment(
+                    sop_class_uid=seg.SOPClassUID,
+                    sop_instance_uid=seg.SOPInstanceUID,
+                    segment_number=int(segment.SegmentNumber),
+                    source_images=sources,
+                ),
+                finding_type=codes.SCT.Nodule,
+                finding_category=codes.SCT.MorphologicallyAbnormalStructure,
+                finding_sites=[sr.FindingSite(anatomic_location=codes.SCT.Lung)],
+                measurements=self._measure(values),
+                algorithm_id=sr.AlgorithmIdentification(
+                    name=self.record["bundle"], version=str(self.record["bundle_version"])
+                ),
+            )
+            for segment, values in zip(seg.SegmentSequence, measured, strict=True)
+        ]
+        report = sr.MeasurementReport(
+            observation_context=sr.ObservationContext(observer_device_context=observer),
+            procedure_reported=sr.CodedConcept("24627-2", "LN", "CT Chest"),
+            imaging_measurements=groups,
+            title=codes.DCM.ImagingMeasurementReport,
+        )
+        return sr.Comprehensive3DSR(
+            evidence=[*slices, seg],
+            content=report[0],
+            series_instance_uid=UID(),
+            series_number=SERIES_NUMBERS["report"],
+            sop_instance_uid=UID(),
+            instance_number=1,
+            manufacturer=MANUFACTURER,
+            is_complete=True,
+            series_description="Nodule measurements with intervals over sampled masks",
+        )
+
+    @staticmethod
+    def _measure(values: Mapping[str, Any]) -> list[Any]:
+        """Consensus, median and interval of each measurement, and the agreement; what is ``None`` is left out."""
+        from highdicom.sr import CodedConcept, Measurement
+        from pydicom.sr.codedict import codes
+
+        derivations = [
+            (codes.SCT.Median, "median", None),
+            (CodedConcept("P05", OWN_SCHEME, "5th percentile of sampled masks"), "interval", 0),
+            (CodedConcept("P95", OWN_SCHEME, "95th percentile of sampled masks"), "interval", 1),
+        ]
+        measurements = []
+        for key, name, unit in (
+            ("volume_mm3", codes.SCT.Volume, codes.UCUM.CubicMillimeter),
+            ("longest_diameter_mm", codes.SCT.LongAxis, codes.UCUM.Millimeter),
+        ):
+            numbers = values[key]
+            if numbers is None:
+                continue
+            measurements.append(Measurement(name=name, value=numbers["consensus"], unit=unit))
+            for derivation, entry, place in derivations:
+                number = numbers[entry] if place is None else numbers[entry][place]
+                measurements.append(Measurement(name=name, value=number, unit=unit, derivation=derivation))
+        agreement = values["agreement"]["mean_pairwise_iou"]
+        if agreement is not None:
+            name = CodedConcept("MEAN-PAIR-IOU", OWN_SCHEME, "Mean pairwise intersection over union of samples")
+            measurements.append(Measurement(name=name, value=agreement, unit=codes.UCUM.NoUnits))
+        return measurements
+
+
+def _read_header(path: str) -> Any:
+    import pydicom
+
+    header = pydicom.dcmread(path, stop_before_pixels=True)
+    if not header.get("FrameOfReferenceUID"):
+        raise InputError(
+            f"{path}: no FrameOfReferenceUID; expected the one of the series, without which a DICOM SEG has no place. "
+            "Mend the series, or give --dicom False to write NIfTI alone."
+        )
+    for keyword in COPIED_KEYWORDS:
+        if keyword not in header:
+            setattr(header, keyword, "")
+    return header
