@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -199,9 +200,16 @@ class Commands:
         point: Sequence[float] | None = None,
         index: Sequence[int] | None = None,
         roi: Sequence[float] | None = None,
+        slices: int | None = None,
+        reach_mm: float = 30.0,
+        dicom: bool | None = None,
         **overrides: Any,
     ) -> None:
         """Draw an ensemble of masks: consensus and confidence in the input's geometry, samples, and a picture.
+
+        Of a volume the whole nodule is drawn, slice by slice from the clicked one until the consensus is empty, and its
+        volume in mm³ is stated with an interval. Of a DICOM series DICOM SEG and an SR report are written, too, where
+        the extra 'dicom' is installed.
 
         Example: medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES --point=-62.5,41,-120 --output-dir out
 
@@ -214,34 +222,88 @@ class Commands:
             num_samples: samples (default: the bundle's, 5).
             num_inference_steps: denoiser calls a sample (default: the bundle's).
             seed: seed of the noise.
-            point: x,y,z of a nodule in patient millimetres (LPS); write --point=-62.5,41,-120.
-            index: i,j,k of a nodule: column, row, slice.
-            roi: x0,y0,z0,x1,y1,z1 of a box around a nodule in patient millimetres (LPS).
+            point: x,y,z of a nodule in patient millimetres (LPS), as --point=-62.5,41,-120; of several nodules of one
+                volume with semicolons between them, as --point="-62.5,41,-120;30,12,-85".
+            index: i,j,k of a nodule: column, row, slice; several as with --point.
+            roi: x0,y0,z0,x1,y1,z1 of a box around a nodule in patient millimetres (LPS); several as with --point.
+            slices: at most so many slices of a nodule, an odd number; 1: the clicked slice alone, no volume. By default
+                all, until the consensus is empty.
+            reach_mm: no slice farther than this from the clicked one (nodules measure at most 30 mm).
+            dicom: True: DICOM SEG and SR of a series must be written; False: they are not; by default they are where
+                highdicom is installed.
             overrides: configuration keys.
         """
         from .predict import predict
 
-        predict(
+        results = predict(
             bundle, [str(entry) for entry in inputs], output_dir, weights=weights, experiment=experiment,
             num_samples=num_samples, num_inference_steps=num_inference_steps, seed=seed, point=point, index=index,
-            roi=roi, **overrides,
+            roi=roi, slices=slices, reach_mm=reach_mm, dicom=dicom, **overrides,
         )  # fmt: skip
+        for result in results:
+            for nodule in result.get("nodules", ()):
+                print(f"{result['input']['name']}, nodule {nodule['number']}: {_describe_size(nodule)}")
         print(f"Results: {output_dir}")
 
-    def export(self, bundle: str, *, output_file: str, weights: str | None = None, **overrides: Any) -> None:
-        """Write TorchScript that takes (image, noise) and returns the confidence map.
+    def export(
+        self,
+        bundle: str,
+        *,
+        format: str = "torchscript",
+        output_file: str | None = None,
+        output_dir: str | None = None,
+        weights: str | None = None,
+        **overrides: Any,
+    ) -> None:
+        """Write a bundle for other programs: TorchScript of (image, noise) → confidence map, or ONNX with a runner.
 
         Example: medseglatdiff export lung_nodule_ct_latent_diffusion --output-file lung.ts
+        Example: medseglatdiff export lung_nodule_ct_latent_diffusion --format onnx --output-dir lung_onnx
 
         Args:
             bundle: bundle folder, or a name under bundles/.
+            format: torchscript or onnx.
             output_file: the TorchScript file.
+            output_dir: folder of the ONNX networks, their settings and onnx_runner.py.
             weights: other weights than the bundle's own.
-            overrides: configuration keys, e.g. --num_samples 16: the number that the exported file is traced with.
+            overrides: configuration keys, e.g. --num_samples 16: fixed in TorchScript, the runner's default in ONNX.
         """
-        from .export import export_torchscript
+        from .export import export
 
-        print(f"Exported: {export_torchscript(bundle, output_file, weights, **overrides)}")
+        print(f"Exported: {export(bundle, format, output_file, output_dir, weights, **overrides)}")
+
+    def pack(self, bundle: str, *, output_file: str) -> None:
+        """Write a bundle, or a finished run, as the zip that monai.bundle.download and load take.
+
+        Example: medseglatdiff pack runs/lung --output-file lung.zip
+
+        Args:
+            bundle: bundle folder, or a name under bundles/.
+            output_file: the zip.
+        """
+        from .checkpoints import weights_sha256
+        from .pack import pack
+
+        path = pack(bundle, output_file)
+        print(f"Packed: {path} ({path.stat().st_size / 1e6:.1f} MB, SHA-256 {weights_sha256(path)})")
+
+    def register(
+        self, bundle: str, *, tracking_uri: str, name: str | None = None, experiment_name: str = "medseglatdiff"
+    ) -> None:
+        """Log a finished bundle in MLflow as a pyfunc model and register it, beside the runs that trained it.
+
+        Example: medseglatdiff register runs/lung --tracking-uri http://localhost:5000 --name lung
+
+        Args:
+            bundle: bundle folder, or a name under bundles/.
+            tracking_uri: MLflow server or database, e.g. sqlite:////data/mlruns.db.
+            name: name of the registered model (default: the bundle's folder).
+            experiment_name: experiment of the run, where the bundle has none on that server.
+        """
+        from .mlflow_model import register
+
+        uri, version = register(bundle, tracking_uri, name, experiment_name)
+        print(f"Registered: version {version}. mlflow.pyfunc.load_model({uri!r})")
 
     def demo(self, *, output_dir: str = "demo_output", num_cases: int = 24, seed: int = 0) -> None:
         """The main job on an embedded example: phantom cases with real readers' contours, no download.
@@ -282,14 +344,26 @@ def _name_and_folder(entry: Any) -> tuple[str, str]:
     return name.strip(), folder.strip()
 
 
+def _describe_size(nodule: dict[str, Any]) -> str:
+    """The numbers of a nodule that one looks for first."""
+    parts = []
+    for key, name, unit in (("volume_mm3", "volume", "mm³"), ("longest_diameter_mm", "diameter", "mm")):
+        if nodule[key] is not None:
+            low, high = nodule[key]["interval"]
+            parts.append(f"{name} {nodule[key]['consensus']:.4g} {unit} ({low:.4g} to {high:.4g})")
+    iou = nodule["agreement"]["mean_pairwise_iou"]
+    return ", ".join(parts + ([] if iou is None else [f"agreement of the samples {iou:.2f} IoU"]))
+
+
 def main() -> None:
     """Entry point of the console script ``medseglatdiff``."""
     import fire
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Each of these speaks about something that a user of this program can do nothing about.
-    for name in ("mlflow", "alembic", "monai.data.nvimgcodec_pydicom_plugin", "monai.data.image_reader"):
+    for name in ("mlflow", "alembic", "highdicom", "monai.data.nvimgcodec_pydicom_plugin", "monai.data.image_reader"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
     commands = sorted(name for name in vars(Commands) if not name.startswith("_"))
     given = sys.argv[1].replace("-", "_") if len(sys.argv) > 1 else ""
     if given and not given.startswith("_") and given not in commands:

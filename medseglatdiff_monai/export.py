@@ -1,10 +1,12 @@
-"""TorchScript of a bundle: (image, noise) → confidence map, with sampling unrolled over the bundle's steps.
+"""Bundles for other programs, and TorchScript: (image, noise) → confidence map, sampling unrolled over the steps.
 
-MONAI's ``ckpt_export`` traces the same network on the image alone, with the noise of the bundle's seed inside.
+:mod:`~medseglatdiff_monai.onnx_export` writes the networks apart from each other instead. MONAI's ``ckpt_export``
+traces the same network on the image alone, with the noise of the bundle's seed inside.
 """
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,38 @@ from .bundle import load_segmenter
 from .checkpoints import save_bytes
 from .errors import InputError
 
-__all__ = ["export_torchscript"]
+__all__ = ["EXPORT_FORMATS", "export", "export_torchscript"]
+
+EXPORT_FORMATS = ("torchscript", "onnx")
+
+
+def export(
+    bundle: str | Path,
+    format: str = "torchscript",
+    output_file: str | Path | None = None,
+    output_dir: str | Path | None = None,
+    weights: str | Path | None = None,
+    **overrides: Any,
+) -> Path:
+    """Export a bundle to ``output_file`` (``"torchscript"``) or ``output_dir`` (``"onnx"``); returns that path.
+
+    Raises:
+        InputError: unknown format, or the place that belongs to the other one; and see :func:`export_torchscript` and
+            :func:`~medseglatdiff_monai.onnx_export.export_onnx`.
+    """
+    if format not in EXPORT_FORMATS:
+        near = difflib.get_close_matches(str(format), EXPORT_FORMATS, n=1, cutoff=0.3)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"--format must be one of {', '.join(EXPORT_FORMATS)}, found {format!r}.{hint}")
+    place, other = (output_file, output_dir) if format == "torchscript" else (output_dir, output_file)
+    if place is None or other is not None:
+        wanted = "--output-file FILE.ts" if format == "torchscript" else "--output-dir FOLDER"
+        raise InputError(f"--format {format} is written to {wanted}: give that alone.")
+    if format == "torchscript":
+        return export_torchscript(bundle, place, weights, **overrides)
+    from .onnx_export import export_onnx
+
+    return export_onnx(bundle, place, weights, **overrides)
 
 
 def export_torchscript(

@@ -48,7 +48,8 @@ LUNG = "lung_nodule_ct_latent_diffusion"
 # Keys that change where or how fast a stage is trained, not what comes out.
 WITHOUT_EFFECT = {
     "bundle_root", "output_dir", "dataset_dir", "weights", "image_codec_weights", "mask_codec_weights", "tracking_uri",
-    "experiment_name", "max_minutes", "num_workers", "cache_workers", "checkpoint_interval", "device", "stage",
+    "tracker", "tracked_parameters", "experiment_name", "max_minutes", "num_workers", "cache_workers",
+    "checkpoint_interval", "device", "stage",
 }  # fmt: skip
 
 logger = logging.getLogger(__name__)

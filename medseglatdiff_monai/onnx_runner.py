@@ -1,0 +1,209 @@
+"""Draws masks with onnxruntime and numpy alone: no torch, no MONAI. Exports carry a copy of this file.
+
+The networks beside it were written by ``medseglatdiff export BUNDLE --format onnx``; this module holds what stands
+between them: the noise, the deterministic DDIM steps (Song et al., arXiv 2010.02502, Eq. 12 with sigma = 0), and the
+fusion of the masks. Noise is that of PyTorch's CPU generator, number for number, so that an export draws the masks that
+the bundle draws, and not merely masks like them.
+
+    segmenter = OnnxSegmenter("lung_onnx")
+    result = segmenter(image)      # (B, C, H, W) float32 in [0, 1] → confidence_map, consensus_mask, samples
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["FORMAT_VERSION", "OnnxSegmenter", "ddim", "draw_noise", "torch_normal"]
+
+FORMAT_VERSION = 1
+
+
+def torch_normal(seed: int, size: int) -> np.ndarray:
+    """``torch.randn(size, generator=torch.Generator().manual_seed(seed))`` without torch, for at least 16 numbers.
+
+    PyTorch draws 24-bit uniform numbers from MT19937 and turns each block of 16 into normal ones by Box and Muller's
+    transform; the last 16 are drawn anew where ``size`` is not a multiple of 16. Equal up to rounding (1e-6).
+
+    Raises:
+        ValueError: fewer than 16 numbers, which PyTorch draws in another way.
+    """
+    if size < 16:
+        raise ValueError(f"size is {size}: expected at least 16. Draw the noise elsewhere and pass it as `noise`.")
+    generator = np.random.MT19937()
+    generator._legacy_seeding(seed & 0xFFFFFFFF)
+
+    def uniform(count: int) -> np.ndarray:
+        return (generator.random_raw(count) & 0xFFFFFF).astype(np.float32) * np.float32(2.0**-24)
+
+    def box_muller(blocks: np.ndarray) -> np.ndarray:
+        radius = np.sqrt(-2.0 * np.log(1.0 - blocks[:, :8]))
+        angle = np.float32(2.0 * np.pi) * blocks[:, 8:]
+        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1).astype(np.float32)
+
+    values = uniform(size)
+    whole = size - size % 16
+    values[:whole] = box_muller(values[:whole].reshape(-1, 16)).ravel()
+    if whole != size:
+        values[-16:] = box_muller(uniform(16)[None])[0]
+    return values
+
+
+def draw_noise(shape: Sequence[int], num_samples: int, seed: int, case: str = "") -> np.ndarray:
+    """Noise (N, d, h, w) of N samples of one case: each has a generator of its own, seeded by (seed, case, sample)."""
+    noise = []
+    for sample in range(num_samples):
+        digest = hashlib.sha256(f"{seed}/{case}/{sample}".encode()).digest()
+        noise.append(torch_normal(int.from_bytes(digest[:8], "big") >> 1, int(np.prod(shape))).reshape(shape))
+    return np.stack(noise)
+
+
+def ddim(
+    denoise: Any, noise: np.ndarray, alpha_bar: np.ndarray, num_inference_steps: int, prediction_type: str
+) -> np.ndarray:
+    """Deterministic reverse process from ``noise`` (M, d, h, w) to the latents x_0 of the same shape.
+
+    Args:
+        denoise: network as a function of z_t (M, d, h, w) and timesteps (M,) int64.
+        noise: z_T, standard normal.
+        alpha_bar: (T,), the schedule's cumulative products.
+        num_inference_steps: network calls, evenly spaced over the schedule and ending at its last bin.
+        prediction_type: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
+
+    Raises:
+        ValueError: steps that do not divide T evenly enough (less than 95% of the schedule would be walked).
+    """
+    steps = len(alpha_bar)
+    if not 1 <= num_inference_steps <= steps:
+        raise ValueError(f"num_inference_steps must be in [1, {steps}], found {num_inference_steps}.")
+    ratio = steps // num_inference_steps
+    if ratio * num_inference_steps < 0.95 * steps:
+        good = f"{steps // (ratio + 1)} or {steps // ratio}"
+        raise ValueError(f"num_inference_steps = {num_inference_steps} does not divide {steps} evenly: choose {good}.")
+    z_t = noise.astype(np.float32)
+    for number in range(num_inference_steps, 0, -1):
+        t = ratio * number - 1
+        now = np.float32(alpha_bar[t])
+        before = np.float32(alpha_bar[t - ratio]) if t >= ratio else np.float32(1.0)
+        output = denoise(z_t, np.full(len(z_t), t, np.int64))
+        if prediction_type == "sample":
+            x_0 = output
+            eps = (z_t - np.sqrt(now) * x_0) / np.sqrt(1 - now)
+        elif prediction_type == "epsilon":
+            eps = output
+            x_0 = (z_t - np.sqrt(1 - now) * eps) / np.sqrt(now)
+        else:
+            x_0 = np.sqrt(now) * z_t - np.sqrt(1 - now) * output
+            eps = np.sqrt(now) * output + np.sqrt(1 - now) * z_t
+        z_t = np.sqrt(before) * x_0 + np.sqrt(1 - before) * eps
+    return z_t
+
+
+class OnnxSegmenter:
+    """An exported bundle, ready to draw.
+
+    Args:
+        folder: what ``medseglatdiff export BUNDLE --format onnx`` wrote.
+        providers: onnxruntime's execution providers in order of preference, e.g. ``["CUDAExecutionProvider"]``.
+        threads: threads of each network; 0 leaves it to onnxruntime.
+
+    Raises:
+        ValueError: the folder is no export, or one of another version of this file.
+    """
+
+    def __init__(
+        self, folder: str | Path, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int = 0
+    ) -> None:
+        import onnxruntime
+
+        folder = Path(folder)
+        if not (folder / "sampling.json").is_file():
+            raise ValueError(
+                f"{folder} holds no sampling.json. Expected a folder that 'medseglatdiff export --format onnx' wrote."
+            )
+        self.settings: dict[str, Any] = json.loads((folder / "sampling.json").read_text())
+        if self.settings["format_version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"{folder} is of format {self.settings['format_version']}, this runner reads {FORMAT_VERSION}: use the "
+                "onnx_runner.py that lies in the folder."
+            )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._conditioner, self._denoiser, self._mask_decoder = (
+            onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), options, providers=list(providers))
+            for name in ("conditioner", "denoiser", "mask_decoder")
+        )
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        num_samples: int | None = None,
+        num_inference_steps: int | None = None,
+        seed: int | None = None,
+        cases: Sequence[str] | None = None,
+        noise: np.ndarray | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Draw an ensemble for each image.
+
+        Args:
+            image: (B, C, H, W) float32 in [0, 1], after the bundle's preprocessing.
+            num_samples: N masks an image; by default the bundle's.
+            num_inference_steps: denoiser calls a mask; by default the bundle's.
+            seed: seed of the noise; by default the bundle's.
+            cases: B case ids that the noise belongs to; without them all images share the noise of (seed, sample).
+            noise: (B, N, d, h, w) standard normal, instead of the noise drawn here.
+
+        Returns:
+            ``samples`` (B, N, H, W) bool, ``logits`` (the same) float32, ``confidence_map`` (B, 1, H, W) float32 in
+            [0, 1], ``consensus_mask`` (B, 1, H, W) bool.
+
+        Raises:
+            ValueError: an image, noise or number of cases that does not fit the networks.
+        """
+        settings = self.settings
+        image = np.asarray(image)
+        expected = (settings["image_channels"], *settings["image_size"])
+        if image.ndim != 4 or image.shape[1:] != expected or image.dtype.kind != "f":
+            raise ValueError(
+                f"The image is {image.dtype} {image.shape}; expected float32 (B, {', '.join(map(str, expected))}) in "
+                f"[0, 1]: {settings['image_description']}."
+            )
+        if cases is not None and len(cases) != len(image):
+            raise ValueError(f"cases must name each of the {len(image)} images, found {len(cases)} names.")
+        shape = tuple(settings["latent_shape"])
+        if noise is None:
+            number = settings["num_samples"] if num_samples is None else num_samples
+            seed = settings["seed"] if seed is None else seed
+            drawn = {case: draw_noise(shape, number, seed, case) for case in dict.fromkeys(cases or [""])}
+            noise = np.stack([drawn[case] for case in (cases or [""] * len(image))])
+        if noise.shape[:1] != image.shape[:1] or noise.shape[2:] != shape:
+            raise ValueError(f"The noise is {noise.shape}; expected ({len(image)}, N, {', '.join(map(str, shape))}).")
+        number = noise.shape[1]
+        condition = self._conditioner.run(None, {"image": image.astype(np.float32)})[0].repeat(number, axis=0)
+
+        def denoise(z_t: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
+            return self._denoiser.run(None, {"z_t": z_t, "timesteps": timesteps, "condition": condition})[0]
+
+        x_0 = ddim(
+            denoise, noise.reshape(-1, *shape), np.asarray(settings["alpha_bar"]),
+            num_inference_steps or settings["num_inference_steps"], settings["prediction_type"],
+        )  # fmt: skip
+        logits = self._mask_decoder.run(None, {"x_0": x_0})[0].reshape(len(image), number, *image.shape[2:])
+        if not np.isfinite(logits).all():
+            raise ValueError("A sampled mask is not finite: the networks or the image are damaged.")
+        samples = logits > 0
+        share = samples if settings["confidence"] == "samples" else 0.5 * (1.0 + np.tanh(0.5 * logits))
+        confidence_map = share.astype(np.float32).mean(axis=1, keepdims=True)
+        # Shares such as 3/6 must reach 0.5 whatever the rounding of their mean.
+        consensus_mask = confidence_map >= settings["threshold"] - 1e-6
+        return {
+            "samples": samples,
+            "logits": logits,
+            "confidence_map": confidence_map,
+            "consensus_mask": consensus_mask,
+        }

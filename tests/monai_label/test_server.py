@@ -1,0 +1,72 @@
+"""The app's folder; the server itself runs in tests/integration/test_monai_label.py."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from small_runs import LUNG, SKIN
+
+from medseglatdiff_monai.bundle import bundles_dir
+from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.monai_label.server import layout_app, server_command, server_environment, start
+
+
+@pytest.fixture
+def sample_app(tmp_path: Path) -> Path:
+    folder = tmp_path / "sample-apps" / "monaibundle"
+    (folder / "lib").mkdir(parents=True)
+    (folder / "lib" / "__init__.py").touch()
+    (folder / "main.py").write_text("class MyApp: ...\n")
+    return folder
+
+
+def test_folder_holds_app_and_bundles(tmp_path: Path, sample_app: Path) -> None:
+    app = tmp_path / "app"
+    assert layout_app(app, [LUNG, bundles_dir() / SKIN], sample_app) == [LUNG, SKIN]
+    assert (app / "lib" / "monaibundle.py").read_text() == "class MyApp: ...\n"
+    (made,) = [node for node in ast.parse((app / "main.py").read_text()).body if isinstance(node, ast.ClassDef)]
+    assert [ast.unparse(base) for base in made.bases] == ["EnsembleTasks", "monaibundle.MyApp", "MONAILabelApp"]
+    shipped, copied = (folder / LUNG / "models" / "model.pt" for folder in (bundles_dir(), app / "model"))
+    assert copied.read_bytes() == shipped.read_bytes()
+    assert not (app / "model" / SKIN / "models" / "model.pt").exists()
+    assert (app / "model" / SKIN / "configs" / "train.json").is_file()
+
+
+def test_later_start_keeps_trained_weights_and_renews_the_rest(tmp_path: Path, sample_app: Path) -> None:
+    app = tmp_path / "app"
+    layout_app(app, [LUNG], sample_app)
+    root = app / "model" / LUNG
+    (root / "models" / "model.pt").write_bytes(b"trained here")
+    (root / "configs" / "inference.json").write_text("{}")
+    layout_app(app, [LUNG], sample_app)
+    assert (root / "models" / "model.pt").read_bytes() == b"trained here"
+    assert (root / "configs" / "inference.json").read_bytes() == (
+        bundles_dir() / LUNG / "configs" / "inference.json"
+    ).read_bytes()
+
+
+def test_command_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    command = server_command("app", "studies", [LUNG, SKIN], "127.0.0.1", 8123)
+    assert command[:3] == [sys.executable, "-m", "monailabel.main"]
+    assert command[command.index("models") + 1] == f"{LUNG},{SKIN}"
+    environment = server_environment(tmp_path)
+    paths = environment["PYTHONPATH"].split(os.pathsep)
+    assert paths[0] == str(bundles_dir().parent)
+    assert paths[-1] == "elsewhere"
+    assert environment["BUNDLE_DOWNLOAD_SRC"] == "local"
+
+
+def test_what_is_missing_is_said(tmp_path: Path, sample_app: Path) -> None:
+    with pytest.raises(InputError, match="make label-server"):
+        layout_app(tmp_path / "app", [LUNG], tmp_path)
+    with pytest.raises(InputError, match="Did you mean"):
+        layout_app(tmp_path / "app", [LUNG[:-2]], sample_app)
+    with pytest.raises(InputError, match="different names"):
+        layout_app(tmp_path / "app", [LUNG, LUNG], sample_app)
+    with pytest.raises(InputError, match="no such folder"):
+        start(str(tmp_path / "nothing"), app_dir=str(tmp_path / "app"))

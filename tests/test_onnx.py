@@ -1,0 +1,160 @@
+"""ONNX exports draw the bundle's own masks, in a process that has neither torch nor MONAI."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.networks.schedulers import DDIMScheduler
+from small_runs import LUNG, build_network, small_sizes
+
+from medseglatdiff_monai.bundle import load_segmenter, write_run_folder
+from medseglatdiff_monai.checkpoints import save_weights
+from medseglatdiff_monai.diffusion import DiffusionProcess, sampling_timesteps
+from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.networks.segmenter import noise_generator
+from medseglatdiff_monai.onnx_runner import OnnxSegmenter, ddim, draw_noise, torch_normal
+
+# Runs the copy that lies in the export's folder, under an import system that refuses the package and its libraries.
+ALONE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "monai", "medseglatdiff_monai"):
+            raise ImportError(f"{name} was imported")
+sys.meta_path.insert(0, Refuse())
+folder, images, output = sys.argv[1:]
+sys.path.insert(0, folder)
+import numpy as np
+from onnx_runner import OnnxSegmenter
+result = OnnxSegmenter(folder, threads=1)(np.load(images), num_samples=6, seed=3, cases=["a", "b"])
+np.savez(output, **result)
+"""
+
+
+def export(*arguments, **overrides) -> Path:
+    pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    from medseglatdiff_monai.onnx_export import export_onnx
+
+    return export_onnx(*arguments, **overrides)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_run_folder(LUNG, tmp_path_factory.mktemp("bundle") / "lung", None, small_sizes(LUNG))
+    save_weights(build_network(root)[0], root / "models" / "model.pt")
+    return root
+
+
+@pytest.fixture(scope="module")
+def exported(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(bundle, tmp_path_factory.mktemp("exported"), num_samples=3)
+
+
+@pytest.mark.parametrize("size", [16, 17, 31, 32, 100, 2048])
+@pytest.mark.parametrize("seed", [0, 5, 2**40 + 7, 2**62 + 1])
+def test_noise_without_torch_is_that_of_torch(seed: int, size: int) -> None:
+    expected = torch.randn(size, generator=torch.Generator().manual_seed(seed)).numpy()
+    np.testing.assert_allclose(torch_normal(seed, size), expected, rtol=0, atol=2e-6)
+
+
+def test_noise_belongs_to_seed_case_and_sample() -> None:
+    found = draw_noise((4, 8, 8), 2, seed=7, case="scan-1")
+    for number in range(2):
+        expected = torch.randn((4, 8, 8), generator=noise_generator(7, "scan-1", number)).numpy()
+        np.testing.assert_allclose(found[number], expected, rtol=0, atol=2e-6)
+    with pytest.raises(ValueError, match="at least 16"):
+        torch_normal(0, 15)
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])
+def test_steps_are_those_of_monai(prediction_type: str) -> None:
+    """With a linear stand-in for the network; MONAI's scheduler is the independent implementation."""
+    process = DiffusionProcess(prediction_type=prediction_type)
+    noise = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
+    scheduler = DDIMScheduler(1000, process.schedule, prediction_type=prediction_type, clip_sample=False)
+    scheduler.set_timesteps(7)
+    z_t = torch.from_numpy(noise)
+    for t in sampling_timesteps(1000, 7):
+        z_t = scheduler.step(0.3 * z_t + t / 1000, t, z_t)[0]
+    found = ddim(lambda z, t: 0.3 * z + t[0] / 1000, noise, process.alpha_bar.double().numpy(), 7, prediction_type)
+    np.testing.assert_allclose(found, z_t.numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"), [(600, "choose 500 or 1000"), (0, r"\[1, 1000\]"), (1001, r"\[1, 1000\]")]
+)
+def test_steps_that_would_start_in_the_middle_are_refused(steps: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ddim(lambda z, t: z, np.zeros((1, 1, 4, 4)), np.linspace(0.99, 0.01, 1000), steps, "sample")
+
+
+@pytest.mark.integration
+def test_runs_without_torch_and_gives_the_same_confidence(bundle: Path, exported: Path, tmp_path: Path) -> None:
+    image = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "image.npy", image.numpy())
+    subprocess.run(
+        [sys.executable, "-c", ALONE, exported, tmp_path / "image.npy", tmp_path / "result.npz"],
+        check=True, cwd=tmp_path, timeout=120,
+    )  # fmt: skip
+    segmenter = load_segmenter(bundle, device="cpu", num_samples=6, seed=3)
+    expected = segmenter.inferer(image, segmenter.network, cases=["a", "b"])
+    with np.load(tmp_path / "result.npz") as found:
+        for name in ("confidence_map", "consensus_mask", "samples"):
+            assert found[name].dtype == expected[name].numpy().dtype
+            np.testing.assert_allclose(found[name], expected[name].numpy(), rtol=0, atol=1e-3)
+        assert len(np.unique(found["confidence_map"])) > 2
+        assert not np.array_equal(found["samples"][0], found["samples"][1])
+
+
+@pytest.mark.integration
+def test_shipped_bundle_gives_the_same_confidence(tmp_path: Path) -> None:
+    folder = export(LUNG, tmp_path / "onnx")
+    rows, columns = np.mgrid[:64, :64]
+    image = np.random.default_rng(0).normal(0.2, 0.03, (3, 1, 64, 64))
+    for number, radius in enumerate((5, 9, 14)):
+        image[number, 0] += 0.5 / (1 + np.exp(np.hypot(rows - 32, columns - 30) - radius))
+    image = image.clip(0, 1).astype(np.float32)
+    segmenter = load_segmenter(LUNG, device="cpu", num_samples=8)
+    noise = torch.randn(3, 8, *segmenter.network.latent_shape(torch.from_numpy(image)))
+    with torch.no_grad():
+        expected = segmenter.network(torch.from_numpy(image), noise).numpy()
+    found = OnnxSegmenter(folder, threads=1)(image, noise=noise.numpy())
+    assert 0 < expected.mean() < 1
+    np.testing.assert_allclose(found["confidence_map"], expected, rtol=0, atol=1e-3)
+    # The same masks without noise from torch.
+    expected_ensemble = segmenter.inferer(torch.from_numpy(image), segmenter.network)
+    drawn = OnnxSegmenter(folder, threads=1)(image, num_samples=8)
+    np.testing.assert_allclose(drawn["confidence_map"], expected_ensemble["confidence_map"].numpy(), rtol=0, atol=1e-3)
+    assert json.loads((folder / "sampling.json").read_text())["weights_sha256"] == segmenter.weights_sha256
+
+
+def test_defaults_of_an_export_are_the_bundles(exported: Path) -> None:
+    assert OnnxSegmenter(exported)(np.zeros((1, 1, 64, 64), np.float32))["samples"].shape == (1, 3, 64, 64)
+
+
+def test_input_that_does_not_fit_is_named(exported: Path, tmp_path: Path) -> None:
+    segmenter = OnnxSegmenter(exported)
+    image = np.zeros((2, 1, 64, 64), np.float32)
+    with pytest.raises(ValueError, match=r"uint8 .*expected float32 \(B, 1, 64, 64\)"):
+        segmenter(image.astype(np.uint8))
+    with pytest.raises(ValueError, match=r"\(2, 1, 32, 64\); expected"):
+        segmenter(image[:, :, :32])
+    with pytest.raises(ValueError, match="2 images, found 1 names"):
+        segmenter(image, cases=["a"])
+    with pytest.raises(ValueError, match="The noise is"):
+        segmenter(image, noise=np.zeros((2, 3, 4, 4, 4)))
+    with pytest.raises(ValueError, match=r"no sampling\.json"):
+        OnnxSegmenter(tmp_path)
+
+
+def test_sampler_that_the_runner_has_not_is_refused(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--sampler ddim"):
+        export(bundle, tmp_path / "onnx", sampler="pndm")
+    assert not (tmp_path / "onnx").exists()

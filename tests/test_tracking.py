@@ -1,0 +1,177 @@
+"""What a training leaves in MLflow: nested runs, parameters, curves, pictures; and a store that fails."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from small_runs import LUNG, run_sizes, small_sizes, write_prepared
+
+from medseglatdiff_monai import tracking
+from medseglatdiff_monai.tracking import RunTracker, read_run_ids, sqlite_uri
+from medseglatdiff_monai.training import train
+
+pytestmark = pytest.mark.integration
+
+SIZES = {**small_sizes(LUNG), **run_sizes(2), "val_interval": 1, "val_num_samples": 2, "draws": 1, "max_epochs": 2}
+
+
+@pytest.fixture(autouse=True)
+def no_server_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prepared(tmp_path_factory.mktemp("prepared") / "data", LUNG, training=4, validation=2)
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return train(LUNG, data, output_dir=tmp_path_factory.mktemp("tracked") / "run", **SIZES)
+
+
+@pytest.fixture(scope="module")
+def client(run: Path) -> MlflowClient:
+    return MlflowClient(sqlite_uri(run))
+
+
+@pytest.fixture(scope="module")
+def ids(run: Path) -> dict[str, str]:
+    return read_run_ids(run, sqlite_uri(run))
+
+
+def list_artifacts(client: MlflowClient, run_id: str, folder: str) -> list[str]:
+    return sorted(Path(entry.path).name for entry in client.list_artifacts(run_id, folder))
+
+
+def test_stages_are_nested_in_one_run(client: MlflowClient, ids: dict[str, str]) -> None:
+    assert set(ids) == {"parent", "image_codec", "mask_codec", "diffusion"}
+    runs = {run.info.run_id: run for run in client.search_runs(["1"])}
+    assert runs.keys() == set(ids.values())
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert "mlflow.parentRunId" not in runs[ids["parent"]].data.tags
+    for stage in ("image_codec", "mask_codec", "diffusion"):
+        assert runs[ids[stage]].info.run_name == stage
+        assert runs[ids[stage]].data.tags["mlflow.parentRunId"] == ids["parent"]
+
+
+def test_parameters_are_the_values_that_were_used(client: MlflowClient, ids: dict[str, str]) -> None:
+    parameters = client.get_run(ids["diffusion"]).data.params
+    assert parameters["batch_size"] == "2"
+    assert parameters["denoiser_channels"] == "[16, 16]"
+    assert parameters["draws"] == "1"
+    assert parameters["learning_rate"] == "0.0004"
+    assert parameters["epoch_length"] == "2"
+    assert "draws" not in client.get_run(ids["mask_codec"]).data.params
+
+
+def test_metrics_of_training_and_validation(client: MlflowClient, ids: dict[str, str]) -> None:
+    names = {
+        "image_codec": {"psnr", "perplexity", "codebook_usage"},
+        "mask_codec": {"dice", "perplexity", "codebook_usage"},
+        "diffusion": {"ged", "dice"},
+    }
+    for stage, expected in names.items():
+        assert expected <= client.get_run(ids[stage]).data.metrics.keys(), stage
+    history = client.get_metric_history(ids["diffusion"], "ged")
+    assert [entry.step for entry in history] == [1, 2]
+    assert 0 < client.get_run(ids["mask_codec"]).data.metrics["codebook_usage"] <= 1
+
+
+def test_loss_is_logged_by_iteration(data: Path, tmp_path: Path) -> None:
+    sizes = {**SIZES, "max_epochs": 1}
+    train(LUNG, data, output_dir=tmp_path, **sizes, **{"tracker#log_interval": 1})
+    client, ids = MlflowClient(sqlite_uri(tmp_path)), read_run_ids(tmp_path, sqlite_uri(tmp_path))
+    history = client.get_metric_history(ids["diffusion"], "Loss")
+    assert [entry.step for entry in history] == [1, 2]
+    assert all(entry.value > 0 for entry in history)
+    assert client.get_metric_history(ids["diffusion"], "lr_group_0")[0].value == pytest.approx(4e-4)
+
+
+def test_pictures_data_and_environment(client: MlflowClient, ids: dict[str, str], data: Path, tmp_path: Path) -> None:
+    for stage in ("image_codec", "mask_codec", "diffusion"):
+        assert list_artifacts(client, ids[stage], "panels") == ["epoch_0001.png", "epoch_0002.png"]
+        found = client.get_run(ids[stage])
+        digest = hashlib.sha256((data / "dataset.json").read_bytes()).hexdigest()
+        assert found.data.tags["data.sha256"] == digest
+        (entry,) = found.inputs.dataset_inputs
+        assert (entry.dataset.name, entry.dataset.digest) == ("discs", digest[:36])
+        assert found.data.tags["environment.torch"].startswith("2.")
+    packages = Path(client.download_artifacts(ids["diffusion"], "environment/packages.txt", str(tmp_path))).read_text()
+    assert "\nmonai==" in packages
+    head = Path(client.download_artifacts(ids["diffusion"], "data/dataset.json", str(tmp_path))).read_text()
+    assert json.loads(head)["counts"] == {"training": 4, "validation": 2, "test": 0}
+    assert "case-" not in head
+    assert list_artifacts(client, ids["diffusion"], "configs") == ["train.json"]
+
+
+def test_interrupted_stage_goes_on_in_its_own_run(data: Path, run: Path, tmp_path: Path, monkeypatch) -> None:
+    import torch
+
+    from medseglatdiff_monai.engines import GradientClipping
+
+    original = GradientClipping.__call__
+
+    def stop(self, engine) -> None:
+        if engine.state.iteration == 3:
+            raise KeyboardInterrupt
+        original(self, engine)
+
+    monkeypatch.setattr(GradientClipping, "__call__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(LUNG, data, output_dir=tmp_path, **SIZES)
+    client, first = MlflowClient(sqlite_uri(tmp_path)), read_run_ids(tmp_path, sqlite_uri(tmp_path))
+    assert set(first) == {"parent", "image_codec"}
+    assert {client.get_run(run_id).info.status for run_id in first.values()} == {"KILLED"}
+    monkeypatch.undo()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    train(LUNG, data, output_dir=tmp_path, **SIZES)
+    second = read_run_ids(tmp_path, sqlite_uri(tmp_path))
+    assert first.items() <= second.items()
+    assert {client.get_run(run_id).info.status for run_id in second.values()} == {"FINISHED"}
+    # Tracking changes nothing in what is learned.
+    found, expected = (torch.load(path / "models" / "mask_codec.pt", weights_only=True) for path in (tmp_path, run))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_unreachable_server_stops_nothing(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    uri = f"http://me:secret@127.0.0.1:{free_port()}"
+    begin = time.monotonic()
+    run = train(LUNG, data, output_dir=tmp_path, **{**SIZES, "max_epochs": 1, "tracking_uri": uri})
+    assert time.monotonic() - begin < 120
+    assert sorted(path.name for path in (run / "models").iterdir()) == ["image_codec.pt", "mask_codec.pt", "model.pt"]
+    # The bundle's logging.conf writes to stderr; every stage tries the server anew.
+    said = [line for line in capfd.readouterr().err.splitlines() if "MLflow: " in line]
+    assert len(said) == 3
+    assert all("does not answer" in text and sqlite_uri(run) in text and "secret" not in text for text in said)
+    ids = read_run_ids(run, sqlite_uri(run))
+    assert len(ids) == 4
+    assert "ged" in MlflowClient(sqlite_uri(run)).get_run(ids["diffusion"]).data.metrics
+
+
+def test_store_that_cannot_be_written_at_all_stops_nothing(tmp_path: Path, caplog, monkeypatch) -> None:
+    def refuse(*arguments) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tracking, "open_store", refuse)
+    tracker = RunTracker(sqlite_uri(tmp_path), tmp_path, "diffusion", tmp_path)
+    with caplog.at_level(logging.WARNING):
+        tracker._send(lambda: None)
+    assert "disk full" in caplog.text
+    assert "without a record" in caplog.text
+    assert tracker.tracking_uri is None
