@@ -1,13 +1,15 @@
 # make demo    everything set up, then the lung bundle's ensemble on the embedded example
 # make test    everything set up, then the tests
+# make label-server STUDIES=folder    MONAI Label with the bundles on a folder of images, in its own .venv-label
 #
-# Both make a virtual environment of their own (.venv) on the first call and install nothing on the second.
+# Each makes a virtual environment of its own (.venv) on the first call and installs nothing on the second.
 # Variables:
 #   PYTHON            interpreter that the environment is made from, 3.11 or newer for the tested set (default python3)
 #   TORCH_INDEX_URL   package index that torch alone is taken from, e.g. the one of PyTorch's own that holds the build for
 #                     your CUDA version. By default PyTorch's CPU builds on Linux without an NVIDIA driver, unless pip is
 #                     configured with an index or wheels of its own, and pip's default elsewhere
 #   MEDSEGLATDIFF_DATA  folder of the real data's archives; the tests that need it skip where it is absent
+#   STUDIES, LABEL_ARGS  of label-server: folder of the images, further arguments, e.g. LABEL_ARGS="--port 8001"
 #   TEST_ARGS         further arguments of pytest, e.g. TEST_ARGS="tests/networks -x"
 
 PYTHON ?= python3
@@ -21,11 +23,15 @@ TEST_ARGS ?=
 THREADS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 VENV := .venv
 RUN := $(VENV)/bin/python
+LABEL_VENV := .venv-label
+LABEL_RUN := $(LABEL_VENV)/bin/python
+LABEL_STAMP := $(LABEL_VENV)/.installed
+LABEL_ARGS ?=
 STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) MPLBACKEND=Agg $(RUN) -m pytest -q --durations=15
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint integration reliability bundles clean
+.PHONY: help setup demo label-server test lint integration reliability bundles clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -45,6 +51,22 @@ $(STAMP): setup.cfg constraints.txt
 demo: $(STAMP)
 	$(RUN) -m medseglatdiff_monai demo --output-dir demo_output
 	@echo "demo: done, results are in demo_output/"
+
+label-server: $(LABEL_STAMP)
+	@test -n "$(STUDIES)" || { echo "Which images? make label-server STUDIES=folder"; exit 1; }
+	$(LABEL_RUN) -m medseglatdiff_monai.monai_label "$(STUDIES)" $(LABEL_ARGS)
+
+# MONAI Label 0.8.5 and this package want other versions of pydicom and numpy than their requirements say together: the
+# file lists every package, and pip is to take the list as it stands.
+$(LABEL_STAMP): setup.cfg constraints-label.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" \
+	  || { echo "constraints-label.txt is for Python 3.11; found $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
+	test -x $(LABEL_RUN) || $(PYTHON) -m venv $(LABEL_VENV)
+	$(LABEL_RUN) -m pip install --quiet $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) \
+	  "$$(grep '^torch==' constraints-label.txt)"
+	$(LABEL_RUN) -m pip install --quiet --no-deps -r constraints-label.txt
+	$(LABEL_RUN) -m pip install --quiet --no-deps -e .
+	touch $(LABEL_STAMP)
 
 test: $(STAMP)
 	$(PYTEST) -m "not slow" $(TEST_ARGS)
@@ -73,4 +95,4 @@ bundles: $(STAMP)
 	@echo "bundles: built"
 
 clean:
-	rm -rf $(VENV) demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LABEL_VENV) demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,8 @@
-"""Write ``benchmarks/results/lung_training.json``: how long each stage of a run took, from its MLflow database.
+"""Write a bundle's ``benchmarks/results/*_training.json`` from the ``training.json`` of the run behind its weights.
 
-Usage: python benchmarks/training_record.py RUN_FOLDER [--output FILE]. An interrupted stage has several MLflow runs,
-whose times are added; the time of a run that was killed ends with its last logged loss.
+Usage: ``python benchmarks/training_record.py RUN_FOLDER --batch-size B --draws N --output FILE``. With
+``--before FILE`` the run went on from weights whose record is FILE: its stages are kept, and the run's own becomes
+``continued``.
 """
 
 from __future__ import annotations
@@ -10,29 +11,6 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
-from mlflow.tracking import MlflowClient
-
-from medseglatdiff_monai.evaluation import provenance
-
-STAGES = ("image_codec", "mask_codec", "diffusion")
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def stage_record(client: MlflowClient, experiments: list[str], stage: str) -> dict | None:
-    """Iterations and minutes of one stage, ``None`` where it was not tracked."""
-    runs = [run for run in client.search_runs(experiments) if run.info.run_name == stage]
-    history = {run.info.run_id: client.get_metric_history(run.info.run_id, "Loss") for run in runs}
-    history = {run: losses for run, losses in history.items() if losses}
-    if not history:
-        return None
-    milliseconds = sum(losses[-1].timestamp - losses[0].timestamp for losses in history.values())
-    return {
-        "iterations": max(loss.step for losses in history.values() for loss in losses),
-        "minutes": round(milliseconds / 60_000, 1),
-        "runs": len(history),
-    }
-
 
 def main() -> None:
     """Command line."""
@@ -40,19 +18,23 @@ def main() -> None:
     parser.add_argument("run_folder", type=Path)
     parser.add_argument("--batch-size", type=int, required=True, help="images a step of the diffusion stage")
     parser.add_argument("--draws", type=int, required=True, help="draws an image")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "lung_training.json")
+    parser.add_argument("--before", type=Path, help="record of the weights that the run started from")
+    parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    client = MlflowClient(f"sqlite:///{(arguments.run_folder / 'mlruns.db').absolute()}")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    weights = torch.load(arguments.run_folder / "models" / "model.pt", weights_only=True)
+    run = json.loads((arguments.run_folder / "training.json").read_text())
+    stages = {("diffusion" if name == "train" else name): took for name, took in run["stages"].items()}
+    if arguments.before is not None:
+        before = json.loads(arguments.before.read_text())["stages"]
+        already = before.get("continued") or {"iterations": 0, "minutes": 0.0}
+        more = {key: already[key] + stages["diffusion"][key] for key in ("iterations", "minutes")}
+        stages = {**before, "continued": more}
     record = {
-        "stages": {name: stage_record(client, experiments, name) for name in STAGES},
+        "stages": stages,
         "batch_size": arguments.batch_size,
         "draws": arguments.draws,
-        "parameters": sum(value.numel() for value in weights.values() if value.is_floating_point()),
-        "provenance": provenance(),
+        "parameters": run["parameters"],
+        "provenance": run["provenance"],
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     print(arguments.output)
 
