@@ -389,22 +389,27 @@ class TrainingTimeLimit:
     """End the run cleanly after some minutes: the iteration in flight is finished, and the checkpoint written.
 
     Args:
-        max_minutes: the limit; ``None`` sets none.
+        max_minutes: the limit, from the first iteration on; ``None`` sets none.
+        deadline: a point of ``time.monotonic()``, for a caller whose time began before the data were loaded.
     """
 
-    def __init__(self, max_minutes: float | None = None) -> None:
+    def __init__(self, max_minutes: float | None = None, deadline: float | None = None) -> None:
         if max_minutes is not None and max_minutes <= 0:
             raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
         self.max_minutes = max_minutes
+        self.deadline = deadline
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
-        if self.max_minutes is not None:
+        if self.max_minutes is not None or self.deadline is not None:
             engine.add_event_handler(Events.STARTED, self._start)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._check)
 
     def _start(self, engine: Engine) -> None:
-        self._deadline = time.monotonic() + 60.0 * float(self.max_minutes or 0)
+        limits = [] if self.deadline is None else [self.deadline]
+        if self.max_minutes is not None:
+            limits.append(time.monotonic() + 60.0 * self.max_minutes)
+        self._deadline = min(limits)
 
     def _check(self, engine: Engine) -> None:
         over = torch.tensor(float(time.monotonic() >= self._deadline))

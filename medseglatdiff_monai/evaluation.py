@@ -373,6 +373,8 @@ class CaseRecorder:
             writer.writerows(case.row for case in cases)
             handle.write(text.getvalue().encode())
 
+        # Between the two writes no old summary must stand beside new rows.
+        (self.output_dir / "metrics.json").unlink(missing_ok=True)
         save_bytes(write_rows, self.output_dir / "cases.csv")
         save_bytes(lambda handle: handle.write(_to_json(result).encode()), self.output_dir / "metrics.json")
         engine.state.metrics.update({k: v for k, v in summary.items() if isinstance(v, float)})

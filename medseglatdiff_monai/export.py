@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from .bundle import load_segmenter
+from .bundle import Segmenter, load_segmenter
 from .checkpoints import save_bytes
 from .errors import InputError
+from .networks import LatentDiffusionSegmenter
 
-__all__ = ["EXPORT_FORMATS", "export", "export_torchscript"]
+__all__ = ["EXPORT_FORMATS", "check_exportable", "export", "export_torchscript"]
 
 EXPORT_FORMATS = ("torchscript", "onnx")
 
@@ -51,6 +52,25 @@ def export(
     return export_onnx(bundle, place, weights, **overrides)
 
 
+def check_exportable(segmenter: Segmenter) -> None:
+    """Refuse what an export would silently leave out.
+
+    Raises:
+        InputError: a one-to-one network, or a fusion or post-processing that only the inferer applies.
+    """
+    if not isinstance(segmenter.network, LatentDiffusionSegmenter):
+        raise InputError(
+            f"{segmenter.bundle_dir} holds a {type(segmenter.network).__name__}, which draws no samples. Only "
+            "diffusion models are exported; of a one-to-one network trace the network itself."
+        )
+    inferer = segmenter.inferer
+    if inferer.fusion != "mean" or inferer.postprocess is not None:
+        raise InputError(
+            f"fusion = {inferer.fusion!r} and postprocess = {inferer.postprocess!r} belong to the inferer and are not "
+            "exported. Give --fusion mean and --postprocess False, and apply them to the samples yourself."
+        )
+
+
 def export_torchscript(
     bundle: str | Path, output_file: str | Path, weights: str | Path | None = None, **overrides: Any
 ) -> Path:
@@ -65,10 +85,17 @@ def export_torchscript(
         overrides: configuration keys.
 
     Raises:
-        InputError: see :func:`~medseglatdiff_monai.bundle.load_segmenter`, or a sampler that draws noise at each step.
+        InputError: see :func:`~medseglatdiff_monai.bundle.load_segmenter` and :func:`check_exportable`; a sampler that
+            draws noise at each step; a confidence that is not the mean of the samples.
     """
     segmenter = load_segmenter(bundle, weights, device="cpu", **overrides)
-    network = segmenter.network
+    network, inferer = segmenter.network, segmenter.inferer
+    check_exportable(segmenter)
+    if inferer.confidence != "samples":
+        raise InputError(
+            f"The traced network returns the mean of the binary samples, found confidence = {inferer.confidence!r}: "
+            "use --confidence samples."
+        )
     if network.sampler == "ddpm":
         raise InputError(
             "The sampler 'ddpm' draws noise at every step and cannot be traced: use --sampler ddim or pndm."

@@ -26,7 +26,8 @@ class EnsembleInferer(Inferer):
     Args:
         num_samples: n of Eq. 13.
         num_inference_steps: denoiser calls a sample; ``None`` takes the network's own.
-        sampler: ``"ddim"``, ``"ddpm"`` or ``"pndm"``; ``None`` takes the network's own.
+        sampler: ``"ddim"``, ``"ddpm"``, ``"pndm"``, or ``"rflow"`` of a rectified flow; ``None`` takes the
+            network's own.
         seed: seed of the noise.
         threshold: confidence from which a pixel belongs to the consensus mask.
         confidence: ``"samples"`` or ``"probabilities"``, see :func:`~medseglatdiff_monai.ensemble.summarize_ensemble`.

@@ -17,6 +17,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
@@ -32,7 +33,7 @@ __all__ = ["BundleModel", "register"]
 # What prediction imports. Their versions at registration are written into the model.
 LIBRARIES = (
     "torch", "monai", "numpy", "einops", "pytorch-ignite", "nibabel", "pydicom", "itk-io", "itk-numerics", "scipy",
-    "scikit-image", "matplotlib", "pillow", "pandas", "mlflow",
+    "scikit-image", "SimpleITK", "matplotlib", "pillow", "pandas", "mlflow",
 )  # fmt: skip
 
 
@@ -148,15 +149,20 @@ def register(
             f"MLflow at {tracking_uri.rpartition('@')[2]} does not answer ({reason}). "
             "Start it ('mlflow server --backend-store-uri sqlite:///mlruns.db') or give another --tracking-uri."
         ) from error
-    known = {run.info.run_id for run in client.search_runs([experiment_id])}
     run_id = read_run_ids(root, tracking_uri).get("parent")
+    if run_id is not None:
+        try:
+            client.get_run(run_id)
+        except MlflowException:
+            # Deleted there, or another store that answers at the same address.
+            run_id = None
     staging = Path(tempfile.mkdtemp())
     try:
         for file in files:
             target = staging / root.name / file.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-        where = {"run_id": run_id} if run_id in known else {"experiment_id": experiment_id, "run_name": root.name}
+        where = {"run_id": run_id} if run_id is not None else {"experiment_id": experiment_id, "run_name": root.name}
         with _tracking(tracking_uri), mlflow.start_run(**where), warnings.catch_warnings():
             # Of type hints that MLflow would like, and of its own deprecations.
             warnings.simplefilter("ignore")

@@ -23,6 +23,7 @@ from . import onnx_runner
 from .bundle import load_segmenter
 from .checkpoints import save_bytes
 from .errors import InputError
+from .export import check_exportable
 from .networks import LatentDiffusionSegmenter
 
 __all__ = ["export_onnx"]
@@ -36,7 +37,7 @@ class _Denoiser(nn.Module):
         self.network = network
 
     def forward(self, z_t: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        return self.network.denoise(z_t, timesteps, condition)
+        return self.network.denoise_guided(z_t, timesteps, condition)
 
 
 class _MaskDecoder(nn.Module):
@@ -70,9 +71,12 @@ def export_onnx(
     """
     missing = [name for name in ("onnx", "onnxscript") if not optional_import(name)[1]]
     if missing:
-        raise InputError(f"ONNX export needs {' and '.join(missing)}: pip install 'medseglatdiff_monai[onnx]'.")
+        raise InputError(f"ONNX export needs {' and '.join(missing)}: pip install -e '.[onnx]' in the source tree.")
     segmenter = load_segmenter(bundle, weights, device="cpu", **overrides)
     network, inferer = segmenter.network, segmenter.inferer
+    check_exportable(segmenter)
+    if len(segmenter.image_size) != 2:
+        raise InputError("The runner of ONNX exports draws masks of images, not of volumes: use --format torchscript.")
     sampler = inferer.sampler or network.sampler
     if sampler != "ddim":
         raise InputError(f"The runner of ONNX exports samples with DDIM alone, found {sampler!r}: use --sampler ddim.")

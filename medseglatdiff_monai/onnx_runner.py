@@ -22,6 +22,8 @@ import numpy as np
 __all__ = ["FORMAT_VERSION", "OnnxSegmenter", "ddim", "draw_noise", "torch_normal"]
 
 FORMAT_VERSION = 1
+# Masks that go through the networks at once: bounds the memory.
+CHUNK_SIZE = 64
 
 
 def torch_normal(seed: int, size: int) -> np.ndarray:
@@ -36,7 +38,8 @@ def torch_normal(seed: int, size: int) -> np.ndarray:
     if size < 16:
         raise ValueError(f"size is {size}: expected at least 16. Draw the noise elsewhere and pass it as `noise`.")
     generator = np.random.MT19937()
-    generator._legacy_seeding(seed & 0xFFFFFFFF)
+    # RandomState seeds its bit generator in MT19937's original way, as PyTorch does.
+    np.random.RandomState(generator).seed(seed & 0xFFFFFFFF)
 
     def uniform(count: int) -> np.ndarray:
         return (generator.random_raw(count) & 0xFFFFFF).astype(np.float32) * np.float32(2.0**-24)
@@ -148,7 +151,7 @@ class OnnxSegmenter:
         cases: Sequence[str] | None = None,
         noise: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
-        """Draw an ensemble for each image.
+        """Draw an ensemble for each image; up to 64 masks go through the networks at once.
 
         Args:
             image: (B, C, H, W) float32 in [0, 1], after the bundle's preprocessing.
@@ -184,16 +187,17 @@ class OnnxSegmenter:
         if noise.shape[:1] != image.shape[:1] or noise.shape[2:] != shape:
             raise ValueError(f"The noise is {noise.shape}; expected ({len(image)}, N, {', '.join(map(str, shape))}).")
         number = noise.shape[1]
+        if number < 1:
+            raise ValueError(f"num_samples is {number}; expected at least 1.")
         condition = self._conditioner.run(None, {"image": image.astype(np.float32)})[0].repeat(number, axis=0)
-
-        def denoise(z_t: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
-            return self._denoiser.run(None, {"z_t": z_t, "timesteps": timesteps, "condition": condition})[0]
-
-        x_0 = ddim(
-            denoise, noise.reshape(-1, *shape), np.asarray(settings["alpha_bar"]),
-            num_inference_steps or settings["num_inference_steps"], settings["prediction_type"],
-        )  # fmt: skip
-        logits = self._mask_decoder.run(None, {"x_0": x_0})[0].reshape(len(image), number, *image.shape[2:])
+        noise = noise.reshape(-1, *shape)
+        steps = num_inference_steps or settings["num_inference_steps"]
+        logits = np.concatenate(
+            [
+                self._draw(noise[start : start + CHUNK_SIZE], condition[start : start + CHUNK_SIZE], steps)
+                for start in range(0, len(noise), CHUNK_SIZE)
+            ]
+        ).reshape(len(image), number, *image.shape[2:])
         if not np.isfinite(logits).all():
             raise ValueError("A sampled mask is not finite: the networks or the image are damaged.")
         samples = logits > 0
@@ -207,3 +211,13 @@ class OnnxSegmenter:
             "confidence_map": confidence_map,
             "consensus_mask": consensus_mask,
         }
+
+    def _draw(self, noise: np.ndarray, condition: np.ndarray, num_inference_steps: int) -> np.ndarray:
+        """Mask logits (M, 1, H, W) of noise (M, d, h, w) and condition (M, d_X, h, w)."""
+
+        def denoise(z_t: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
+            return self._denoiser.run(None, {"z_t": z_t, "timesteps": timesteps, "condition": condition})[0]
+
+        alpha_bar = np.asarray(self.settings["alpha_bar"])
+        x_0 = ddim(denoise, noise, alpha_bar, num_inference_steps, self.settings["prediction_type"])
+        return self._mask_decoder.run(None, {"x_0": x_0})[0]

@@ -343,7 +343,7 @@ def _predict_nodules(
     """Every nodule of a volume that was pointed at."""
     notes = []
     if isinstance(source, DicomInput) and writer is None and dicom is None:
-        notes.append("No DICOM SEG and SR: highdicom is not installed; pip install 'medseglatdiff_monai[dicom]'.")
+        notes.append("No DICOM SEG and SR: highdicom is not installed; pip install -e '.[dicom]' in the source tree.")
     # Of a single slice the file does not say how thick it is, and one slice of several is no volume.
     voxel_mm3 = float(abs(np.linalg.det(source.affine[:3, :3]))) if source.shape[2] > 1 and run.slices != 1 else None
     nodules, described, segmented = [], [], []

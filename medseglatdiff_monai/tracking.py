@@ -347,6 +347,9 @@ class RunTracker:
             path = folder / f"epoch_{epoch:04d}.png"
             draw_comparison(self._panel, path, f"{self.stage}, epoch {epoch}", self._caption())
             self._send(lambda: self._client.log_artifact(self._run_id, str(path), "panels"))
+        except Exception as error:
+            # Hours of training are worth more than their pictures.
+            logger.warning("No panel of epoch %d: %s", epoch, error)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -7,6 +7,7 @@ the training took, and what a sample costs, goes to ``training.json`` in the run
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -78,7 +79,7 @@ def train(
     output = write_run_folder(
         root, output_dir or default, experiment, {**_spacing_override(dataset_dir, config), **overrides}
     )
-    record = _Record(output, max_minutes)
+    record = _Record(output, max_minutes, dataset_dir)
     deadline = None if max_minutes is None else time.monotonic() + 60.0 * max_minutes
     for stage in stages:
         path = output / "models" / TRAINING_STAGES[stage]
@@ -87,10 +88,9 @@ def train(
             continue
         arguments: dict[str, Any] = {"bundle_root": str(output), "dataset_dir": str(Path(dataset_dir).absolute())}
         if deadline is not None:
-            minutes = (deadline - time.monotonic()) / 60.0
-            if minutes <= 0:
+            if deadline <= time.monotonic():
                 break
-            arguments["max_minutes"] = minutes
+            arguments["deadline"] = deadline
         config_file = output / "configs" / f"{stage}.json"
         workflow = ConfigWorkflow(config_file=str(config_file), workflow_type="train", **arguments)
         with unwrapped_errors():
@@ -104,7 +104,7 @@ def train(
                 workflow.finalize()
                 record.add(stage, iterations, seconds / 60.0)
         if not stage_finished(path):
-            logger.info("Time is up in stage %s: the same command goes on from here.", stage)
+            logger.warning("Time is up in stage %s: the same command goes on from here.", stage)
             break
     record.write_costs()
     return output
@@ -155,11 +155,17 @@ def count_multiply_accumulates(network: nn.Module, image: torch.Tensor, num_infe
 class _Record:
     """``training.json`` of a run: time and iterations of its stages, summed over calls, and what its network costs."""
 
-    def __init__(self, run: Path, max_minutes: float | None) -> None:
+    def __init__(self, run: Path, max_minutes: float | None, dataset_dir: str | Path) -> None:
         self.run = run
         self.path = run / "training.json"
         self.content: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {"stages": {}}
         self.content["max_minutes"] = max_minutes
+        digest = hashlib.sha256((Path(dataset_dir) / "dataset.json").read_bytes()).hexdigest()
+        if self.content.setdefault("dataset_sha256", digest) != digest:
+            raise InputError(
+                f"{run} was trained on another data set than {dataset_dir} (their dataset.json differ). Choose another "
+                "--output-dir, or repeat the --dataset-dir that the run was started with."
+            )
 
     def add(self, stage: str, iterations: int, minutes: float) -> None:
         """Note what a stage has done so far, ``minutes`` of it in this call."""

@@ -72,7 +72,7 @@ class DicomWriter:
         if not can_write_dicom():
             raise InputError(
                 "DICOM SEG and SR need highdicom, which is not installed; expected the extra 'dicom': "
-                "pip install 'medseglatdiff_monai[dicom]'. With --dicom False only NIfTI is written."
+                "pip install -e '.[dicom]' in the source tree. With --dicom False only NIfTI is written."
             )
         self.record = record
         self.source = source
