@@ -38,6 +38,7 @@ __all__ = [
     "load_experiment",
     "load_segmenter",
     "load_stage_config",
+    "stages_that_know",
     "write_run_folder",
 ]
 
@@ -157,6 +158,13 @@ def load_stage_config(
         own = {key: value for key, value in changes.items() if key != "stages"}
         config = apply_overrides(config, {**own, **changes.get("stages", {}).get(stage, {})}, also_known)
     return config
+
+
+def stages_that_know(bundle: str | Path, key: str) -> list[str]:
+    """Stages of a bundle in whose configuration a key (``a``, ``a#b``, ``+a``) exists."""
+    root = find_bundle(bundle)
+    configs = {stage: _read_json(root / "configs" / f"{stage}.json") for stage in STAGES}
+    return [stage for stage, config in configs.items() if key.removeprefix("+") in _known_keys(config)]
 
 
 def load_experiment(experiment: str | Path | None) -> dict:

@@ -319,6 +319,67 @@ class Commands:
 
         demo(output_dir, num_cases, seed)
 
+    def new_bundle(
+        self,
+        name: str,
+        *,
+        output_dir: str | None = None,
+        dataset_dir: str | None = None,
+        image_size: int | None = None,
+        channels: int | None = None,
+        structure: str | None = None,
+        modality: str | None = None,
+        mask_resize: str | None = None,
+        intensities: str | Sequence[float] | None = None,
+        **overrides: Any,
+    ) -> None:
+        """Make a bundle for data of one's own: NAME --from BUNDLE, then choices of sizes and keys.
+
+        Example: medseglatdiff new-bundle my_cells --from skin_lesion_dermoscopy_latent_diffusion --output-dir bundles
+
+        Args:
+            name: lower-case letters, digits and underscores.
+            output_dir: folder in which the bundle is made; without it, the source tree's bundles/ and configs/bundles/.
+            dataset_dir: prepared folder whose channels, labels and readers the bundle is for.
+            image_size: side in pixels of the network's input.
+            channels: channels of the image.
+            structure: what is outlined, for the texts.
+            modality: of the images, for the texts.
+            mask_resize: nearest, or area, which keeps thin structures.
+            intensities: LOW,HIGH: grey values that become 0 and 1; or image: each image's own extremes.
+            overrides: --from BUNDLE (needed), a folder or a name under bundles/; configuration keys; --stages for keys
+                of single stages.
+        """
+        from .new_bundle import check_bundle, new_bundle
+
+        # A keyword of Python cannot be the name of an argument.
+        source = overrides.pop("from", None)
+        if source is None:
+            raise InputError("new-bundle needs --from BUNDLE: a bundle's folder, or a name under bundles/.")
+        path = new_bundle(
+            str(name), str(source), output_dir, dataset_dir, image_size, channels, structure, modality, mask_resize,
+            intensities, **overrides,
+        )  # fmt: skip
+        print(f"Bundle: {path}")
+        print("Before it is given to others:")
+        for line in check_bundle(path):
+            print(f"  {line}")
+
+    def check_bundle(self, bundle: str) -> None:
+        """Say what a bundle still lacks before it is given to others; the exit status is 1 if there is anything.
+
+        Example: medseglatdiff check-bundle bundles/my_cells
+
+        Args:
+            bundle: bundle folder, or a name under bundles/.
+        """
+        from .new_bundle import check_bundle
+
+        found = check_bundle(bundle)
+        if found:
+            raise InputError("\n  ".join([f"{bundle} is not complete:", *found]))
+        print("Complete.")
+
     def build_bundles(self) -> None:
         """Rebuild the stage files of all bundles from configs/ (for developers)."""
         from .bundle import build_bundle, bundles_dir

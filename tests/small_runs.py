@@ -20,7 +20,8 @@ from medseglatdiff_monai.checkpoints import save_weights
 LUNG = "lung_nodule_ct_latent_diffusion"
 SKIN = "skin_lesion_dermoscopy_latent_diffusion"
 POLYP = "polyp_colonoscopy_latent_diffusion"
-BUNDLES = (LUNG, SKIN, POLYP)
+RETINA = "retinal_vessel_fundus_latent_diffusion"
+BUNDLES = (LUNG, SKIN, POLYP, RETINA)
 STAGE_TYPES = {
     "image_codec": "train",
     "mask_codec": "train",
@@ -28,7 +29,9 @@ STAGE_TYPES = {
     "evaluate": "infer",
     "inference": "infer",
 }
-LEVELS = {LUNG: 2, SKIN: 3, POLYP: 3}
+LEVELS = {LUNG: 2, SKIN: 3, POLYP: 3, RETINA: 2}
+# Channels of the images and readers of their masks.
+DATA = {LUNG: (1, 4), SKIN: (3, 1), POLYP: (3, 1), RETINA: (3, 2)}
 
 
 def small_sizes(bundle: str) -> dict[str, Any]:
@@ -59,8 +62,8 @@ def run_sizes(batch_size: int = 4) -> dict[str, Any]:
 
 
 def write_prepared(folder: Path, bundle: str, training: int = 8, validation: int = 4) -> Path:
-    """Prepared folder of bright discs: four readers for CT, one for RGB; in every third case one reader saw nothing."""
-    channels, raters = (1, 4) if bundle == LUNG else (3, 1)
+    """Prepared folder of bright discs with a bundle's channels and readers; in every third case one saw nothing."""
+    channels, raters = DATA[bundle]
     side = 128 if bundle == LUNG else 80
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)

@@ -1,0 +1,58 @@
+"""Write ``benchmarks/results/chase_mask_resolution.json``: what resizing masks costs, before any network is trained.
+
+Usage: python benchmarks/mask_resolution.py PREPARED_FOLDER [--output FILE]. The training and validation masks are
+resized to each side by the nearest neighbour or by area (foreground where at least half of a pixel is), brought back to
+the native grid by linear interpolation, and compared with themselves: what a model that copied its training masks would
+score. The Dice between the first two readers stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from monai.transforms import Resize
+
+from medseglatdiff_monai.data.datalist import load_datalist
+from medseglatdiff_monai.data.transforms import LoadCase
+from medseglatdiff_monai.metrics import dice_score
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("prepared", type=Path)
+    parser.add_argument("--sides", type=int, nargs="+", default=[128, 256, 384, 512])
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "chase_mask_resolution.json"
+    )  # fmt: skip
+    arguments = parser.parse_args()
+    items = [item for part in ("training", "validation") for item in load_datalist(arguments.prepared, part)]
+    scores: dict[tuple[int, str], list[float]] = {}
+    readers = []
+    for item in items:
+        masks = LoadCase(is_label=True)(item["label"]).as_tensor() > 0
+        readers.append(dice_score(masks[None, :1], masks[None, 1:2]).item())
+        for side in arguments.sides:
+            for how in ("nearest", "area"):
+                small = Resize((side, side), mode=how)(masks.float()).ge(0.5).float()
+                back = Resize(tuple(masks.shape[1:]), mode="bilinear")(small).ge(0.5).as_tensor()
+                scores.setdefault((side, how), []).extend(dice_score(back[None], masks[None])[0].tolist())
+    record = {
+        "dataset": arguments.prepared.name,
+        "num_cases": len(items),
+        "dice_between_readers": sum(readers) / len(readers),
+        "dice_after_resizing": {
+            how: {str(side): sum(values) / len(values) for (side, kind), values in scores.items() if kind == how}
+            for how in ("nearest", "area")
+        },
+    }
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+    print(arguments.output)
+
+
+if __name__ == "__main__":
+    main()
