@@ -1,5 +1,6 @@
 # make demo    everything set up, then the lung bundle's ensemble on the embedded example
 # make test    everything set up, then the tests
+# make docs    everything set up, then the documentation, in build/site
 # make label-server STUDIES=folder    MONAI Label with the bundles on a folder of images, in its own .venv-label
 #
 # Each makes a virtual environment of its own (.venv) on the first call and installs nothing on the second.
@@ -31,7 +32,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) MPLBACKEND=Agg $(RUN) -m pytest -q --durations=15
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo label-server test lint integration reliability bundles clean
+.PHONY: help setup demo label-server test lint integration reliability bundles docs clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -58,14 +59,13 @@ label-server: $(LABEL_STAMP)
 
 # MONAI Label 0.8.5 and this package want other versions of pydicom and numpy than their requirements say together: the
 # file lists every package, and pip is to take the list as it stands.
-$(LABEL_STAMP): setup.cfg constraints-label.txt
+$(LABEL_STAMP): constraints-label.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" \
 	  || { echo "constraints-label.txt is for Python 3.11; found $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
 	test -x $(LABEL_RUN) || $(PYTHON) -m venv $(LABEL_VENV)
 	$(LABEL_RUN) -m pip install --quiet $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) \
 	  "$$(grep '^torch==' constraints-label.txt)"
 	$(LABEL_RUN) -m pip install --quiet --no-deps -r constraints-label.txt
-	$(LABEL_RUN) -m pip install --quiet --no-deps -e .
 	touch $(LABEL_STAMP)
 
 test: $(STAMP)
@@ -93,6 +93,12 @@ bundles: $(STAMP)
 	$(RUN) -c "from medseglatdiff_monai.bundle import build_bundle, bundles_dir; \
 	  [print(path) for folder in sorted(bundles_dir().iterdir()) if folder.is_dir() for path in build_bundle(folder.name)]"
 	@echo "bundles: built"
+
+# The pages go to build/site; a link or anchor that leads nowhere is an error.
+docs: $(STAMP)
+	$(RUN) -m pip install --quiet -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	@echo "docs: build/site/index.html"
 
 clean:
 	rm -rf $(VENV) $(LABEL_VENV) demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 import sys
 import warnings
@@ -20,10 +21,12 @@ __all__ = ["main"]
 class Commands:
     """Segmentation of medical images as a distribution of masks.
 
-    medseglatdiff prepare lidc-slices lidc.tar.xz --output-dir data/lidc
-    medseglatdiff train lung_nodule_ct_latent_diffusion --dataset-dir data/lidc --output-dir runs/lung
-    medseglatdiff evaluate runs/lung --dataset-dir data/lidc --split validation --output-dir results/lung
-    medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES_FOLDER --point=-62.5,41,-120 --output-dir out
+    From data to masks:
+
+        medseglatdiff prepare lidc-slices lidc.tar.xz --output-dir data/lidc
+        medseglatdiff train lung_nodule_ct_latent_diffusion --dataset-dir data/lidc --output-dir runs/lung
+        medseglatdiff evaluate runs/lung --dataset-dir data/lidc --split validation --output-dir results/lung
+        medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES_FOLDER --point=-62.5,41,-120 --output-dir out
     """
 
     def prepare(
@@ -305,6 +308,62 @@ class Commands:
         uri, version = register(bundle, tracking_uri, name, experiment_name)
         print(f"Registered: version {version}. mlflow.pyfunc.load_model({uri!r})")
 
+    def report(self, run_folder: str, *, output_file: str | None = None) -> None:
+        """Write what `predict` left in a folder as one HTML file: pictures, sizes of every sample, notes, provenance.
+
+        Example: medseglatdiff report out --output-file report.html
+
+        Args:
+            run_folder: the --output-dir of predict.
+            output_file: the HTML (default: RUN_FOLDER/report.html).
+        """
+        from .report import report
+
+        print(f"Report: {report(run_folder, output_file)}")
+
+    def view(
+        self,
+        input: str | None = None,
+        *,
+        bundle: str = "lung_nodule_ct_latent_diffusion",
+        readers: str | Sequence[str] | None = None,
+        point: Sequence[float] | None = None,
+        weights: str | None = None,
+        experiment: str | None = None,
+        num_samples: int = 16,
+        seed: int = 0,
+        port: int = 8080,
+        show: bool = True,
+        **overrides: Any,
+    ) -> None:
+        """Look at an ensemble in the browser: page through samples, slide the threshold, compare with readers.
+
+        The page is served on this computer alone. Needs the extra 'view'.
+
+        Example: medseglatdiff view SERIES --point=-62.5,41,-120
+        Example: medseglatdiff view data/lidc/images/CASE.nii.gz --readers data/lidc/masks/CASE.nii.gz
+
+        Args:
+            input: a PNG or JPEG image, a NIfTI file, or a folder with one DICOM series; it can also be opened later.
+            bundle: bundle folder, or a name under bundles/.
+            readers: readers' masks: a prepared file with a channel a reader, or a PNG or NIfTI a reader with commas
+                between; of a volume NIfTI on its own grid.
+            point: x,y,z of the nodule in patient millimetres (LPS); without it the nodule is clicked in the page.
+            weights: other weights than the bundle's own.
+            experiment: overlay that the weights were trained with.
+            num_samples: masks to begin with.
+            seed: seed of the noise to begin with.
+            port: port of the page on 127.0.0.1.
+            show: False: do not open the browser.
+            overrides: configuration keys.
+        """
+        from .view import view
+
+        # Fire makes a list of names with commas between.
+        names = None if readers is None else [readers] if isinstance(readers, str) else [str(name) for name in readers]
+        view(input, bundle, None if names is None else ",".join(names), point, weights, experiment, num_samples, seed,
+             port, show, **overrides)  # fmt: skip
+
     def demo(self, *, output_dir: str = "demo_output", num_cases: int = 24, seed: int = 0) -> None:
         """The main job on an embedded example: phantom cases with real readers' contours, no download.
 
@@ -416,6 +475,27 @@ def _describe_size(nodule: dict[str, Any]) -> str:
     return ", ".join(parts + ([] if iou is None else [f"agreement of the samples {iou:.2f} IoU"]))
 
 
+def _check_options(command: str, arguments: Sequence[str]) -> None:
+    """Exit with the nearest option where a command that takes no overrides is given one that it does not know.
+
+    Fire would say only that it could not consume the argument; of overrides the configuration says what is near.
+    """
+    parameters = inspect.signature(vars(Commands)[command]).parameters if command in vars(Commands) else {}
+    if not parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = [name for name in parameters if name != "self"]
+    for argument in arguments:
+        if argument == "--":
+            # What follows is for fire itself.
+            return
+        name = argument[2:].split("=")[0].replace("-", "_")
+        if argument.startswith("--") and name not in (*known, "help"):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+            hint = f" Did you mean '--{near[0]}'?" if near else ""
+            listed = ", ".join(f"--{option}" for option in known) or "none"
+            sys.exit(f"medseglatdiff {command}: no option {argument.split('=')[0]!r}.{hint} Options: {listed}.")
+
+
 def main() -> None:
     """Entry point of the console script ``medseglatdiff``."""
     import fire
@@ -431,6 +511,7 @@ def main() -> None:
         near = difflib.get_close_matches(given, commands, n=1, cutoff=0.3)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         sys.exit(f"medseglatdiff: no command {sys.argv[1]!r}.{hint} Commands: {', '.join(commands)}.")
+    _check_options(given, sys.argv[2:])
     try:
         # An instance: of a class, fire's help would describe the constructor and leave the commands out.
         fire.Fire(Commands(), name="medseglatdiff")

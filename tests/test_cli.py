@@ -65,6 +65,22 @@ def test_mistyped_command_names_the_nearest() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_mistyped_option_names_the_nearest(tmp_path: Path) -> None:
+    done = medseglatdiff("report", tmp_path, "--output-fil=a.html")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "medseglatdiff report: no option '--output-fil'. Did you mean '--output_file'? "
+        "Options: --run_folder, --output_file.\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "predict", "export", "pack", "report", "view"])
+def test_help_shows_an_example(command: str) -> None:
+    done = medseglatdiff(command, "--help")
+    assert done.returncode == 0
+    assert f"Example: medseglatdiff {command} " in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,8 +1,9 @@
-"""The notebook is stored without outputs and runs from its first cell to its last."""
+"""The notebooks are stored without outputs and run from their first cell to their last."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -14,38 +15,56 @@ from small_runs import LUNG, copy_bundle
 
 from medseglatdiff_monai.bundle import bundles_dir
 
-NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "01_quickstart.ipynb"
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SECONDS_A_CELL = 300
 
 
-def test_notebook_is_stored_without_outputs() -> None:
-    cells = json.loads(NOTEBOOK.read_text())["cells"]
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebook_is_stored_without_outputs(path: Path) -> None:
+    cells = json.loads(path.read_text())["cells"]
     assert [cell["cell_type"] for cell in cells].count("code") >= 5
     for cell in cells:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
 
 
-@pytest.mark.integration
-def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, int]:
+    """Run a notebook in a folder; returns what it printed, and how many pictures it showed."""
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
+    notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
     if not (bundles_dir() / LUNG / "models" / "model.pt").is_file():
         # A checkout without weights: the same cells on a copy of the bundle with random ones.
         first = next(cell for cell in notebook.cells if cell.cell_type == "code")
         assert f'BUNDLE = "{LUNG}"' in first.source
-        first.source = first.source.replace(f'"{LUNG}"', repr(str(copy_bundle(LUNG, tmp_path / "bundle"))))
+        first.source = first.source.replace(f'"{LUNG}"', repr(str(copy_bundle(LUNG, folder / "bundle"))))
     manager = KernelManager()
     # The interpreter of the tests, not whatever kernel a user may have registered under the same name.
     manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     NotebookClient(
-        notebook, km=manager, timeout=SECONDS_A_CELL, resources={"metadata": {"path": str(tmp_path)}}
+        notebook, km=manager, timeout=SECONDS_A_CELL, resources={"metadata": {"path": str(folder)}}
     ).execute()
-
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
-    printed = "".join(output.get("text", "") for output in outputs)
+    pictures = sum("image/png" in output.get("data", {}) for output in outputs)
+    return "".join(output.get("text", "") for output in outputs), pictures
+
+
+@pytest.mark.integration
+def test_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed, pictures = _run("01_quickstart.ipynb", tmp_path, monkeypatch)
+    assert pictures == 2
     assert "16 samples       GED" in printed
     predicted = {path.name.rpartition("_")[2] for path in (tmp_path / "quickstart_output" / "prediction").iterdir()}
     assert predicted == {"confidence.nii.gz", "consensus.nii.gz", "panel.png", "prediction.json", "samples.npz"}
+
+
+@pytest.mark.integration
+def test_readers_and_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed, pictures = _run("02_readers_and_confidence.ipynb", tmp_path, monkeypatch)
+    assert pictures == 2
+    # Readers set against themselves have no distance.
+    assert re.search(r"the readers .* 0\.000\n", printed)
+    whole, band = (float(value) for value in re.findall(r"ECE (\d\.\d+)", printed))
+    assert 0.0 <= whole < band <= 1.0
+    assert printed.count("threshold 0.") == 5
+    print(printed)

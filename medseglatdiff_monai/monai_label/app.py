@@ -65,6 +65,9 @@ class EnsembleTasks:
                     f"{model} has no weights: {Path(self.models[str(model)]) / 'models' / 'model.pt'} is missing. "
                     f"Train it (POST /train/{model}) or put the file there."
                 )
+            image = request.get("image")
+            if isinstance(image, str) and not Path(image).exists() and not self._find_image(image, datastore):
+                raise InputError(f"No image {image!r} among the studies; GET /datastore/ lists their ids.")
             return super().infer(request, datastore)  # type: ignore[misc]
 
     def train(self, request: dict[str, Any]) -> Any:
@@ -77,6 +80,9 @@ class EnsembleTasks:
         with _answered():
             self._add_trained()
             return super().next_sample(request)  # type: ignore[misc]
+
+    def _find_image(self, image: str, datastore: Any) -> str:
+        return (datastore or self.datastore()).get_image_uri(image)  # type: ignore[attr-defined]
 
     def _add_trained(self) -> None:
         # Training in the background is another process: its weights appear as a file.

@@ -66,9 +66,7 @@ def prepare_labelled(
         image, label = Path(item["image"]), Path(item["label"])
         # The number keeps apart what differs in characters that are not allowed in case ids; '_' ends the group.
         stem = f"{number:05d}_{image_stem(image)}"
-        volume = image.name.lower().endswith(NIFTI_SUFFIXES) and crop_size is not None
-        if volume and nibabel.load(image).ndim > 2 and nibabel.load(image).shape[2] > 1:
-            assert crop_size is not None
+        if crop_size is not None and image.name.lower().endswith(NIFTI_SUFFIXES) and _load(image).shape[2:3] > (1,):
             _cut_nodules(image, label, images, masks, stem, crop_size)
         else:
             for source, folder in ((image, images), (label, masks)):
@@ -136,9 +134,16 @@ def train_labelled(
     return run
 
 
+def _load(path: Path) -> Any:
+    try:
+        return nibabel.load(path)
+    except Exception as error:  # nibabel raises many kinds
+        raise InputError(f"{path}: unreadable, or no NIfTI ({error}). Save images and labels as .nii.gz.") from error
+
+
 def _cut_nodules(image: Path, label: Path, images: Path, masks: Path, stem: str, size: int) -> None:
     """Write a crop a nodule and slice: NIfTI (column, row), int16 and uint8."""
-    volume, regions = nibabel.load(image), nibabel.load(label)
+    volume, regions = _load(image), _load(label)
     array = np.asarray(volume.dataobj, dtype=np.float32).reshape(volume.shape[:3])
     marked = np.asarray(regions.dataobj).reshape(regions.shape[:3]) > 0
     if marked.shape != array.shape or not np.allclose(regions.affine, volume.affine, atol=1e-2):

@@ -136,7 +136,7 @@ def server(label_python: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
             cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            for _ in range(600):
+            for _ in range(1200):
                 try:
                     requests.get(f"{found.uri}/info/", timeout=30).raise_for_status()
                     break
@@ -225,6 +225,7 @@ def test_picture_is_answered_with_mask_and_area_interval(server: Server) -> None
         (SKIN, "picture-0", {"seed": "x"}, "'seed' is 'x'"),
         (POLYP, "picture-0", {}, "has no weights"),
         ("liver", "picture-0", {}, "no model 'liver'"),
+        (SKIN, "nothing", {}, "No image 'nothing'"),
     ],
 )
 def test_what_the_client_can_mend_is_said(server: Server, model: str, image: str, params: dict, message: str) -> None:

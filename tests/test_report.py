@@ -1,0 +1,120 @@
+"""`report`: one file that holds everything, from records of pictures, NIfTI and DICOM."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_bundle import write_tiny_bundle
+from tiny_dicom import CORNER_MM, make_ct, write_series
+
+from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.predict import predict
+from medseglatdiff_monai.report import THRESHOLDS, _sizes_by_threshold, report
+
+POINT = (CORNER_MM[0] + 90 * 0.75, CORNER_MM[1] + 70 * 0.5, CORNER_MM[2] + 4.0)
+OTHER = (POINT[0] + 6.0, POINT[1], POINT[2])
+
+
+class Page(HTMLParser):
+    """Collects what a page loads, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        assert tag not in ("script", "link", "iframe")
+        self.loads += [value for name, value in attrs if name == "src"]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture whose name is HTML, and a series of two nodules."""
+    folder = tmp_path_factory.mktemp("report")
+    bundle = write_tiny_bundle(folder)
+    pixels = np.random.default_rng(0).integers(0, 255, (128, 128), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "a<b>&c.png")
+    predict(bundle, folder / "a<b>&c.png", folder / "out", num_samples=4)
+    series = write_series(folder / "chest", make_ct())
+    predict(bundle, series, folder / "out", num_samples=4, point=[POINT, OTHER], dicom=False)
+    return folder / "out"
+
+
+def test_report_holds_everything(run: Path, tmp_path: Path) -> None:
+    path = report(run, tmp_path / "deep" / "report.html")
+    assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    # A picture has panel and sizes, a nodule of several slices the slices as well.
+    assert len(page.loads) == 2 + 2 * 3
+    assert all(source.startswith("data:image/png;base64,") for source in page.loads)
+    assert not re.search(r"https?://", text)
+    assert "a<b>" not in text
+    assert "a<b>&c" in page.text
+    picture, volume = (json.loads((run / f"{name}_prediction.json").read_text()) for name in ("a<b>&c", "chest"))
+    for nodule in volume["nodules"]:
+        assert f"{nodule['volume_mm3']['consensus']:.4g}" in page.text
+        for note in nodule["notes"]:
+            assert note in page.text
+    for area in picture["area_pixels"]["samples"]:
+        assert str(area) in page.text
+    assert picture["provenance"]["weights_sha256"] in page.text
+    # The two calls had equal settings: one table.
+    assert page.text.count("weights_sha256") == 1
+
+
+def test_sizes_by_threshold() -> None:
+    confidence = np.array([[0.0, 1 / 3, 2 / 3, 1.0]], dtype=np.float32)
+    sizes = dict(zip(THRESHOLDS.round(2).tolist(), _sizes_by_threshold(confidence, 2.0).tolist(), strict=True))
+    assert (sizes[0.05], sizes[0.3], sizes[0.35], sizes[0.65], sizes[0.7], sizes[0.95]) == (6, 6, 4, 4, 2, 2)
+
+
+def test_default_place_and_second_run(run: Path) -> None:
+    path = report(run)
+    assert path == run / "report.html"
+    first = path.read_bytes()
+    assert report(run).read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda folder: (folder / "x_panel.png").unlink(),
+            r"x_panel\.png: missing, though x_prediction\.json names it",
+        ),
+        (lambda folder: (folder / "x_samples.npz").write_bytes(b"PK"), r"x_samples\.npz: unreadable or truncated"),
+        (lambda folder: (folder / "x_prediction.json").write_text("{"), r"x_prediction\.json: no record"),
+        (lambda folder: (folder / "x_prediction.json").write_text('{"version": 99}'), r"version 99 .*knows 2"),
+        (lambda folder: (folder / "x_prediction.json").write_text('{"version": 2}'), r"x_prediction\.json: incomplete"),
+        (lambda folder: [path.unlink() for path in folder.iterdir()], r"no prediction in it"),
+    ],
+)
+def test_bad_runs(run: Path, tmp_path: Path, spoil, message: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for path in run.glob("a<b>&c_*"):
+        name = path.name.replace("a<b>&c", "x")
+        data = path.read_bytes()
+        (folder / name).write_bytes(data.replace(b"a<b>&c", b"x") if name.endswith(".json") else data)
+    report(folder).unlink()
+    spoil(folder)
+    with pytest.raises(InputError, match=message):
+        report(folder)
+    assert not (folder / "report.html").exists()
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        report(tmp_path / "missing")

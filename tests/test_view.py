@@ -1,0 +1,352 @@
+"""The page: what it computes, and the page itself in a headless browser where there is one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_bundle import SKIN, write_tiny_bundle
+from tiny_dicom import CORNER_MM, make_ct, write_series
+
+from medseglatdiff_monai.bundle import Segmenter, load_segmenter
+from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.predict import predict
+from medseglatdiff_monai.view import Drawn, open_case, view
+from medseglatdiff_monai.view.page import describe_readers, describe_sizes, draw_layers
+from medseglatdiff_monai.view.picture import find_scale, render, to_path
+
+ROOT = Path(__file__).resolve().parents[1]
+ROW, COLUMN, SLICE = 70, 90, 2
+POINT = (CORNER_MM[0] + COLUMN * 0.75, CORNER_MM[1] + ROW * 0.5, CORNER_MM[2] + SLICE * 2.0)
+
+
+@pytest.fixture(scope="module")
+def lung(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="module")
+def segmenter(lung: Path) -> Segmenter:
+    return load_segmenter(lung)
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_series(tmp_path_factory.mktemp("dicom") / "series", make_ct())
+
+
+@pytest.fixture(scope="module")
+def crop_png(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("png") / "nodule.png"
+    crop = make_ct()[SLICE, ROW - 64 : ROW + 64, COLUMN - 64 : COLUMN + 64].astype(float)
+    Image.fromarray(((crop - crop.min()) / np.ptp(crop) * 255).round().astype(np.uint8)).save(path)
+    return path
+
+
+def make_drawn(volume: bool = True) -> Drawn:
+    """Four samples of 0, 2, 4 and 6 pixels in the second of two slices; pixels of 0.5 x 2 mm, slices of 3 mm."""
+    samples = np.zeros((4, 2, 5, 8), dtype=bool)
+    for number in range(4):
+        samples[number, 1, 2, 1 : 1 + 2 * number] = True
+    readers = np.stack([samples[2], np.zeros_like(samples[0])])
+    return Drawn(
+        images=(np.zeros((1, 5, 8), np.float32),) * 2,
+        samples=samples,
+        confidence=samples.mean(0, dtype=np.float32),
+        clicked=1,
+        seen=(0, 0, 5, 8),
+        edges=np.array([[0.0, 2.0], [0.5, 0.0], [0.0, 0.0]]) if volume else None,
+        voxel_mm3=3.0 if volume else None,
+        threshold=0.5,
+        readers=readers,
+    )
+
+
+@pytest.mark.parametrize(("threshold", "pixels"), [(0.25, 6), (0.26, 4), (0.5, 4), (0.75, 2), (0.76, 0), (1.0, 0)])
+def test_consensus_and_its_sizes(threshold: float, pixels: int) -> None:
+    drawn = make_drawn()
+    sizes = drawn.measure(drawn.consensus(threshold), 1)
+    assert (sizes.area_pixels, sizes.area_mm2, sizes.volume_mm3) == (pixels, pixels * 1.0, pixels * 3.0)
+    # n pixels in a row of 2 mm each.
+    assert sizes.diameter_mm == pytest.approx(np.hypot(pixels * 2.0, 0.0), abs=0.07)
+    assert drawn.measure(drawn.consensus(threshold), 0).area_pixels == 0
+    flat = make_drawn(volume=False)
+    assert flat.measure(flat.consensus(threshold), 1).volume_mm3 is None
+
+
+def test_summary_and_comparison() -> None:
+    drawn = make_drawn()
+    assert drawn.summarize_samples(1)["volume_mm3"]["samples"] == [0.0, 6.0, 12.0, 18.0]
+    assert drawn.summarize_samples(1)["area_mm2"]["median"] == 3.0
+    assert list(make_drawn(volume=False).summarize_samples(1)) == ["area_pixels"]
+    # At 0.5 the consensus is the first reader's mask; at 0.75 half of it; at 1 it is empty as the second reader's.
+    for threshold, dice, iou in ((0.5, (1, 0), (1, 0)), (0.75, (2 / 3, 0), (0.5, 0)), (1.0, (0, 1), (0, 1))):
+        found = drawn.compare(threshold)
+        assert [reader["dice"] for reader in found["readers"]] == pytest.approx(dice)
+        assert [reader["iou"] for reader in found["readers"]] == pytest.approx(iou)
+    # HM-IoU of lengths 0, 2, 4, 6 with 0, 0, 4, 4: 0-0 (1), 2-0 (0), 4-4 (1), 6-4 (2/3).
+    assert found["hm_iou"] == pytest.approx((1 + 0 + 1 + 2 / 3) / 4)
+
+
+def test_outline_and_layers() -> None:
+    mask = np.zeros((4, 4), dtype=bool)
+    assert to_path(mask, 10.0) == ""
+    mask[1, 2] = True
+    points = {tuple(map(float, part.split())) for part in to_path(mask, 10.0)[1:-1].split("L")}
+    # Around the pixel's middle, at (x, y) = (25, 15), half a pixel away.
+    assert points == {(20.0, 15.0), (30.0, 15.0), (25.0, 10.0), (25.0, 20.0)}
+    mask[:] = True
+    assert to_path(mask, 10.0).count("M") == 1
+    drawn = make_drawn()
+    everything = ("Consensus", "Sample", "All samples", "Readers")
+    svg = draw_layers(drawn, 0.5, 1, 1, everything)
+    # An empty mask has no outline: the first sample and the second reader.
+    assert re.findall(r'data-layer="([^"]*)"', svg) == ["all"] * 3 + ["consensus", "reader-1", "sample"]
+    assert draw_layers(drawn, 0.5, 1, 0, everything) == ""
+    assert draw_layers(drawn, 0.5, 1, 1, ["Consensus"]) != draw_layers(drawn, 0.75, 1, 1, ["Consensus"])
+    assert '<td class="volume_mm3">12</td>' in describe_sizes(drawn, 0.5, 1, 1)
+    assert '<td class="volume_mm3">6</td>' in describe_sizes(drawn, 0.75, 1, 1)
+    assert "GED" in describe_readers(drawn, 0.5)
+
+
+def test_render() -> None:
+    plane = np.array([[-2000.0, -1350.0], [150.0, 3000.0]])
+    pixels = np.asarray(render(plane, (-1350.0, 150.0)))
+    assert pixels.shape == (640, 640)
+    assert (pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1]) == (0, 0, 255, 255)
+    assert np.asarray(render(np.zeros((3000, 2000, 3)))).shape == (1280, 853, 3)
+    assert find_scale((3000, 2000)) == 1280 / 3000
+    assert np.asarray(render(np.ones((4, 4)), colours="magma")).shape[2] == 3
+
+
+def test_same_masks_as_predict(lung: Path, segmenter: Segmenter, crop_png: Path, series: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+    for path, point in ((crop_png, None), (series, POINT)):
+        (result,) = predict(
+            lung, path, tmp_path, num_samples=4, num_inference_steps=2, seed=3, point=point, dicom=False
+        )
+        with np.load(result["files"]["samples"]) as arrays:
+            expected = arrays["samples"] if point else arrays["samples"][:, None]
+        drawn = open_case(path, segmenter).draw(4, 2, 3, point, report=seen.append)
+        np.testing.assert_array_equal(drawn.samples, expected)
+        sizes = drawn.measure(drawn.consensus(0.5), drawn.clicked)
+        if point is None:
+            assert (sizes.area_pixels, sizes.area_mm2) == (result["area_pixels"]["consensus"], None)
+        else:
+            (nodule,) = result["nodules"]
+            assert sizes.volume_mm3 == pytest.approx(nodule["volume_mm3"]["consensus"], abs=1e-3)
+            assert sizes.diameter_mm == pytest.approx(nodule["longest_diameter_mm"]["consensus"], abs=1e-3)
+    assert seen[-1] == len(expected[0])
+    # The shared bundle keeps its own settings.
+    assert segmenter.inferer.num_samples == 3
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "ASL", "PRI"])
+def test_slices_and_clicks_in_any_orientation(segmenter: Segmenter, tmp_path: Path, axes: str) -> None:
+    affine = np.diag([-0.75, -0.5, 2.0, 1.0])
+    affine[:3, 3] = -CORNER_MM[0], -CORNER_MM[1], CORNER_MM[2]
+    ct = make_ct()
+    straight = nibabel.Nifti1Image(ct.transpose(2, 1, 0), affine)
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(tuple(axes))
+    )
+    straight.as_reoriented(turn).to_filename(tmp_path / "scan.nii.gz")
+    masks = np.zeros(ct.shape, np.uint8)
+    masks[SLICE, ROW - 5 : ROW + 5, COLUMN - 3 : COLUMN + 3] = 1
+    nibabel.Nifti1Image(masks.transpose(2, 1, 0), affine).as_reoriented(turn).to_filename(tmp_path / "reader.nii.gz")
+    case = open_case(tmp_path / "scan.nii.gz", segmenter, tmp_path / "reader.nii.gz")
+    assert (case.num_slices, case.needs_point) == (4, True)
+    for number in range(4):
+        np.testing.assert_array_equal(case.read_slice(number).numpy()[0], ct[number])
+    assert case.pixel_to_point(SLICE, ROW, COLUMN) == pytest.approx(POINT, abs=1e-3)
+    assert case.find_slice(POINT) == SLICE
+    drawn = case.draw(2, 1, 0, POINT)
+    assert drawn.readers is not None
+    assert drawn.readers.shape == (1, *drawn.confidence.shape)
+    expected = np.zeros(drawn.readers.shape[1:], bool)
+    expected[drawn.clicked, 59:69, 61:67] = True
+    np.testing.assert_array_equal(drawn.readers[0], expected)
+
+
+def test_readers_of_a_picture(segmenter: Segmenter, crop_png: Path, tmp_path: Path) -> None:
+    masks = np.zeros((128, 128, 2), np.uint8)
+    masks[60:70, 50:80, 1] = 1
+    nibabel.Nifti1Image(masks, np.eye(4)).to_filename(tmp_path / "both.nii.gz")
+    Image.fromarray(masks[..., 1] * 255).save(tmp_path / "one.png")
+    readers = open_case(crop_png, segmenter, f"{tmp_path / 'both.nii.gz'}, {tmp_path / 'one.png'}").readers
+    assert isinstance(readers, np.ndarray)
+    np.testing.assert_array_equal(readers, masks.transpose(2, 0, 1)[[0, 1, 1]] > 0)
+
+
+def test_bad_input(segmenter: Segmenter, crop_png: Path, series: Path, tmp_path: Path, lung: Path) -> None:
+    Image.new("L", (20, 30)).save(tmp_path / "small.png")
+    nibabel.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.eye(4)).to_filename(tmp_path / "other.nii.gz")
+    with pytest.raises(InputError, match=r"small\.png: masks of 30x20 pixels; expected those of nodule\.png, 128x128"):
+        open_case(crop_png, segmenter, tmp_path / "small.png")
+    with pytest.raises(InputError, match=r"other\.nii\.gz: a grid of shape \(3, 4, 5\) that is not that of series"):
+        open_case(series, segmenter, tmp_path / "other.nii.gz")
+    with pytest.raises(InputError, match=r"small\.png: expected a NIfTI on the grid of series"):
+        open_case(series, segmenter, tmp_path / "small.png")
+    with pytest.raises(InputError, match="Give --point"):
+        open_case(series, segmenter).draw(2, 1, 0)
+    with pytest.raises(InputError, match="0 samples of 1 steps"):
+        open_case(crop_png, segmenter).draw(0, 1, 0)
+    with pytest.raises(InputError, match=r"missing\.png: no such file"):
+        open_case(tmp_path / "missing.png", segmenter)
+    pytest.importorskip("nicegui")
+    skin = write_tiny_bundle(tmp_path / "skin", SKIN, image_size=64)
+    with pytest.raises(InputError, match="three channels"):
+        view(series, skin, show=False)
+    with pytest.raises(InputError, match="--port is 0"):
+        view(None, lung, port=0)
+    with pytest.raises(InputError, match="--readers and --point belong to an image"):
+        view(None, lung, point="1,2,3")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(InputError, match="cannot be used"):
+            view(crop_png, lung, port=taken.getsockname()[1])
+
+
+@contextlib.contextmanager
+def served(folder: Path, *arguments: object) -> Iterator[str]:
+    """The real command; yields the page's address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    # pytest's own variable would make NiceGUI believe that it is under test.
+    environment.pop("PYTEST_CURRENT_TEST", None)
+    log = folder / "view.log"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "medseglatdiff_monai", "view", *map(str, arguments), "--port", str(port),
+             "--show", "False"],
+            stdout=stream, stderr=subprocess.STDOUT, env=environment, cwd=folder,
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            assert process.poll() is None, log.read_text()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium: install it, or point CHROMIUM at it")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def _drag(page, name: str, share: float) -> None:
+    """Drag a slider to a share of its length, over many places between, as a hand does."""
+    track = page.locator(f"[aria-label='{name}'] .q-slider__track").bounding_box()
+    thumb = page.locator(f"[aria-label='{name}'] .q-slider__thumb").bounding_box()
+    page.mouse.move(thumb["x"] + thumb["width"] / 2, thumb["y"] + thumb["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(track["x"] + share * track["width"], thumb["y"], steps=15)
+    page.mouse.up()
+
+
+@pytest.mark.integration
+def test_page_of_a_picture(browser, lung: Path, crop_png: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nicegui")
+    masks = np.zeros((128, 128, 2), np.uint8)
+    masks[60:70, 50:80, 1] = 1
+    nibabel.Nifti1Image(masks, np.eye(4)).to_filename(tmp_path / "readers.nii.gz")
+    (result,) = predict(lung, crop_png, tmp_path / "out", num_samples=4)
+    with np.load(result["files"]["samples"]) as arrays:
+        count = arrays["samples"].sum(0)
+    arguments = (crop_png, "--bundle", lung, "--readers", tmp_path / "readers.nii.gz", "--num-samples", 4)
+    with served(tmp_path, *arguments) as address:
+        page = browser.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        page.wait_for_selector(".sizes td.area_pixels", timeout=60_000)
+        for share in (0.1, 0.5, 0.85, 0.3):
+            before = page.locator("[data-layer=consensus]").get_attribute("d")
+            _drag(page, "Consensus threshold", share)
+            # The slider stays where it was put; label, number and outline follow it.
+            set_to = 0.02 + share * 0.98
+            page.wait_for_function(
+                "t => Math.abs(t - parseFloat(document.querySelector('.threshold').innerText.split(' ')[2])) < 0.02",
+                arg=set_to,
+            )
+            expected = int((count >= set_to * 4).sum())
+            page.wait_for_function(f"document.querySelector('.sizes td.area_pixels').innerText === '{expected}'")
+            page.wait_for_function(
+                "old => document.querySelector('[data-layer=consensus]').getAttribute('d') !== old", arg=before
+            )
+        assert page.locator(".comparison .dice").count() == 2
+        before = page.locator("[data-layer=sample]").get_attribute("d")
+        _drag(page, "Sample", 2 / 3)
+        page.wait_for_function("document.body.innerText.includes('Sample 3 of 4')")
+        page.wait_for_function(
+            "old => document.querySelector('[data-layer=sample]').getAttribute('d') !== old", arg=before
+        )
+        page.screenshot(path=tmp_path / "page.png")
+        # A wrong path is a message, and the page goes on.
+        page.get_by_label("PNG, JPEG").fill(str(tmp_path / "missing.png"))
+        page.get_by_role("button", name="Open").click()
+        page.wait_for_function("document.body.innerText.includes('missing.png: no such file')")
+        assert errors == []
+        # Under another name, as a page elsewhere would come, there is no answer.
+        reply = page.request.get(address, headers={"Host": "example.org"})
+        assert reply.status == 400
+        page.close()
+    with Image.open(tmp_path / "page.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 20
+
+
+@pytest.mark.integration
+def test_page_of_a_series(browser, lung: Path, series: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nicegui")
+    (result,) = predict(lung, series, tmp_path / "out", num_samples=3, point=POINT, dicom=False)
+    volume = result["nodules"][0]["volume_mm3"]["consensus"]
+    with served(tmp_path, series, "--bundle", lung, "--num-samples", 3) as address:
+        page = browser.new_page(viewport={"width": 1280, "height": 1300})
+        page.goto(address)
+        page.wait_for_function("document.body.innerText.includes('Click on the nodule')", timeout=60_000)
+        page.wait_for_selector(".scout-image img")
+        # The middle of the scan is slice 2 of 0 to 3.
+        assert "Slice 3 of 4" in page.inner_text("body")
+        image = page.locator(".scout-image")
+        box = image.bounding_box()
+        image.click(position={"x": (COLUMN + 0.5) / 170 * box["width"], "y": (ROW + 0.5) / 150 * box["height"]})
+        page.wait_for_selector(".sizes td.volume_mm3", timeout=60_000)
+        found = float(page.inner_text(".sizes td.volume_mm3"))
+        assert found == pytest.approx(volume, rel=1e-3)
+        message = page.inner_text(".message")
+        place = re.search(r"masks drawn of 4 slice\(s\) at (\S+), (\S+), (\S+) mm", message)
+        assert place is not None, message
+        # The browser reports whole pixels of the picture.
+        assert list(map(float, place.groups())) == pytest.approx(POINT, abs=0.4)
+        assert "Towards the head the scan ends" in message
+        page.close()
+    assert json.dumps(result["nodules"][0]["voxel"]) == json.dumps([COLUMN, ROW, SLICE])
