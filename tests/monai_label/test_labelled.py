@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import LUNG, SKIN, copy_bundle, run_sizes, small_sizes
+from small_runs import LUNG, POLYP, copy_bundle, run_sizes, small_sizes
 
 from medseglatdiff_monai.bundle import load_segmenter
 from medseglatdiff_monai.data import LoadCased
@@ -120,5 +120,5 @@ def test_bundle_without_weights_is_trained_from_the_start(tmp_path: Path) -> Non
         Image.fromarray(pixels).save(item["image"])
         Image.fromarray(mask).save(item["label"])
         items.append(item)
-    run = train_labelled(SKIN, items, tmp_path / "work", **{**small_sizes(SKIN), **SIZES})
+    run = train_labelled(POLYP, items, tmp_path / "work", **{**small_sizes(POLYP), **SIZES})
     assert {path.name for path in (run / "models").glob("*.pt")} == {"image_codec.pt", "mask_codec.pt", "model.pt"}
