@@ -129,9 +129,9 @@ def test_run_whose_time_was_up_goes_on(
     clock = SimpleNamespace(calls=0)
 
     def monotonic() -> float:
-        # Asked at the start and after every iteration.
+        # Asked after every iteration.
         clock.calls += 1
-        return 0.0 if clock.calls <= iterations else 1e6
+        return 0.0 if clock.calls < iterations else 1e6
 
     monkeypatch.setattr(engines, "time", SimpleNamespace(monotonic=monotonic))
     train(LUNG, data, output_dir=tmp_path, max_minutes=10, **SIZES)
@@ -145,6 +145,13 @@ def test_run_whose_time_was_up_goes_on(
         assert read_models(tmp_path).keys() == read_models(whole).keys()
     else:
         assert_same_weights(tmp_path, whole)
+
+
+def test_a_run_does_not_go_on_with_another_data_set(whole: Path, data: Path, tmp_path: Path) -> None:
+    other = write_prepared(tmp_path / "other", LUNG, training=5)
+    with pytest.raises(InputError, match="trained on another data set"):
+        train(LUNG, other, output_dir=whole, **SIZES)
+    train(LUNG, data, output_dir=whole, **SIZES)
 
 
 def test_no_time_at_all_starts_nothing_more(
