@@ -512,9 +512,11 @@ def main() -> None:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         sys.exit(f"medseglatdiff: no command {sys.argv[1]!r}.{hint} Commands: {', '.join(commands)}.")
     _check_options(given, sys.argv[2:])
+    # To fire, --help beside a command that can be called without arguments is one more override.
+    arguments = [given, "--", "--help"] if given and {"--help", "-h"} & set(sys.argv[2:]) else sys.argv[1:]
     try:
         # An instance: of a class, fire's help would describe the constructor and leave the commands out.
-        fire.Fire(Commands(), name="medseglatdiff")
+        fire.Fire(Commands(), command=arguments, name="medseglatdiff")
     except fire.core.FireExit as done:
         # Arguments that are missing beside --help are an error to fire, though it prints the help.
         sys.exit(0 if {"--help", "-h"} & set(sys.argv[1:]) else done.code)

@@ -74,7 +74,9 @@ def test_mistyped_option_names_the_nearest(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "predict", "export", "pack", "report", "view"])
+@pytest.mark.parametrize(
+    "command", ["prepare", "train", "evaluate", "benchmark", "predict", "export", "pack", "report", "view", "register"]
+)
 def test_help_shows_an_example(command: str) -> None:
     done = medseglatdiff(command, "--help")
     assert done.returncode == 0
