@@ -22,6 +22,7 @@ from ..checkpoints import save_bytes
 from ..data.transforms import LoadCase
 from ..io.comparison import ComparedCase, draw_comparison
 from ..io.panel import draw_panel
+from .statistics import is_settled
 from .suites import METRICS, Suite
 
 __all__ = ["render_report", "write_report"]
@@ -56,7 +57,7 @@ def render_report(suite: Suite, results: Mapping[str, Any], panels: Sequence[Map
     return environment.get_template("report.html.j2").render(
         suite=suite, results=results, tables=_tables(suite, results), comparisons=_comparisons(results),
         curves=_curves(suite, results), panels=[panel for entry in panels for panel in _draw_panels(entry)],
-        metrics=METRICS,
+        metrics=METRICS, single={row["num_seeds"] for row in results["measurements"]} == {1},
     )  # fmt: skip
 
 
@@ -181,9 +182,8 @@ def _comparisons(results: Mapping[str, Any]) -> list[dict[str, str]]:
     for row in results["comparisons"]:
         metric = METRICS[row["metric"]]
         better = row["mean"] * metric.direction > 0
-        settled = _known(row["p_holm"]) and row["p_holm"] < 0.05 and (row["low"] > 0) == (row["high"] > 0)
         verdict = "not settled"
-        if settled:
+        if is_settled(row):
             verdict = "differs" if metric.direction == 0 else "better" if better else "worse"
         digits = metric.digits + 1
         point = "" if row["point"] is None else f", {row['point']:g}"
@@ -215,7 +215,7 @@ def _curves(suite: Suite, results: Mapping[str, Any]) -> list[dict[str, str]]:
                 label = AXES.get(str(axis), str(axis))
                 curves.append({"title": f"{METRICS[metric].title} and {label}", "svg": _curve(own, label, metric)})
     for region, name in (("ece", "all pixels"), ("ece_band", "pixels where readers or samples differ")):
-        entries = [entry for entry in results["calibration"] if entry.get(region)]
+        entries = [entry for entry in results["calibration"] if any(entry.get(region, {}).get("count", []))]
         if entries:
             curves.append({"title": f"Reliability, {name}", "svg": _reliability(entries, region)})
     return curves
@@ -273,7 +273,11 @@ def _reliability(entries: Sequence[Mapping[str, Any]], region: str) -> str:
     for entry in entries:
         name = f"{entry['system']}, {entry['key']}"
         pairs = zip(entry[region]["confidence"], entry[region]["target"], strict=True)
-        x, y = zip(*[pair for pair in pairs if all(map(_known, pair))], strict=True)
+        points = [pair for pair in pairs if all(map(_known, pair))]
+        # One reader and a system without spread have no pixel in the band.
+        if not points:
+            continue
+        x, y = zip(*points, strict=True)
         known = name in {line.get_label() for line in axes.lines}
         colour = COLOURS[names.index(name) % len(COLOURS)]
         axes.plot(x, y, marker="o", markersize=3, linewidth=1.3, color=colour, label=None if known else name)

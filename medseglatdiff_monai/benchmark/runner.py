@@ -1,8 +1,9 @@
 """Running a suite: train what is missing, score what is not scored, compare, write ``results.json`` and the report.
 
 Everything is kept under the output folder: ``runs/`` (a bundle a system and seed), ``codecs/`` (codecs that several
-systems share), ``evaluations/`` (scores, reused while weights, settings and data are the same). A run that is
-interrupted goes on with the same call; a system that fails is recorded with its message, and the others go on.
+systems share), ``evaluations/`` (scores, reused while weights, settings and data are the same). ``suite.json`` in a run
+keeps what it was trained on; weights of another configuration or data set are refused. A run that is interrupted goes
+on with the same call; a system that fails is recorded with its message, and the others go on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,17 @@ from .report import write_report
 from .results import SUITE_RESULT_VERSION, check_version, clean_json, read_json, save_csv, save_json, versions
 from .scoring import score_reconstruction, score_subsamples
 from .statistics import compare_groups, group_interval, holm
-from .suites import CODEC_STAGES, METRICS, Evaluation, Suite, System, load_suite, slug
+from .suites import CODEC_STAGES, METRICS, RECONSTRUCTION_METRICS, Evaluation, Suite, System, load_suite, slug
 
 __all__ = ["run_suite"]
 
-# Of a system's share of the time, what its codecs may take while its denoiser is still untrained.
+# How a system's share of the time is parted among its stages.
 STAGE_SHARES = {"image_codec": 0.15, "mask_codec": 0.2, "train": 0.65}
 TRAINING_SHARE = 0.7
+# In each run: what its weights were trained on.
+RUN_RECORD = "suite.json"
+# All samples of a deterministic system are alike; two of them define what one leaves undefined (NCC, CI score).
+DETERMINISTIC_SAMPLES = 2
 # With a budget, fewer cases than these are not worth an evaluation.
 MIN_CASES = 10
 EVALUATION_SEED = 0
@@ -85,8 +90,8 @@ def run_suite(
         dataset_dir: prepared folder.
         output_dir: receives ``results.json``, ``results.csv``, ``report.html`` and the folders above.
         bundle: bundle that the systems start from; by default the one made for the data set.
-        max_minutes: budget of training and evaluation together; 0 only scores what is trained. What did not fit is
-            listed under ``left_out``.
+        max_minutes: budget of training and evaluation together. What did not fit is listed under ``left_out``. 0 trains
+            nothing and scores what is trained, however long it takes, on the cases that an earlier budget chose.
         max_cases: score at most so many cases, drawn by a fixed seed.
         systems: names of systems to take; all if ``None``.
         seeds: training seeds; figures are means over them.
@@ -95,7 +100,8 @@ def run_suite(
         overrides: configuration keys of every system's training, e.g. ``max_epochs=1``.
 
     Raises:
-        InputError: unknown suite, bundle, system or part; a result file of another version in ``output_dir``.
+        InputError: unknown suite, bundle, system or part; a result file of another version or suite in
+            ``output_dir``.
     """
     return _Run(
         load_suite(suite), Path(dataset_dir), Path(output_dir), bundle, max_minutes, max_cases, systems, seeds, split,
@@ -129,13 +135,23 @@ class _Run:
         self.bundle = find_bundle(bundle or _bundle_for(self.info, dataset_dir))
         self.fingerprint = hashlib.sha256((self.dataset_dir / "dataset.json").read_bytes()).hexdigest()
         self.max_minutes, self.max_cases, self.overrides = max_minutes, max_cases, dict(overrides)
-        self.deadline = None if max_minutes is None else time.monotonic() + 60.0 * max_minutes
+        # 0 is no budget of no time: it forbids training and does not limit scoring.
+        self.deadline = time.monotonic() + 60.0 * max_minutes if max_minutes else None
         self.left_out: list[dict[str, str]] = []
+        # Members whose absence is explained, and runs whose weights must not be scored.
+        self.reported: set[tuple[str, int]] = set()
+        self.refused: set[Path] = set()
         self.failures: list[dict[str, str]] = []
         self.not_applicable: dict[str, str] = {}
         self.results_path = self.output / "results.json"
         if self.results_path.is_file():
-            check_version(read_json(self.results_path), SUITE_RESULT_VERSION, self.results_path)
+            found = read_json(self.results_path)
+            check_version(found, SUITE_RESULT_VERSION, self.results_path)
+            if found.get("suite") != suite.name:
+                raise InputError(
+                    f"{self.results_path} holds results of the suite {found.get('suite')!r}, and {suite.name!r} would "
+                    "overwrite them. Choose another --output-dir, or move the file away."
+                )
         self.members = self._members(systems, seeds, runs)
 
     def _members(
@@ -172,25 +188,47 @@ class _Run:
             logger.error("This is unexpected:", exc_info=error)
         self.failures.append({"what": what, "message": str(error) or type(error).__name__})
 
+    def _report(self, member: Member, why: str | Exception, what: str = "") -> None:
+        """Say of a member why it is left out (a text) or how it failed (an exception)."""
+        self.reported.add((member.system.name, member.seed))
+        label = ", ".join(part for part in (_label(member), what) if part)
+        if isinstance(why, Exception):
+            self._fail(label, why)
+        else:
+            self._leave_out(label, why)
+
     def _minutes_left(self) -> float:
         return math.inf if self.deadline is None else (self.deadline - time.monotonic()) / 60.0
 
     # -- training ------------------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
-        untrained = [m for m in self.members if not m.given and m.system.shares is None and not self._trained(m)]
+        self._check_runs()
+        untrained = [
+            m for m in self.members
+            if not m.given and m.system.shares is None and m.run not in self.refused and not self._trained(m)
+        ]  # fmt: skip
         training_ends = None if self.max_minutes is None else time.monotonic() + 60 * TRAINING_SHARE * self.max_minutes
         for number, member in enumerate(untrained):
             share = None
-            if training_ends is not None:
-                share = (training_ends - time.monotonic()) / 60.0 / (len(untrained) - number)
+            if self.max_minutes == 0:
+                self._report(member, "not trained to the end: --max-minutes 0 only scores")
+                continue
+            if training_ends is not None and self.max_minutes is not None:
+                # What a system does not use goes to the scoring: those that come later must not get more for it.
+                share = min(
+                    TRAINING_SHARE * self.max_minutes / len(untrained),
+                    (training_ends - time.monotonic()) / 60.0 / (len(untrained) - number),
+                )
                 if share <= 0:
-                    self._leave_out(_label(member), "not trained: the time was up")
+                    self._report(member, "not trained: the time was up")
                     continue
             try:
                 self._train(member, share)
             except Exception as error:
-                self._fail(f"{_label(member)}, training", error)
+                # Weights may lie there from before, but not those that this call was asked for.
+                self.refused.add(member.run)
+                self._report(member, error, "training")
         scored = self._score_all()
         # As the file has it: what is undefined is None, in a first call as in a repeated one.
         results = clean_json(self._assemble(scored))
@@ -205,6 +243,51 @@ class _Run:
     def _trained(self, member: Member) -> bool:
         return stage_finished(member.run / "models" / self._needed(member.system))
 
+    def _check_runs(self) -> None:
+        """Record a failure for every run whose weights were trained on something else than this call asks for."""
+        checked: set[Path] = set()
+        for member in self.members:
+            if member.given or member.run in checked or not any((member.run / "models").glob("*.pt")):
+                continue
+            checked.add(member.run)
+            try:
+                self._check_run(member)
+            except Exception as error:
+                self.refused.add(member.run)
+                self._report(member, error, "training")
+
+    def _check_run(self, member: Member) -> None:
+        record = member.run / RUN_RECORD
+        remedy = (
+            "Repeat the arguments that it was trained with, choose another --output-dir, or move the folder away to "
+            f"train anew; --run '{member.system.name}={member.run}' scores it as it is."
+        )
+        if not record.is_file():
+            raise InputError(
+                f"{member.run} holds weights, and no {RUN_RECORD} says what they were trained on. {remedy}"
+            )
+        differences = _differences(read_json(record), clean_json(self._trained_on(member)))
+        if differences:
+            raise InputError(f"{member.run} was trained on something else: {'; '.join(differences)}. {remedy}")
+
+    def _trained_on(self, member: Member) -> dict[str, Any]:
+        """What the weights of a member's run depend on: the data set, and what each stage's run reaches."""
+        name = member.system.shares or member.system.name
+        owner = replace(member, system=next(system for system in self.suite.systems if system.name == name))
+        overrides = self._training_overrides(owner)
+        return {
+            "bundle": self.bundle.name,
+            "dataset_sha256": self.fingerprint,
+            "stages": {
+                stage: _reached(load_stage_config(self.bundle, stage, owner.system.experiment, overrides))
+                for stage in self._stages(owner, overrides)
+            },
+        }
+
+    def _stages(self, member: Member, overrides: Mapping[str, Any]) -> list[str]:
+        config = load_stage_config(self.bundle, "train", member.system.experiment, overrides)
+        return [stage for stage in TRAINING_STAGES if stage in config.get("training_stages", TRAINING_STAGES)]
+
     def _training_overrides(self, member: Member) -> dict[str, Any]:
         own = _merge(member.system.overrides, self.overrides)
         if member.system.reconstruction:
@@ -213,8 +296,8 @@ class _Run:
 
     def _train(self, member: Member, minutes: float | None) -> None:
         overrides = self._training_overrides(member)
-        config = load_stage_config(self.bundle, "train", member.system.experiment, overrides)
-        stages = [stage for stage in TRAINING_STAGES if stage in config.get("training_stages", TRAINING_STAGES)]
+        stages = self._stages(member, overrides)
+        save_json(self._trained_on(member), member.run / RUN_RECORD)
         self._share_codecs(member, stages, overrides)
         arguments = (self.bundle, self.dataset_dir, member.system.experiment, member.run)
         logger.info("Training %s%s", _label(member), "" if minutes is None else f", {minutes:.1f} minutes")
@@ -222,25 +305,31 @@ class _Run:
             train(*arguments, None, **overrides)
         else:
             ends = time.monotonic() + 60.0 * minutes
-            for number, stage in enumerate(stages):
+            whole = sum(STAGE_SHARES[stage] for stage in stages)
+            before = _stage_minutes(member.run)
+            for stage in stages:
                 weights = member.run / "models" / TRAINING_STAGES[stage]
-                left = (ends - time.monotonic()) / 60.0
-                if stage_finished(weights) or left <= 0:
+                if stage_finished(weights):
                     continue
-                shares = [STAGE_SHARES[name] for name in stages[number:]]
-                train(*arguments, left * shares[0] / sum(shares), **overrides)
+                # A stage's share is the same whether the codecs are trained here or taken over: a system must not gain
+                # by another one's training. A codec that ends early lets `train` go on with the next stage: counted.
+                spent = _stage_minutes(member.run).get(stage, 0.0) - before.get(stage, 0.0)
+                left = min((ends - time.monotonic()) / 60.0, minutes * STAGE_SHARES[stage] / whole - spent)
+                if left > 0:
+                    train(*arguments, left, **overrides)
                 if stage in CODEC_STAGES and weights.is_file() and not stage_finished(weights):
                     # Weights without a training state are a finished stage: the codec stays as its share left it, or
                     # the diffusion model would never get its own.
                     weights.with_name(f"training_state_{weights.name}").unlink()
                     self._leave_out(f"{_label(member)}, {stage}", "the budget ended it before its last epoch")
             if "train" in stages and not self._trained(member):
-                self._leave_out(f"{_label(member)}, training", "the budget ended it before its last epoch")
+                self._report(member, "the budget ended it before its last epoch", "training")
         self._keep_codecs(member, stages, overrides)
 
     def _codec_key(self, member: Member, stage: str, overrides: Mapping[str, Any]) -> str:
         config = load_stage_config(self.bundle, stage, member.system.experiment, overrides)
-        return _training_key(config, self.fingerprint)
+        reached = [self.fingerprint, _reached(config)]
+        return hashlib.sha256(json.dumps(reached, sort_keys=True).encode()).hexdigest()[:20]
 
     def _share_codecs(self, member: Member, stages: Sequence[str], overrides: Mapping[str, Any]) -> None:
         for stage in stages:
@@ -274,9 +363,10 @@ class _Run:
         due = []
         for member in self.members:
             weights = member.run / "models" / self._needed(member.system)
-            if not weights.is_file():
-                if not any(entry["what"].startswith(_label(member)) for entry in [*self.left_out, *self.failures]):
-                    self._leave_out(_label(member), "not scored: there are no weights")
+            if member.run in self.refused or not weights.is_file():
+                if (member.system.name, member.seed) not in self.reported:
+                    why = "their training failed" if member.run in self.refused else "there are no weights"
+                    self._report(member, f"not scored: {why}")
                 continue
             due += [(member, e) for e in self.suite.evaluations if self.suite.applies(member.system, e)]
         limit = self._choose_cases(due)
@@ -299,8 +389,16 @@ class _Run:
             return self.max_cases
         plan = self.output / "plan.json"
         available = len(self.info[self.split])
-        if plan.is_file():
-            cases = int(read_json(plan)["max_cases"])
+        made_for = {
+            "suite": self.suite.name, "split": self.split, "bundle": self.bundle.name,
+            "dataset_sha256": self.fingerprint,
+        }  # fmt: skip
+        found = _read_if_there(plan)
+        fits = all(found.get(key) == value for key, value in made_for.items())
+        if fits and self.max_minutes in (0, found.get("max_minutes")):
+            cases = int(found["max_cases"])
+        elif self.max_minutes == 0:
+            return None
         else:
             seconds = 0.0
             for member, evaluation in due:
@@ -315,7 +413,9 @@ class _Run:
                 return None
             left = 60.0 * max(self._minutes_left(), 0.0)
             cases = min(available, max(MIN_CASES, int(left / seconds)))
-            save_json({"max_cases": cases, "seconds_per_case": seconds, "max_minutes": self.max_minutes}, plan)
+            save_json(
+                {**made_for, "max_minutes": self.max_minutes, "max_cases": cases, "seconds_per_case": seconds}, plan
+            )
         if cases >= available:
             return None
         self._leave_out(
@@ -341,13 +441,18 @@ class _Run:
         return float(result["summary"]["seconds_per_case"]) * scale
 
     def _settings(self, system: System, evaluation: Evaluation, max_cases: int | None) -> dict[str, Any]:
-        # All samples of a deterministic system are alike: one is enough.
-        return {
-            "split": self.split, "num_samples": 1 if system.deterministic else evaluation.num_samples,
+        settings = {
+            "split": self.split,
+            "num_samples": DETERMINISTIC_SAMPLES if system.deterministic else evaluation.num_samples,
             "num_inference_steps": None if system.deterministic else evaluation.num_inference_steps,
             "max_cases": max_cases, "seed": EVALUATION_SEED, "save_samples": evaluation.save_samples,
             **_merge(evaluation.overrides, system.evaluation),
         }  # fmt: skip
+        # The row says this point, whatever the system's own settings are.
+        axis = evaluation.axis
+        if axis is not None and not (system.deterministic and axis in ("num_samples", "num_inference_steps")):
+            settings[axis] = evaluation.point
+        return settings
 
     def _score(
         self, member: Member, evaluation: Evaluation, max_cases: int | None, label: str
@@ -395,7 +500,7 @@ class _Run:
                 EVALUATION_SEED,
             )  # fmt: skip
             save_csv(frame, folder / "cases.csv")
-            means = {name: float(frame[name].mean()) for name in ("dice", "iou", "psnr", "ssim")}
+            means = {name: float(frame[name].mean()) for name in RECONSTRUCTION_METRICS}
             seconds = (time.perf_counter() - started) / len(frame)
             reason = (
                 "images have no overlap" if member.system.reconstruction == "image_codec" else "no mask has a pixel"
@@ -414,7 +519,10 @@ class _Run:
         if evaluation.subsample:
             cases = pd.read_csv(folder / "cases.csv", dtype={"case": str, "group": str}, keep_default_na=False)
             metrics = self.suite.shown(evaluation)
-            points = score_subsamples(folder / "samples", cases, evaluation.subsample, metrics, evaluation.draws)
+            fusing = scoring_of_systems.load_result(folder / "metrics.json")["settings"]
+            points = score_subsamples(
+                folder / "samples", cases, evaluation.subsample, metrics, evaluation.draws, fusing
+            )  # fmt: skip
             save_csv(points, folder / "points.csv")
 
     # -- results -------------------------------------------------------------------------------------------------------
@@ -424,15 +532,18 @@ class _Run:
         measurements, raw = [], []
         for (name, key, point), (frame, entries) in tables.items():
             evaluation = entries[0]["evaluation"]
-            drawn = entries[0]["num_samples"] or entries[0]["result"]["summary"]["num_samples"]
+            system = entries[0]["member"].system
+            # A deterministic network is called once, however many equal samples are made of its mask.
+            drawn = 1 if system.deterministic else entries[0]["result"]["summary"]["num_samples"]
             seconds = [entry["result"]["summary"]["seconds_per_case"] / drawn for entry in entries]
             for metric in self.suite.shown(evaluation):
                 row = {
                     "system": name, "evaluation": evaluation.name, "key": key,
                     "axis": "num_samples" if evaluation.subsample else evaluation.axis, "point": point,
-                    "metric": metric, **self._figure(metric, frame, entries),
+                    "metric": metric, **self._figure(metric, frame, entries, evaluation),
                     "num_seeds": len(entries), **self._costs([entry["member"] for entry in entries]),
-                    "seconds_per_sample": sum(seconds) / len(seconds),
+                    # A codec on its own draws no sample.
+                    "seconds_per_sample": None if system.reconstruction else sum(seconds) / len(seconds),
                 }  # fmt: skip
                 measurements.append(row)
         for name, key, point, metric, other in self._pairs(tables):
@@ -479,7 +590,9 @@ class _Run:
             "failures": self.failures,
         }  # fmt: skip
 
-    def _figure(self, metric: str, frame: pd.DataFrame, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    def _figure(
+        self, metric: str, frame: pd.DataFrame, entries: list[dict[str, Any]], evaluation: Evaluation
+    ) -> dict[str, Any]:
         """Mean, interval and numbers of cases and groups; why it is missing goes to ``not_applicable``."""
         if metric in POOLED:
             values = [entry["result"]["summary"].get(metric) for entry in entries]
@@ -495,7 +608,8 @@ class _Run:
         if math.isnan(figure["mean"]):
             system = entries[0]["member"].system.name
             reason = entries[0]["result"].get("not_applicable", {}).get(metric, "undefined in every case")
-            self.not_applicable[f"{METRICS[metric].title}, {system}"] = reason
+            where = evaluation.name if evaluation.axis is None else f"{evaluation.name}, {_title(evaluation)}"
+            self.not_applicable[f"{METRICS[metric].title}, {system}, {where}"] = reason
         return figure
 
     def _pairs(self, tables: Mapping[tuple, Any]) -> list[tuple]:
@@ -523,9 +637,11 @@ class _Run:
             stages = {**_read_if_there(member.run / "shared_stages.json"), **costs.get("stages", {})}
             if stages:
                 minutes.append(sum(float(stage.get("minutes", 0.0)) for stage in stages.values()))
+        # training.json counts the whole segmenter, which is not what a codec on its own is.
+        counted = {} if members[0].system.reconstruction else costs
         return {
-            "parameters": costs.get("parameters"),
-            "multiply_accumulates": costs.get("multiply_accumulates"),
+            "parameters": counted.get("parameters"),
+            "multiply_accumulates": counted.get("multiply_accumulates"),
             "training_minutes": sum(minutes) / len(minutes) if minutes else None,
         }
 
@@ -571,8 +687,8 @@ def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _training_key(config: Mapping[str, Any], dataset: str) -> str:
-    """What a stage's result depends on: the configuration that its run reaches by references, and the data."""
+def _reached(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a stage's configuration that its result depends on: what its run reaches by references."""
     reached: dict[str, Any] = {}
     queue = ["run", "initialize"]
     while queue:
@@ -581,7 +697,40 @@ def _training_key(config: Mapping[str, Any], dataset: str) -> str:
             continue
         reached[name] = config[name]
         queue += re.findall(r"@([A-Za-z_]\w*)", json.dumps(config[name]))
-    return hashlib.sha256(json.dumps([dataset, reached], sort_keys=True).encode()).hexdigest()[:20]
+    return dict(sorted(reached.items()))
+
+
+def _differences(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """What of a run's ``suite.json`` is another than what this call asks for, in words; [] if it fits."""
+
+    def short(value: Any) -> str:
+        text = json.dumps(value)
+        return text if len(text) <= 40 else f"{text[:37]}..."
+
+    found = []
+    if kept.get("dataset_sha256") != asked["dataset_sha256"]:
+        found.append("another data set, or the same one prepared anew (dataset.json differs)")
+    for stage, reached in asked["stages"].items():
+        before = kept.get("stages", {}).get(stage)
+        if before is None:
+            found.append(f"without the stage {stage}")
+            continue
+        keys = [key for key in sorted({*before, *reached}) if before.get(key) != reached.get(key)]
+        # Plain values say more than the blocks that refer to them.
+        keys.sort(key=lambda key: isinstance(reached.get(key), (dict, list)))
+        changes = [f"{key} = {short(before.get(key))}, now {short(reached.get(key))}" for key in keys[:3]]
+        more = [f"{len(keys) - 3} more"] if len(keys) > 3 else []
+        if keys:
+            found.append(f"{stage}: {', '.join([*changes, *more])}")
+    if found and kept.get("bundle") != asked["bundle"]:
+        found.insert(0, f"bundle {kept.get('bundle')}, now {asked['bundle']}")
+    return found
+
+
+def _stage_minutes(run: Path) -> dict[str, float]:
+    """Minutes of training that each stage of a run has had."""
+    stages = _read_if_there(run / "training.json").get("stages", {})
+    return {stage: float(entry.get("minutes", 0.0)) for stage, entry in stages.items()}
 
 
 def _label(member: Member) -> str:

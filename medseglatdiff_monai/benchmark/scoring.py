@@ -7,8 +7,9 @@ samples are the n samples that an evaluation with n would draw.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,15 +21,30 @@ from monai.metrics import PSNRMetric, SSIMMetric
 from ..bundle import load_stage_config
 from ..checkpoints import load_weights
 from ..data.datalist import load_datalist
-from ..errors import unwrapped_errors
-from ..metrics import dice_score, fuse_masks, generalized_energy_distance, hungarian_matched_iou, iou_score
+from ..errors import InputError, unwrapped_errors
+from ..fusion import fuse_ensemble
+from ..metrics import (
+    dice_score,
+    fuse_masks,
+    generalized_energy_distance,
+    hungarian_matched_iou,
+    iou_score,
+    mean_mask,
+)
 from ..training import TRAINING_STAGES
 
 __all__ = ["score_reconstruction", "score_subsamples", "subsample_case"]
 
 
 def subsample_case(
-    samples: torch.Tensor, raters: torch.Tensor, numbers: Sequence[int], metrics: Sequence[str], draws: int, seed: int
+    samples: torch.Tensor,
+    raters: torch.Tensor,
+    numbers: Sequence[int],
+    metrics: Sequence[str],
+    draws: int,
+    seed: int,
+    threshold: float = 0.5,
+    fusion: str = "mean",
 ) -> list[dict[str, float]]:
     """Scores of the consensus and the set of n of the samples, for each n.
 
@@ -39,6 +55,8 @@ def subsample_case(
         metrics: some of dice, iou, ged_v, ged_u, hm_iou. Dice and IoU are NaN where the readers' consensus is empty.
         draws: subsets that are averaged; the first is the first n samples, the others are random ones.
         seed: seed of the subsets.
+        threshold: of the consensus, see :func:`~medseglatdiff_monai.fusion.fuse_ensemble`.
+        fusion: likewise.
 
     Returns:
         A row a number, with ``point`` and the metrics.
@@ -46,6 +64,10 @@ def subsample_case(
     reference = fuse_masks(raters[None])
     defined = bool(reference.any())
     rng = np.random.default_rng(seed)
+
+    def consensus(part: torch.Tensor) -> torch.Tensor:
+        return fuse_ensemble(part, mean_mask(part).float(), threshold, fusion)["consensus_mask"]
+
     orders = [np.arange(len(samples)), *(rng.permutation(len(samples)) for _ in range(draws - 1))]
     rows = []
     for number in numbers:
@@ -55,7 +77,7 @@ def subsample_case(
         for name in metrics:
             if name in ("dice", "iou"):
                 score = dice_score if name == "dice" else iou_score
-                values = [float(score(fuse_masks(part), reference)) if defined else np.nan for part in chosen]
+                values = [float(score(consensus(part), reference)) if defined else np.nan for part in chosen]
             elif name == "hm_iou":
                 values = [float(hungarian_matched_iou(part, raters[None])) for part in chosen]
             else:
@@ -69,15 +91,39 @@ def subsample_case(
 
 
 def score_subsamples(
-    samples_dir: Path, cases: pd.DataFrame, numbers: Sequence[int], metrics: Sequence[str], draws: int
+    samples_dir: Path,
+    cases: pd.DataFrame,
+    numbers: Sequence[int],
+    metrics: Sequence[str],
+    draws: int,
+    settings: Mapping[str, Any],
 ) -> pd.DataFrame:
-    """Rows (case, group, point, metrics) of the saved samples of ``cases`` (columns case and group)."""
+    """Rows (case, group, point, metrics) of the saved samples of ``cases`` (columns case and group).
+
+    Args:
+        samples_dir: the evaluation's ``samples/``.
+        cases: columns case and group.
+        numbers: see :func:`subsample_case`; so are ``metrics`` and ``draws``.
+        metrics: see ``numbers``.
+        draws: see ``numbers``.
+        settings: ``settings`` of the evaluation's ``metrics.json``, by which the consensus is made.
+
+    Raises:
+        InputError: Dice or IoU where the confidence comes from probabilities, which are kept for all samples only.
+    """
+    if settings["confidence"] != "samples" and {"dice", "iou"} & set(metrics):
+        raise InputError(
+            f"subsample: Dice and IoU of fewer samples need confidence 'samples', found {settings['confidence']!r}. "
+            "Leave these metrics out, or set confidence to 'samples'."
+        )
     rows = []
     for case, group in zip(cases["case"], cases["group"], strict=True):
         with np.load(samples_dir / f"{case}.npz") as saved:
             samples, raters = torch.from_numpy(saved["samples"]), torch.from_numpy(saved["raters"])
         seed = zlib.crc32(str(case).encode())
-        for scores in subsample_case(samples, raters, numbers, metrics, draws, seed):
+        for scores in subsample_case(
+            samples, raters, numbers, metrics, draws, seed, settings["threshold"], settings["fusion"]
+        ):
             rows.append({"case": case, "group": group, **scores})
     return pd.DataFrame(rows)
 

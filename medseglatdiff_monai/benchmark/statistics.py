@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-__all__ = ["Comparison", "Interval", "compare_groups", "group_interval", "holm"]
+__all__ = ["Comparison", "Interval", "compare_groups", "group_interval", "holm", "is_settled"]
 
 
 @dataclass(frozen=True)
@@ -124,3 +125,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     if defined.any():
         corrected[defined] = multipletests(values[defined], method="holm")[1]
     return [float(value) for value in corrected]
+
+
+def is_settled(row: Mapping[str, Any], level: float = 0.05) -> bool:
+    """Whether a comparison says that two systems differ: corrected p below ``level``, and 0 outside of the interval.
+
+    Args:
+        row: entry of ``comparisons`` in ``results.json``: ``p_holm``, ``low`` and ``high``; ``None`` or NaN where they
+            are not defined, which settles nothing.
+        level: of the test.
+    """
+    if any(row[name] is None or not math.isfinite(row[name]) for name in ("p_holm", "low", "high")):
+        return False
+    # An end at exactly 0 leaves 0 inside.
+    return bool(row["p_holm"] < level and (row["low"] > 0 or row["high"] < 0))

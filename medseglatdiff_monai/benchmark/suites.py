@@ -17,7 +17,18 @@ from typing import Any
 from ..errors import InputError
 from .results import read_json
 
-__all__ = ["CODEC_STAGES", "METRICS", "Evaluation", "Metric", "Suite", "System", "load_suite", "slug", "suites_dir"]
+__all__ = [
+    "CODEC_STAGES",
+    "METRICS",
+    "RECONSTRUCTION_METRICS",
+    "Evaluation",
+    "Metric",
+    "Suite",
+    "System",
+    "load_suite",
+    "slug",
+    "suites_dir",
+]
 
 
 @dataclass(frozen=True)
@@ -260,11 +271,30 @@ def _check(suite: Suite, path: Path) -> None:
     for name in [*suite.metrics, *suite.compare, *(m for e in suite.evaluations for m in e.metrics)]:
         if name not in METRICS:
             raise InputError(f"{path}: unknown metric {name!r}.{_hint(name, list(METRICS))}")
+    beyond = [name for name in suite.compare if name not in suite.metrics]
+    if beyond:
+        raise InputError(f"{path}: compare has {', '.join(beyond)}, which metrics has not; add it there.")
     for evaluation in suite.evaluations:
+        unscored = sorted(set(evaluation.compare_at or ()) - set(evaluation.subsample))
+        if unscored:
+            raise InputError(
+                f"{path}: {evaluation.name!r} compares at {unscored}, but sub-samples {list(evaluation.subsample)}; "
+                "compare_at takes numbers of subsample."
+            )
         if evaluation.subsample and max(evaluation.subsample) > (evaluation.num_samples or 0):
             raise InputError(f"{path}: {evaluation.name!r} draws fewer samples than subsample asks for.")
         if evaluation.subsample and not set(suite.shown(evaluation)) <= set(SUBSAMPLE_METRICS):
             raise InputError(f"{path}: {evaluation.name!r} sub-samples; it can show {', '.join(SUBSAMPLE_METRICS)}.")
+    sharing = {system.name for system in suite.systems if system.shares}
     for system in suite.systems:
+        if system.shares and system.reconstruction:
+            raise InputError(
+                f"{path}: {system.name!r} has both shares and reconstruction; a codec is scored in a run of its own."
+            )
+        if system.shares in sharing:
+            raise InputError(
+                f"{path}: {system.name!r} shares the weights of {system.shares!r}, which has none of its own; name the "
+                "system that is trained."
+            )
         if system.reconstruction not in (None, *CODEC_STAGES):
             raise InputError(f"{path}: reconstruction must be one of {CODEC_STAGES}, found {system.reconstruction!r}.")

@@ -99,6 +99,22 @@ def _spacing(spacing_mm: Sequence[float] | None, dims: int) -> Sequence[float]:
     return [1.0] * dims if spacing_mm is None else list(spacing_mm)
 
 
+def _divides(plan: UNetPlan, image_size: Sequence[int]) -> bool:
+    return all(side % factor == 0 for side, factor in zip(image_size, plan.divisible_by, strict=True))
+
+
+def _nearest_size(image_size: Sequence[int], spacing: Sequence[float]) -> list[int]:
+    """Size next to ``image_size`` whose own plan divides it; of two as near, the larger."""
+    plan = plan_unet(image_size, spacing)
+    size = [
+        max(1, int(side / factor + 0.5)) * factor for side, factor in zip(image_size, plan.divisible_by, strict=True)
+    ]
+    # Another size may have another plan. Rounding up ends at a power of 2 at the latest.
+    while not _divides(plan := plan_unet(size, spacing), size):
+        size = [math.ceil(side / factor) * factor for side, factor in zip(size, plan.divisible_by, strict=True)]
+    return size
+
+
 def head_strides(image_size: Sequence[int], spacing_mm: Sequence[float] | None = None) -> list[int]:
     """Stride of each resolution that :class:`PlannedUNet` supervises, for the loss, e.g. [1, 2, 4] for 64 × 64.
 
@@ -128,6 +144,10 @@ class PlannedUNet(DynUNet):
         in_channels: channels of the image.
         spacing_mm: pixel spacing; ``None`` means square pixels.
         base_features: channels of the first stage.
+
+    Raises:
+        InputError: a side that the plan's strides do not divide; the message names the nearest size. See also
+            :func:`plan_unet`.
     """
 
     def __init__(
@@ -137,7 +157,13 @@ class PlannedUNet(DynUNet):
         spacing_mm: Sequence[float] | None = None,
         base_features: int = BASE_FEATURES,
     ) -> None:
-        plan = plan_unet(image_size, _spacing(spacing_mm, len(image_size)), base_features)
+        spacing = _spacing(spacing_mm, len(image_size))
+        plan = plan_unet(image_size, spacing, base_features)
+        if not _divides(plan, image_size):
+            raise InputError(
+                f"image_size {list(image_size)} is not a multiple of {list(plan.divisible_by)}, by which nnU-Net's "
+                f"plan reduces it. Set it to {_nearest_size(image_size, spacing)}."
+            )
         super().__init__(
             spatial_dims=len(image_size), in_channels=in_channels, out_channels=1, kernel_size=plan.kernels,
             strides=plan.strides, upsample_kernel_size=plan.strides[1:], filters=plan.features,

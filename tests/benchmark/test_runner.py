@@ -91,7 +91,7 @@ def test_results_carry_costs_versions_and_comparisons(done: Path) -> None:
         assert row["seconds_per_sample"] > 0
     assert {"torch", "monai", "scipy", "processor", "device", "git_commit"} <= set(results["provenance"])
     assert results["options"]["training_seeds"] == [0]
-    assert len(results["comparisons"]) == 7  # three metrics at two numbers of samples, and Brier
+    assert len(results["comparisons"]) == 8  # three metrics at two numbers of samples, NCC and Brier
     for row in results["comparisons"]:
         means = [
             rows(done, system=name, key=row["key"], point=row["point"], metric=row["metric"])[0]["mean"]
@@ -100,7 +100,10 @@ def test_results_carry_costs_versions_and_comparisons(done: Path) -> None:
         # Cases without a consensus are without Dice for both, so differences of means are means of differences.
         assert row["mean"] == pytest.approx(means[0] - means[1])
         assert row["p_holm"] >= row["p"]
-    assert results["not_applicable"] == {"NCC, U-Net": "needs at least two samples, one was drawn"}
+    # A deterministic system is scored with two equal samples: their correlation with the readers is defined, as 0.
+    assert results["not_applicable"] == {}
+    assert rows(done, system="U-Net", metric="ncc")[0]["mean"] == 0.0
+    assert {entry["num_samples"] for entry in results["evaluations"] if entry["system"] == "U-Net"} == {2}
     table = pd.read_csv(done / "results.csv")
     assert len(table) == len(results["measurements"])
 
@@ -115,7 +118,7 @@ def test_report_holds_everything_itself(done: Path) -> None:
         assert f"{row['mean']:.3f}" in page
     assert page.count("<svg") >= 4  # three metrics by number of samples, reliability
     assert page.count("data:image/png;base64,") == 4
-    assert "Does not apply" in page
+    assert "Differences on these cases (one training each)" in page
 
 
 def test_a_second_call_trains_and_scores_nothing(
@@ -184,7 +187,7 @@ def test_one_reader_names_what_does_not_apply_and_goes_on(tmp_path: Path) -> Non
     results = run_suite(path, data, tmp_path / "out", SKIN, **sizes(SKIN))
     assert results["failures"] == []
     reason = "needs at least two readers, the data set has one"
-    assert results["not_applicable"] == {"GED, unbiased, Ours": reason, "NCC, Ours": reason}
+    assert results["not_applicable"] == {"GED, unbiased, Ours, e": reason, "NCC, Ours, e": reason}
     (row,) = rows(tmp_path / "out", metric="ged_v")
     assert np.isfinite(row["mean"])
     assert reason in (tmp_path / "out" / "report.html").read_text()
@@ -207,9 +210,12 @@ def test_codecs_on_their_own_share_nothing_but_what_is_alike(data: Path, tmp_pat
     assert hashes["Image"] == hashes["Image again"]
     assert hashes["Mask (MSE)"] != hashes["Mask (WCE)"]
     assert {name for name in results["not_applicable"] if name.startswith("Dice")} == {
-        "Dice, Image",
-        "Dice, Image again",
+        "Dice, Image, reconstruction",
+        "Dice, Image again, reconstruction",
     }
+    # What training.json counts is the whole segmenter.
+    assert {(row["parameters"], row["seconds_per_sample"]) for row in rows(tmp_path / "out")} == {(None, None)}
+    assert rows(tmp_path / "out", system="Image")[0]["training_minutes"] > 0
     for system in ("Mask (MSE)", "Mask (WCE)", "Image"):
         assert rows(tmp_path / "out", system=system, metric="psnr")[0]["mean"] > 0
 

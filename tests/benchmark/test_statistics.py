@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medseglatdiff_monai.benchmark.statistics import compare_groups, group_interval, holm
+from medseglatdiff_monai.benchmark.statistics import compare_groups, group_interval, holm, is_settled
 
 # Darwin's maize heights (inches, Zea mays): cross- minus self-fertilised, in eighths as Fisher gives them.
 DARWIN = np.array([49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]) / 8
@@ -111,3 +111,22 @@ def test_holm_by_hand():
     assert math.isnan(corrected[2])
     assert corrected[3:] == pytest.approx([0.8, 0.06])
     assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("p_holm", "low", "high", "settled"),
+    [
+        (0.01, 0.1, 0.2, True),
+        (0.01, -0.2, -0.1, True),
+        (0.05, 0.1, 0.2, False),
+        (0.01, -0.1, 0.2, False),
+        # An end at exactly 0 does not exclude it.
+        (0.01, -0.2, 0.0, False),
+        (0.01, 0.0, 0.2, False),
+        (None, 0.1, 0.2, False),
+        (math.nan, 0.1, 0.2, False),
+        (0.01, None, None, False),
+    ],
+)
+def test_settled_needs_both_the_test_and_the_interval(p_holm, low, high, settled):
+    assert is_settled({"p_holm": p_holm, "low": low, "high": high}) is settled

@@ -55,8 +55,24 @@ def test_a_sweep_is_one_evaluation_a_value(tmp_path: Path):
         ({"systems": [{"name": "A b"}, {"name": "a-B"}]}, "name of its own"),
         ({"evaluations": [{"name": "e", "num_samples": 2, "subsample": [3]}]}, "fewer samples"),
         ({"evaluations": [{"name": "e", "num_samples": 3, "subsample": [3], "metrics": ["ece"]}]}, "can show"),
+        ({"compare": ["iou"]}, "compare has iou"),
+        ({"evaluations": [{"name": "e", "num_samples": 3, "subsample": [3], "compare_at": [2]}]}, r"compares at \[2\]"),
+        ({"systems": [{"name": "A"}, {"name": "B", "shares": "A", "reconstruction": "mask_codec"}]}, "has both"),
+        ({"systems": [{"name": "A"}, {"name": "B", "shares": "A"}, {"name": "C", "shares": "B"}]}, "none of its own"),
     ],
-    ids=["entry", "system", "metric", "reference", "names", "subsample", "subsampled-metric"],
+    ids=[
+        "entry",
+        "system",
+        "metric",
+        "reference",
+        "names",
+        "subsample",
+        "subsampled-metric",
+        "compare",
+        "compare-at",
+        "shares-reconstruction",
+        "shares-shares",
+    ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, changes: dict, message: str):
     with pytest.raises(InputError, match=message.replace("?", r"\?")):

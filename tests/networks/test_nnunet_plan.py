@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -91,6 +93,24 @@ def test_size_of_the_network_of_64_pixels() -> None:
     # Three heads of 1 × 1 with bias: 32, 64 and 128 channels.
     count += 33 + 65 + 129
     assert sum(weight.numel() for weight in PlannedUNet((64, 64), 1).parameters()) == count
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"),
+    [
+        # Halved four times; 64 and 80 are as near.
+        ((72, 72), [80, 80]),
+        # Five times: 32 · 3.75.
+        ((120, 120), [128, 128]),
+        # (36, 9) → (18, 5) → (9, 5): multiples of 4 and 2; 8 and 10 are as near.
+        ((36, 9), [36, 10]),
+    ],
+)
+def test_sizes_that_do_not_divide_name_the_nearest(size: tuple[int, int], nearest: list[int]) -> None:
+    with pytest.raises(InputError, match=re.escape(f"Set it to {nearest}.")):
+        PlannedUNet(size, 1, base_features=2)
+    network = PlannedUNet(nearest, 1, base_features=2).eval()
+    assert network(torch.zeros(1, 1, *nearest)).shape == (1, 1, *nearest)
 
 
 def test_bad_sizes_are_refused() -> None:
