@@ -389,7 +389,7 @@ def test_without_highdicom(lung: Path, series: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(predict_module, "can_write_dicom", lambda: False)
     monkeypatch.setattr(dicom_results, "can_write_dicom", lambda: False)
     (result,) = predict(lung, series, tmp_path / "a", point=POINT, slices=1)
-    assert "pip install 'medseglatdiff_monai[dicom]'" in result["notes"][0]
+    assert "pip install -e '.[dicom]'" in result["notes"][0]
     assert not list((tmp_path / "a").glob("*.dcm"))
     with pytest.raises(InputError, match="extra 'dicom'"):
         predict(lung, series, tmp_path / "b", point=POINT, dicom=True)

@@ -258,5 +258,5 @@ def test_series_without_a_frame_of_reference(tmp_path: Path):
 def test_without_highdicom_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     series = write_series(tmp_path / "series", np.zeros((3, 8, 10), np.int16))
     monkeypatch.setattr(dicom_results, "can_write_dicom", lambda: False)
-    with pytest.raises(InputError, match=r"pip install 'medseglatdiff_monai\[dicom\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[dicom\]'"):
         DicomWriter(open_input(series, 1), RECORD)
