@@ -9,7 +9,6 @@ comes nearest to the mean size of the samples; a fixed threshold shrinks what th
 
 from __future__ import annotations
 
-import SimpleITK as sitk
 import torch
 
 from .errors import InputError
@@ -65,6 +64,9 @@ def fuse_ensemble(
 
 def _run_staple(samples: torch.Tensor) -> torch.Tensor:
     """STAPLE's probability (H, W[, D]) float32 of the samples (N, H, W[, D]) bool of one image."""
+    # One fusion of four needs it, and every start of the program would load it.
+    import SimpleITK as sitk
+
     # STAPLE's prior is the share of foreground: where it is 0 or 1, SimpleITK returns NaN. All samples agree there.
     if bool(samples.all()) or not bool(samples.any()):
         return samples[0].float()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import shutil
 import tempfile
 import warnings
@@ -106,15 +107,18 @@ def _requirements() -> list[str]:
 
 @contextlib.contextmanager
 def _tracking(uri: str) -> Iterator[None]:
-    """MLflow's process-wide addresses, put back afterwards."""
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    """MLflow's process-wide addresses, put back afterwards; those that were not set are not set again."""
+    # MLflow keeps what is set in these; its getters would give a default, which set would then be everybody's address.
+    tracking, registry = (os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"))
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
+        mlflow.set_tracking_uri(tracking)
+        mlflow.set_registry_uri(registry)
+        if registry is None:
+            os.environ.pop("MLFLOW_REGISTRY_URI", None)
 
 
 def register(

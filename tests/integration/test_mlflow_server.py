@@ -24,8 +24,7 @@ from medseglatdiff_monai.predict import predict_image
 from medseglatdiff_monai.tracking import read_run_ids
 from medseglatdiff_monai.training import train
 
-# Registering leaves MLflow's process-wide address set, which the tests of other stores would meet: not in `make test`.
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {**small_sizes(LUNG), **run_sizes(2), "val_interval": 1, "val_num_samples": 2, "draws": 1}
