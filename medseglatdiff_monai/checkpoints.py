@@ -7,10 +7,11 @@ holds the online and averaged weights, the optimizer and the position, and makes
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from .errors import InputError
 
 __all__ = [
     "StageCheckpoint",
+    "clean_json",
     "load_tensors",
     "load_weights",
     "save_bytes",
@@ -45,6 +47,15 @@ def save_bytes(write: Callable[[BinaryIO], object], path: str | Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clean_json(value: Any) -> Any:
+    """``value`` with NaN and infinities as ``None``, which JSON has no words for."""
+    if isinstance(value, dict):
+        return {str(key): clean_json(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean_json(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def save_tensors(state: dict, path: str | Path) -> None:

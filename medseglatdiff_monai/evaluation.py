@@ -30,7 +30,7 @@ from monai.transforms import Invertd
 from torch import nn
 
 from .bundle import experiment_name, inference_config
-from .checkpoints import load_weights, save_bytes, weights_sha256
+from .checkpoints import clean_json, load_weights, save_bytes, weights_sha256
 from .data.transforms import LoadCased
 from .errors import InputError, unwrapped_errors
 from .fusion import fuse_ensemble
@@ -373,10 +373,11 @@ class CaseRecorder:
             writer.writerows(case.row for case in cases)
             handle.write(text.getvalue().encode())
 
+        text = json.dumps(clean_json(result), indent=2, allow_nan=False) + "\n"
         # Between the two writes no old summary must stand beside new rows.
         (self.output_dir / "metrics.json").unlink(missing_ok=True)
         save_bytes(write_rows, self.output_dir / "cases.csv")
-        save_bytes(lambda handle: handle.write(_to_json(result).encode()), self.output_dir / "metrics.json")
+        save_bytes(lambda handle: handle.write(text.encode()), self.output_dir / "metrics.json")
         engine.state.metrics.update({k: v for k, v in summary.items() if isinstance(v, float)})
 
 
@@ -392,17 +393,6 @@ def _reliability(bins: np.ndarray) -> dict[str, list[float]]:
         np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0) for total in (confidence, target)
     ]
     return {"count": count.tolist(), "confidence": means[0].tolist(), "target": means[1].tolist()}
-
-
-def _to_json(result: dict) -> str:
-    def clean(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: clean(entry) for key, entry in value.items()}
-        if isinstance(value, list):
-            return [clean(entry) for entry in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(clean(result), indent=2, allow_nan=False) + "\n"
 
 
 def load_result(path: str | Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,12 @@ from typing import Any
 import pandas as pd
 
 from .. import evaluation
-from ..checkpoints import save_bytes
+from ..checkpoints import clean_json, save_bytes
 from ..errors import InputError
 
 __all__ = [
     "SUITE_RESULT_VERSION",
     "check_version",
-    "clean_json",
     "git_commit",
     "read_json",
     "read_results",
@@ -31,15 +29,6 @@ __all__ = [
 ]
 
 SUITE_RESULT_VERSION = 1
-
-
-def clean_json(value: Any) -> Any:
-    """``value`` with NaN and infinities as ``None``, which JSON has no words for."""
-    if isinstance(value, dict):
-        return {str(key): clean_json(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [clean_json(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def save_json(content: Any, path: str | Path) -> None:

@@ -19,7 +19,21 @@ from torch import nn
 from ..errors import InputError
 from .quantizer import QuantizerOutput, VectorQuantizer
 
-__all__ = ["CodecBase", "IdentityCodec", "VQVAECodec"]
+__all__ = ["CodecBase", "IdentityCodec", "VQVAECodec", "check_divisible"]
+
+
+def check_divisible(spatial_shape: Sequence[int], factor: int, name: str) -> None:
+    """Refuse an image whose sides are no multiples of ``factor``, which the message calls ``name``; not while tracing.
+
+    Raises:
+        InputError: names the sides, the factor and the nearest right size.
+    """
+    if torch.jit.is_tracing():
+        return
+    sides = tuple(int(side) for side in spatial_shape)
+    if any(side % factor for side in sides):
+        nearest = tuple(max(factor, math.ceil(side / factor) * factor) for side in sides)
+        raise InputError(f"Image size {sides} is not a multiple of {name}. Pad or resize it to {nearest}.")
 
 
 class CodecBase(nn.Module):
@@ -58,15 +72,7 @@ class CodecBase(nn.Module):
         Raises:
             InputError: a side is not a multiple of f; the message names the sides, f and the nearest right size.
         """
-        if torch.jit.is_tracing():
-            return
-        f = self.downsampling
-        if any(int(side) % f for side in spatial_shape):
-            nearest = tuple(max(f, math.ceil(int(side) / f) * f) for side in spatial_shape)
-            raise InputError(
-                f"Image size {tuple(int(side) for side in spatial_shape)} is not a multiple of the codec's "
-                f"downsampling factor f = {f}. Pad or resize it to {nearest}."
-            )
+        check_divisible(spatial_shape, self.downsampling, f"the codec's downsampling factor f = {self.downsampling}")
 
     @torch.no_grad()
     def update_latent_statistics(self, z: torch.Tensor, momentum: float = 0.01) -> None:

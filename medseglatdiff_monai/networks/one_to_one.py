@@ -8,7 +8,6 @@ cross-entropy, at several resolutions where the network has deep supervision hea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +15,7 @@ from monai.losses import DiceCELoss
 from torch import nn
 
 from ..errors import InputError
+from .codecs import check_divisible
 
 __all__ = ["OneToOneSegmenter", "SegmentationLoss", "SegmentingNetwork"]
 
@@ -48,15 +48,7 @@ class OneToOneSegmenter(nn.Module):
         Raises:
             InputError: a side is not a multiple of ``downsampling``; the message names the nearest right size.
         """
-        if torch.jit.is_tracing():
-            return
-        f = self.downsampling
-        if any(int(side) % f for side in spatial_shape):
-            nearest = tuple(max(f, math.ceil(int(side) / f) * f) for side in spatial_shape)
-            raise InputError(
-                f"Image size {tuple(int(side) for side in spatial_shape)} is not a multiple of {f}, by which the "
-                f"network reduces it. Pad or resize it to {nearest}."
-            )
+        check_divisible(spatial_shape, self.downsampling, f"{self.downsampling}, by which the network reduces it")
 
     def head_logits(self, image: torch.Tensor) -> torch.Tensor:
         """Image (B, C, H, W[, D]) → logits of all heads (B, K, 1, H, W[, D]), the finest first; K = 1 without heads."""
