@@ -211,7 +211,7 @@ class PrepareDenoising(_Augmented):
         self.consensus = ReaderConsensus()
 
     def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):  # type: ignore[override]
-        """Batch → (image, label, (masks,), {}); masks (B, draws, H, W), or x_0 (B, draws, d, h, w), are float32."""
+        """Batch → (image, label, (masks[, latents]), {}); masks (B, draws, H, W), latents (B, draws, d, h, w)."""
         image, label = _load_batch(batchdata, device, non_blocking, ("image", "label"))
         image, symmetry = image.float(), None
         if self.augmentation is not None:
@@ -226,12 +226,12 @@ class PrepareDenoising(_Augmented):
             rounds = math.ceil(self.draws / readers)
             order = torch.rand(rounds, len(label), readers, device=label.device).argsort(-1)
             order = order.transpose(0, 1).flatten(1)[:, : self.draws]
-        if self.latents is not None:
-            if "case" not in batchdata:
-                raise InputError(f"A batch has no 'case', only {sorted(batchdata)}: latents are kept by case.")
-            return image, label, (self.latents(batchdata["case"], order, symmetry),), {}
-        masks = candidates[torch.arange(len(label), device=label.device)[:, None], order]
-        return image, label, (masks.float(),), {}
+        masks = candidates[torch.arange(len(label), device=label.device)[:, None], order].float()
+        if self.latents is None:
+            return image, label, (masks,), {}
+        if "case" not in batchdata:
+            raise InputError(f"A batch has no 'case', only {sorted(batchdata)}: latents are kept by case.")
+        return image, label, (masks, self.latents(batchdata["case"], order, symmetry)), {}
 
 
 class PrepareEnsemble(PrepareBatch):

@@ -131,9 +131,21 @@ class CodecLoss(nn.Module):
 
 
 class DenoisingLoss(nn.Module):
-    """Weighted mean squared error between prediction and target (Eq. 4, with a weight per timestep)."""
+    """Weighted mean squared error between prediction and target (Eq. 4, with a weight per timestep).
+
+    Args:
+        mean_mask_weight: factor on the cross-entropy of the mean mask that a conditioner with context predicts.
+    """
+
+    def __init__(self, mean_mask_weight: float = 1.0) -> None:
+        super().__init__()
+        self.mean_mask_weight = mean_mask_weight
 
     def forward(self, output: dict[str, torch.Tensor], target: torch.Tensor | None = None) -> torch.Tensor:
         """Scalar loss of :class:`~medseglatdiff_monai.networks.DenoisingNetwork`'s output; ``target`` is unused."""
         error = (output["prediction"] - output["target"]).pow(2).flatten(1).mean(1)
-        return (output["weight"] * error).mean()
+        loss = (output["weight"] * error).mean()
+        if "mean_mask" in output:
+            cross_entropy = F.binary_cross_entropy_with_logits(output["mean_mask_logits"], output["mean_mask"])
+            loss = loss + self.mean_mask_weight * cross_entropy
+        return loss

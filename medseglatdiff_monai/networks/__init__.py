@@ -1,12 +1,13 @@
 """Networks: codecs, the codebook, the conditioner and the composite that a bundle calls ``network_def``."""
 
 from .codecs import CodecBase, IdentityCodec, VQVAECodec
+from .conditioner import CodecConditioner
 from .kl_codec import KLCodec
 from .nnunet_plan import PlannedUNet, UNetPlan, plan_unet
 from .one_to_one import OneToOneSegmenter, SegmentationLoss, SegmentingNetwork
 from .pixel_denoisers import DenseImageEncoder, FrequencyParser, MedSegDiffDenoiser, SegDiffDenoiser
 from .quantizer import QuantizerOutput, VectorQuantizer
-from .segmenter import CodecConditioner, DenoisingNetwork, LatentDiffusionSegmenter, noise_generator
+from .segmenter import DenoisingNetwork, LatentDiffusionSegmenter, noise_generator
 
 __all__ = [
     "CodecBase",

@@ -16,8 +16,9 @@ from torch import nn
 from ..diffusion import DiffusionProcess, RectifiedFlow, sample
 from ..errors import InputError
 from .codecs import CodecBase
+from .conditioner import CodecConditioner
 
-__all__ = ["CodecConditioner", "DenoisingNetwork", "LatentDiffusionSegmenter", "noise_generator"]
+__all__ = ["DenoisingNetwork", "LatentDiffusionSegmenter", "noise_generator"]
 
 
 def noise_generator(seed: int, case: str, sample_index: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -31,39 +32,6 @@ def noise_generator(seed: int, case: str, sample_index: int, device: torch.devic
     """
     digest = hashlib.sha256(f"{seed}/{case}/{sample_index}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-class CodecConditioner(nn.Module):
-    """The image as the denoiser sees it: the standardised latent of the image codec's encoder.
-
-    Frozen and quantised it is the paper's conditioner (z_X-bar of Eq. 11). Trainable, the image codec's encoder is only
-    the starting point, and is fitted together with the denoiser.
-
-    Args:
-        codec: image codec; only its encoder (and codebook, if it quantises) are kept.
-        trainable: fit the encoder with the denoiser.
-    """
-
-    def __init__(self, codec: CodecBase, trainable: bool = True) -> None:
-        super().__init__()
-        if trainable and getattr(codec, "quantize_latents", False):
-            raise InputError("A quantised condition has no gradient: train the conditioner or quantise, not both.")
-        self.codec = codec.encoder_only()
-        self.trainable = trainable
-        self.codec.requires_grad_(trainable)
-        self.codec.eval()
-
-    def train(self, mode: bool = True) -> CodecConditioner:
-        """Frozen codecs stay in eval mode: in train mode they would move their codebook and statistics."""
-        super().train(mode)
-        if not self.trainable:
-            self.codec.eval()
-        return self
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Image (B, C, H, W[, D]) → condition (B, d_X, H/f, W/f[, D/f])."""
-        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
-            return self.codec.standardize(self.codec.encode(image))
 
 
 class LatentDiffusionSegmenter(nn.Module):
@@ -296,29 +264,37 @@ class DenoisingNetwork(nn.Module):
         super().__init__()
         self.segmenter = segmenter
 
-    def forward(self, image: torch.Tensor, masks: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(
+        self, image: torch.Tensor, masks: torch.Tensor, latents: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """Draw noise and timesteps and predict.
 
         Args:
             image: (B, C, H, W[, D]).
-            masks: (B, M, H, W[, D]) in {0, 1}, one target a draw; or their scaled latents (B, M, d, h, w[, e]).
+            masks: (B, M, H, W[, D]) in {0, 1}, one target a draw.
+            latents: scaled latents of the masks (B, M, d, h, w[, e]), if they are known already.
 
         Returns:
-            ``prediction`` and ``target`` (B * M, d, h, w[, e]) and ``weight`` (B * M,).
+            ``prediction`` and ``target`` (B * M, d, h, w[, e]) and ``weight`` (B * M,); of a conditioner with context
+            also ``mean_mask_logits`` and ``mean_mask`` (B, 1, H, W[, D]), the latter in [0, 1].
         """
         net = self.segmenter
         draws = masks.shape[1]
-        # One dimension more than the image means that the masks come as precomputed latents.
-        x_0 = masks.flatten(0, 1) if masks.ndim > image.ndim else net.encode_masks(masks.flatten(0, 1)[:, None])
+        x_0 = net.encode_masks(masks.flatten(0, 1)[:, None]) if latents is None else latents.flatten(0, 1)
         x_0 = x_0.float()
         eps = torch.randn_like(x_0)
         timesteps = net.process.draw_timesteps(len(x_0), x_0.device)
-        condition = net.conditioner(image).repeat_interleave(draws, dim=0)
+        condition, mean_mask_logits = net.conditioner.condition_and_mean_mask(image)
+        condition = condition.repeat_interleave(draws, dim=0)
         if self.training:
             condition = net.drop_condition(condition)
         output = net.denoise(net.process.add_noise(x_0, eps, timesteps), timesteps, condition)
-        return {
+        result = {
             "prediction": output.float(),
             "target": net.process.target(x_0, eps, timesteps),
             "weight": net.process.loss_weight(timesteps),
         }
+        if mean_mask_logits is not None:
+            # The draws' mean is the readers' where each is drawn equally often, and an unbiased estimate of it else.
+            result |= {"mean_mask_logits": mean_mask_logits.float(), "mean_mask": masks.mean(dim=1, keepdim=True)}
+        return result

@@ -90,16 +90,17 @@ def test_training_sees_what_it_sees_without(make_segmenter, target: str, size: t
     for kept in (None, latents):
         torch.manual_seed(5)
         inputs.append(PrepareDenoising(6, target, augmentation, kept)(copy.deepcopy(batch)))
-    (image, label, (masks,), _), (same_image, same_label, (x_0,), _) = inputs
+    (image, label, (masks,), _), (same_image, same_label, (same_masks, x_0), _) = inputs
     assert torch.equal(image, same_image)
     assert torch.equal(label, same_label)
+    assert torch.equal(masks, same_masks)
     expected = segmenter.encode_masks(masks.flatten(0, 1)[:, None]).unflatten(0, (12, 6))
     torch.testing.assert_close(x_0, expected, **CLOSE)
 
     network, outputs = DenoisingNetwork(segmenter), []
-    for given in (masks, x_0):
+    for given in ((masks,), (masks, x_0)):
         torch.manual_seed(6)
-        outputs.append(network(image, given))
+        outputs.append(network(image, *given))
     for key in ("prediction", "target", "weight"):
         torch.testing.assert_close(outputs[1][key], outputs[0][key], rtol=1e-2, atol=1e-2)
 
@@ -108,7 +109,7 @@ def test_without_augmentation_masks_are_as_they_are(make_segmenter) -> None:
     segmenter, items = make_segmenter(), make_items()
     latents = MaskLatents(items, segmenter, flips=False)
     batch = next(iter(DataLoader(items, batch_size=5)))
-    _, _, (x_0,), _ = PrepareDenoising(4, latents=latents)(batch)
+    _, _, (_, x_0), _ = PrepareDenoising(4, latents=latents)(batch)
     expected = segmenter.encode_masks(batch["label"].flatten(0, 1)[:, None]).unflatten(0, (5, 4))
     # Four draws are each reader once, in random order.
     assert torch.allclose(x_0.mean(1), expected.mean(1), rtol=1e-3, atol=1e-3)

@@ -72,7 +72,7 @@ def test_draws_share_the_condition_and_cover_every_mask(make_segmenter):
     torch.testing.assert_close(output["target"], expected)
     assert output["prediction"].shape == (8, 3, 8, 8)
     latents = expected.unflatten(0, (2, 4))
-    torch.testing.assert_close(DenoisingNetwork(network)(torch.rand(2, 1, 32, 32), latents)["target"], expected)
+    torch.testing.assert_close(DenoisingNetwork(network)(torch.rand(2, 1, 32, 32), masks, latents)["target"], expected)
 
 
 def test_unequal_downsampling_is_refused():
