@@ -81,10 +81,12 @@ def training_text(record: dict) -> str:
         if took is not None:
             stages.append(f"{name} {took['iterations']:,} steps in {took['minutes']:.0f} minutes")
     origin = record["provenance"]
+    initial = record.get("initial_bundle")
+    start = f" Started from the weights of `{initial}`, whose codecs it keeps." if initial else ""
     return (
         f"Trained on {origin['threads']} shared core(s) of an {origin['processor']} (no GPU): {'; '.join(stages)} of "
         f"wall time, each diffusion step {record['batch_size']} images with {record['draws']} draws of reader, noise "
-        f"and timestep; {record['parameters'] / 1e6:.1f} million parameters."
+        f"and timestep; {record['parameters'] / 1e6:.1f} million parameters.{start}"
     )
 
 

@@ -2,7 +2,7 @@
 
 Usage: ``python benchmarks/training_record.py RUN_FOLDER --batch-size B --draws N --output FILE``. With
 ``--before FILE`` the run went on from weights whose record is FILE: its stages are kept, and the run's own becomes
-``continued``.
+``continued``. With ``--initial-bundle NAME`` it started from the weights of another bundle.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, required=True, help="images a step of the diffusion stage")
     parser.add_argument("--draws", type=int, required=True, help="draws an image")
     parser.add_argument("--before", type=Path, help="record of the weights that the run started from")
+    parser.add_argument("--initial-bundle", help="bundle whose weights the run started from, codecs included")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     run = json.loads((arguments.run_folder / "training.json").read_text())
@@ -32,6 +33,7 @@ def main() -> None:
         "stages": stages,
         "batch_size": arguments.batch_size,
         "draws": arguments.draws,
+        "initial_bundle": arguments.initial_bundle,
         "parameters": run["parameters"],
         "provenance": run["provenance"],
     }
