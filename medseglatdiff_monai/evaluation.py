@@ -14,6 +14,7 @@ import json
 import math
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -90,7 +91,7 @@ def load_image_codec(module: nn.Module, weights: str | Path) -> nn.Module | None
 
 
 def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Versions and hardware that a result was made with."""
+    """Versions, hardware and the source tree's commit (:func:`git_commit`) that a result was made with."""
     import monai
 
     from . import __version__
@@ -105,7 +106,24 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
         "processor": _processor_name(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "git_commit": git_commit(),
     }
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree that the package runs from, with ``-dirty`` where files differ; ``None`` without."""
+    folder = Path(__file__).resolve().parents[1]
+    if not (folder / ".git").exists():
+        # Installed into an environment, which may lie in somebody else's repository.
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=20, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 def _processor_name() -> str:

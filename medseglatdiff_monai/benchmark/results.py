@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from ..errors import InputError
 __all__ = [
     "SUITE_RESULT_VERSION",
     "check_version",
-    "git_commit",
     "read_json",
     "read_results",
     "save_csv",
@@ -81,23 +79,10 @@ def read_results(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def git_commit() -> str | None:
-    """Commit of the source tree that the package runs from, with ``-dirty`` where files differ; ``None`` without."""
-    folder = Path(__file__).resolve().parents[2]
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True, text=True, timeout=20, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
-
-
 def versions() -> dict[str, Any]:
     """Hardware and versions that a suite's result was made with, and the source tree's commit."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     packages = {name: importlib.metadata.version(name) for name in ("scipy", "statsmodels", "pandas")}
-    return {**evaluation.provenance(device), **packages, "git_commit": git_commit()}
+    return {**evaluation.provenance(device), **packages}
