@@ -8,7 +8,6 @@ MONAI takes a misspelt key in silence.
 
 from __future__ import annotations
 
-import difflib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 
 from .checkpoints import save_bytes, weights_sha256
-from .errors import InputError, unwrapped_errors
+from .errors import InputError, did_you_mean, unwrapped_errors
 from .inferer import EnsembleInferer
 from .networks import LatentDiffusionSegmenter
 
@@ -96,8 +95,7 @@ def find_bundle(bundle: str | Path) -> Path:
         if (candidate / "configs" / "metadata.json").is_file():
             return candidate.resolve()
     known = sorted(path.parent.parent.name for path in bundles_dir().glob("*/configs/metadata.json"))
-    near = difflib.get_close_matches(str(bundle), known, n=1, cutoff=0.3)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(str(bundle), known)
     raise InputError(
         f"No bundle {str(bundle)!r}: expected a folder with configs/metadata.json, or one of {', '.join(known)}.{hint}"
     )
@@ -130,8 +128,7 @@ def apply_overrides(config: dict, overrides: Mapping[str, Any], also_known: Sequ
         if name in known:
             own[key] = value
         elif name not in also_known:
-            near = difflib.get_close_matches(name, sorted(known | set(also_known)), n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, sorted(known | set(also_known)), cutoff=0.4)
             raise InputError(f"Unknown configuration key {name!r}.{hint} The bundle's configs/*.json hold the keys.")
     return _merge(config, own)
 
@@ -176,8 +173,7 @@ def load_experiment(experiment: str | Path | None) -> dict:
         if candidate.is_file():
             return _read_json(candidate)
     known = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.json"))
-    near = difflib.get_close_matches(str(experiment), known, n=1, cutoff=0.3)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(str(experiment), known)
     raise InputError(f"No experiment {str(experiment)!r}: expected a JSON file or one of {', '.join(known)}.{hint}")
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import sys
@@ -13,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, did_you_mean
 
 __all__ = ["main"]
 
@@ -490,8 +489,7 @@ def _check_options(command: str, arguments: Sequence[str]) -> None:
             return
         name = argument[2:].split("=")[0].replace("-", "_")
         if argument.startswith("--") and name not in (*known, "help"):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-            hint = f" Did you mean '--{near[0]}'?" if near else ""
+            hint = did_you_mean(name, known, prefix="--")
             listed = ", ".join(f"--{option}" for option in known) or "none"
             sys.exit(f"medseglatdiff {command}: no option {argument.split('=')[0]!r}.{hint} Options: {listed}.")
 
@@ -508,8 +506,7 @@ def main() -> None:
     commands = sorted(name for name in vars(Commands) if not name.startswith("_"))
     given = sys.argv[1].replace("-", "_") if len(sys.argv) > 1 else ""
     if given and not given.startswith("_") and given not in commands:
-        near = difflib.get_close_matches(given, commands, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(given, commands)
         sys.exit(f"medseglatdiff: no command {sys.argv[1]!r}.{hint} Commands: {', '.join(commands)}.")
     _check_options(given, sys.argv[2:])
     # To fire, --help beside a command that can be called without arguments is one more override.

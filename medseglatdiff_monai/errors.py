@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["InputError", "unwrapped_errors"]
+__all__ = ["InputError", "did_you_mean", "unwrapped_errors"]
 
 
 class InputError(ValueError):
     """Input that a user can mend: the command line prints its message alone, without a traceback."""
+
+
+def did_you_mean(found: str, known: Iterable[str], cutoff: float = 0.3, prefix: str = "") -> str:
+    """The sentence ``" Did you mean 'name'?"`` about the nearest known name, empty where none is near.
+
+    Args:
+        found: what was given.
+        known: what could have been meant.
+        cutoff: least similarity of a name that is worth proposing, in [0, 1]; see :func:`difflib.get_close_matches`.
+        prefix: written before the name and not compared, e.g. ``"--"``.
+    """
+    near = difflib.get_close_matches(found, list(known), n=1, cutoff=cutoff)
+    return f" Did you mean {prefix + near[0]!r}?" if near else ""
 
 
 @contextmanager

@@ -6,7 +6,6 @@ traces the same network on the image alone, with the noise of the bundle's seed 
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 
 from .bundle import Segmenter, load_segmenter
 from .checkpoints import save_bytes
-from .errors import InputError
+from .errors import InputError, did_you_mean
 from .networks import LatentDiffusionSegmenter
 
 __all__ = ["EXPORT_FORMATS", "check_exportable", "export", "export_torchscript"]
@@ -38,8 +37,7 @@ def export(
             :func:`~medseglatdiff_monai.onnx_export.export_onnx`.
     """
     if format not in EXPORT_FORMATS:
-        near = difflib.get_close_matches(str(format), EXPORT_FORMATS, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(str(format), EXPORT_FORMATS)
         raise InputError(f"--format must be one of {', '.join(EXPORT_FORMATS)}, found {format!r}.{hint}")
     place, other = (output_file, output_dir) if format == "torchscript" else (output_dir, output_file)
     if place is None or other is not None:

@@ -7,14 +7,13 @@ Misspelt keys are errors.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from .results import read_json
 
 __all__ = [
@@ -205,20 +204,15 @@ def load_suite(suite: str | Path) -> Suite:
         if candidate.is_file():
             return _build(candidate)
     raise InputError(
-        f"No suite {str(suite)!r}: expected a JSON file or one of {', '.join(known)}.{_hint(str(suite), known)}"
+        f"No suite {str(suite)!r}: expected a JSON file or one of {', '.join(known)}.{did_you_mean(str(suite), known)}"
     )
-
-
-def _hint(found: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(found, known, n=1, cutoff=0.3)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _make(cls: type, entry: Mapping[str, Any], where: str) -> Any:
     known = [item.name for item in fields(cls) if item.name not in ("axis", "point")]
     for key in entry:
         if key not in known:
-            raise InputError(f"{where}: unknown entry {key!r}.{_hint(key, known)} Known: {', '.join(known)}.")
+            raise InputError(f"{where}: unknown entry {key!r}.{did_you_mean(key, known)} Known: {', '.join(known)}.")
     try:
         return cls(**entry)
     except TypeError as error:
@@ -267,10 +261,12 @@ def _check(suite: Suite, path: Path) -> None:
     asked |= {system.shares for system in suite.systems if system.shares}
     asked |= {suite.reference} if suite.reference else set()
     for name in sorted(asked - set(systems)):
-        raise InputError(f"{path}: no system {name!r}.{_hint(name, systems)} The suite has {', '.join(systems)}.")
+        raise InputError(
+            f"{path}: no system {name!r}.{did_you_mean(name, systems)} The suite has {', '.join(systems)}."
+        )
     for name in [*suite.metrics, *suite.compare, *(m for e in suite.evaluations for m in e.metrics)]:
         if name not in METRICS:
-            raise InputError(f"{path}: unknown metric {name!r}.{_hint(name, list(METRICS))}")
+            raise InputError(f"{path}: unknown metric {name!r}.{did_you_mean(name, METRICS)}")
     beyond = [name for name in suite.compare if name not in suite.metrics]
     if beyond:
         raise InputError(f"{path}: compare has {', '.join(beyond)}, which metrics has not; add it there.")

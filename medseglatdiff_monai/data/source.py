@@ -11,13 +11,12 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.errors import InputError, did_you_mean
 
 __all__ = ["SOURCES", "CaseStub", "LeftOut", "PreparedCase", "Source", "SourceInfo", "make_source", "natural_key"]
 
@@ -159,9 +158,8 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
 def make_source(source: str, **options: Any) -> tuple[Source, dict[str, Any]]:
     """Import and construct the named source; returns it with the options that were given."""
     if source not in SOURCES:
-        near = get_close_matches(str(source), SOURCES, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"unknown source {source!r}: {hint}Known sources: {', '.join(SOURCES)}.")
+        hint = did_you_mean(str(source), SOURCES, cutoff=0.4)
+        raise InputError(f"unknown source {source!r}.{hint} Known sources: {', '.join(SOURCES)}.")
     module_name, class_name = SOURCES[source].split(":")
     source_class = getattr(importlib.import_module(module_name), class_name)
     given = {name: value for name, value in options.items() if value is not None}
@@ -172,12 +170,11 @@ def make_source(source: str, **options: Any) -> tuple[Source, dict[str, Any]]:
             continue
         if name in ("crop", "whole_slice"):
             raise InputError(
-                f"{flag} does not concern the source {source!r}: it keeps native size, resizing and cropping are in "
-                "the "
-                f"bundle's preprocessing. Leave {flag} out."
+                f"{flag} does not concern the source {source!r}: it keeps native size, resizing and cropping are "
+                f"in the bundle's preprocessing. Leave {flag} out."
             )
-        near = get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean --{near[0].replace('_', '-')}? " if near else ""
-        options_text = ", ".join("--" + option.replace("_", "-") for option in known) or "none"
-        raise InputError(f"{flag} is no option of the source {source!r}: {hint}Its options: {options_text}.")
+        options_known = [option.replace("_", "-") for option in known]
+        hint = did_you_mean(flag.removeprefix("--"), options_known, cutoff=0.5, prefix="--")
+        options_text = ", ".join(f"--{option}" for option in options_known) or "none"
+        raise InputError(f"{flag} is no option of the source {source!r}.{hint} Its options: {options_text}.")
     return source_class(**given), given

@@ -285,11 +285,11 @@ def test_other_damaged_folders(tmp_path, damage, message):
 @pytest.mark.parametrize(
     ("source", "arguments", "message"),
     [
-        ("lidc-slice", {}, r"unknown source 'lidc-slice': did you mean 'lidc-slices'"),
+        ("lidc-slice", {}, r"unknown source 'lidc-slice'\. Did you mean 'lidc-slices'"),
         ("folder", {"crop": 128}, r"--crop does not concern the source 'folder'"),
         ("folder", {"whole_slice": 128}, r"--whole-slice does not concern"),
         ("lidc-slices", {"crop": 64}, r"--crop 64: the published crops are 128×128; leave --crop out"),
-        ("folder", {"group_patern": "x"}, r"--group-patern is no option .*did you mean --group-pattern"),
+        ("folder", {"group_patern": "x"}, r"--group-patern is no option .*Did you mean '--group-pattern'"),
         ("folder", {"group_pattern": "("}, r"--group-pattern '\(': no regular expression"),
         ("folder", {"group_pattern": "^q"}, r"'\^q' does not match 'p0_0'"),
         ("folder", {"images": "x"}, r"needs --images and --masks together"),
