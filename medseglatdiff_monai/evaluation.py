@@ -16,9 +16,9 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor, decollate_batch
 from monai.engines.utils import IterationEvents
 from monai.metrics import PSNRMetric, SSIMMetric
-from monai.transforms import Invertd
+from monai.transforms import Invertd, InvertibleTransform
 from torch import nn
 
 from .bundle import experiment_name, inference_config
@@ -54,7 +54,7 @@ from .metrics import (
     surface_dice,
     variance_correlation,
 )
-from .networks import IdentityCodec
+from .networks import CodecBase, IdentityCodec
 
 __all__ = ["RESULT_VERSION", "CaseRecorder", "evaluate", "load_image_codec", "load_result", "provenance"]
 
@@ -83,7 +83,7 @@ class ScoredCase(NamedTuple):
     num_raters: int
 
 
-def load_image_codec(module: nn.Module, weights: str | Path) -> nn.Module | None:
+def load_image_codec(module: CodecBase, weights: str | Path) -> CodecBase | None:
     """Image codec with the weights ``image_codec.pt`` that lie beside ``weights``; ``None`` where there are none."""
     path = Path(weights).with_name("image_codec.pt")
     # A copy: the conditioner shares this module's encoder, which training has moved away from the codec's.
@@ -155,10 +155,10 @@ class CaseRecorder:
         self,
         items: Sequence[dict],
         output_dir: str | Path,
-        preprocessing: Callable,
+        preprocessing: InvertibleTransform,
         network: nn.Module,
         inferer: EnsembleInferer,
-        image_codec: nn.Module | None = None,
+        image_codec: CodecBase | None = None,
         score_at: str = "native",
         surface_tolerance: float = 1.0,
         save_samples: bool = False,
@@ -178,7 +178,7 @@ class CaseRecorder:
         self.save_samples = save_samples
         self.record = record or {}
         self.cases: list[ScoredCase] = []
-        mask_codec = getattr(network, "mask_codec", None)
+        mask_codec: CodecBase | None = getattr(network, "mask_codec", None)
         self.mask_codec = None if isinstance(mask_codec, IdentityCodec) else mask_codec
         self._load_label = LoadCased(keys=["label"])
         # Masks go back by linear interpolation and a threshold at 1/2, smoother than the nearest neighbour.
@@ -195,7 +195,7 @@ class CaseRecorder:
         self._started = time.perf_counter()
 
     def _score_batch(self, engine: Engine) -> None:
-        output = engine.state.output
+        output: Any = engine.state.output
         samples, confidence = output["pred"]["samples"].cpu(), output["pred"]["confidence_map"].cpu()
         seconds = (time.perf_counter() - self._started) / len(samples)
         labels = output["label"].cpu()
@@ -291,8 +291,13 @@ class CaseRecorder:
             scores["codec_mask_ged"] = generalized_energy_distance(rebuilt, label > 0)
         if self.image_codec is not None:
             rebuilt_image = self.image_codec.to(image.device).reconstruct(image).clamp(0.0, 1.0)
-            scores["codec_image_psnr"] = PSNRMetric(max_val=1.0)(rebuilt_image, image).flatten()
-            scores["codec_image_ssim"] = SSIMMetric(image.ndim - 2, data_range=1.0)(rebuilt_image, image).flatten()
+            metrics = {
+                "codec_image_psnr": PSNRMetric(max_val=1.0),
+                "codec_image_ssim": SSIMMetric(image.ndim - 2, data_range=1.0),
+            }
+            for name, metric in metrics.items():
+                # Of a batch, not a list of cases, MONAI's metrics give a tensor.
+                scores[name] = cast(torch.Tensor, metric(rebuilt_image, image)).flatten()
         return scores
 
     def _save(

@@ -50,8 +50,8 @@ def export(
     return export_onnx(bundle, place, weights, **overrides)
 
 
-def check_exportable(segmenter: Segmenter) -> None:
-    """Refuse what an export would silently leave out.
+def check_exportable(segmenter: Segmenter) -> LatentDiffusionSegmenter:
+    """The network that is to be exported; refuses what an export would silently leave out.
 
     Raises:
         InputError: a one-to-one network, or a fusion or post-processing that only the inferer applies.
@@ -67,6 +67,7 @@ def check_exportable(segmenter: Segmenter) -> None:
             f"fusion = {inferer.fusion!r} and postprocess = {inferer.postprocess!r} belong to the inferer and are not "
             "exported. Give --fusion mean and --postprocess False, and apply them to the samples yourself."
         )
+    return segmenter.network
 
 
 def export_torchscript(
@@ -87,8 +88,7 @@ def export_torchscript(
             draws noise at each step; a confidence that is not the mean of the samples.
     """
     segmenter = load_segmenter(bundle, weights, device="cpu", **overrides)
-    network, inferer = segmenter.network, segmenter.inferer
-    check_exportable(segmenter)
+    network, inferer = check_exportable(segmenter), segmenter.inferer
     if inferer.confidence != "samples":
         raise InputError(
             f"The traced network returns the mean of the binary samples, found confidence = {inferer.confidence!r}: "

@@ -7,7 +7,7 @@ one generator for each (seed, case, sample), so that the masks are the same at a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from monai.inferers import Inferer
@@ -123,6 +123,6 @@ class ReconstructionInferer(Inferer):
     @torch.no_grad()
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args, **kwargs) -> torch.Tensor:  # type: ignore[override]
         """Images or masks (B, C, H, W[, D]) → reconstruction of the same shape, float32."""
-        codec = getattr(network, "module", network)
+        codec: Any = getattr(network, "module", network)
         output = codec.reconstruct(inputs)
         return (output > 0).float() if self.binary else output

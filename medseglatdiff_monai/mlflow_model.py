@@ -45,7 +45,7 @@ class BundleModel(PythonModel):
         """Load the bundle, on CUDA if there is one."""
         self.segmenter = load_segmenter(context.artifacts["bundle"])
 
-    def predict(self, context, model_input, params=None):  # type: ignore[override]
+    def predict(self, context, model_input, params=None):
         """Draw an ensemble for each image.
 
         Args:
@@ -115,8 +115,9 @@ def _tracking(uri: str) -> Iterator[None]:
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(tracking)
-        mlflow.set_registry_uri(registry)
+        # None is MLflow's "not set", though its types leave it out.
+        mlflow.set_tracking_uri(tracking)  # type: ignore[arg-type]
+        mlflow.set_registry_uri(registry)  # type: ignore[arg-type]
         if registry is None:
             os.environ.pop("MLFLOW_REGISTRY_URI", None)
 
@@ -166,7 +167,9 @@ def register(
             target = staging / root.name / file.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-        where = {"run_id": run_id} if run_id is not None else {"experiment_id": experiment_id, "run_name": root.name}
+        where: dict[str, Any] = (
+            {"run_id": run_id} if run_id is not None else {"experiment_id": experiment_id, "run_name": root.name}
+        )
         with _tracking(tracking_uri), mlflow.start_run(**where), warnings.catch_warnings():
             # Of type hints that MLflow would like, and of its own deprecations.
             warnings.simplefilter("ignore")

@@ -73,8 +73,7 @@ def export_onnx(
     if missing:
         raise InputError(f"ONNX export needs {' and '.join(missing)}: pip install -e '.[onnx]' in the source tree.")
     segmenter = load_segmenter(bundle, weights, device="cpu", **overrides)
-    network, inferer = segmenter.network, segmenter.inferer
-    check_exportable(segmenter)
+    network, inferer = check_exportable(segmenter), segmenter.inferer
     if len(segmenter.image_size) != 2:
         raise InputError("The runner of ONNX exports draws masks of images, not of volumes: use --format torchscript.")
     sampler = inferer.sampler or network.sampler

@@ -43,6 +43,7 @@ from .io import (
     save_samples,
     save_volume,
 )
+from .networks import CodecBase, OneToOneSegmenter
 from .volumes import INTERVAL_PERCENT, Nodule, check_range, draw_nodule, measure_nodule
 
 __all__ = ["Prediction", "predict", "predict_image"]
@@ -191,7 +192,9 @@ def predict_image(image: MetaTensor, segmenter: Segmenter) -> Prediction:
     with unwrapped_errors():
         item = preprocessing({"image": image})
     # One-to-one networks have no codec and know themselves what they can halve.
-    (segmenter.network.mask_codec or segmenter.network).check_size(item["image"].shape[1:])
+    network = segmenter.network
+    halving: CodecBase | OneToOneSegmenter = network if isinstance(network, OneToOneSegmenter) else network.mask_codec
+    halving.check_size(item["image"].shape[1:])
     inferer = segmenter.inferer
     ensemble = inferer(item["image"][None].to(segmenter.device), segmenter.network)
 

@@ -36,6 +36,8 @@ class DiffusionProcess(nn.Module):
         InputError: an argument is out of range; the message names it.
     """
 
+    alpha_bar: torch.Tensor
+
     def __init__(
         self,
         num_train_timesteps: int = 1000,

@@ -9,6 +9,7 @@ Random numbers come from one generator a sample, so that a sample does not depen
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
@@ -89,7 +90,11 @@ def sample(
     # 1 - alpha_bar_prev - variance, which is 0 there but for a rounding error that may be negative.
     eta = 1.0 - 1e-5 if sampler == "ddpm" else 0.0
     ancestral = sampler == "ddpm" and num_inference_steps == process.num_train_timesteps
-    common = {"schedule": process.schedule, "prediction_type": process.prediction_type, "clip_sample": False}
+    common: dict[str, Any] = {
+        "schedule": process.schedule,
+        "prediction_type": process.prediction_type,
+        "clip_sample": False,
+    }
     scheduler: DDPMScheduler | DDIMScheduler
     if ancestral:
         scheduler = DDPMScheduler(process.num_train_timesteps, **common)

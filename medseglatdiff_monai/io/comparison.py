@@ -88,6 +88,6 @@ def draw_comparison(cases: Sequence[ComparedCase], path: str | Path, title: str 
     bottom = height - HEAD_INCHES - TILE_INCHES
     place = ((width - 0.42) / width, bottom / height, 0.09 / width, TILE_INCHES / height)
     bar = figure.colorbar(shown, cax=figure.add_axes(place), ticks=[0.0, 0.5, 1.0])
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=0, pad=2, colors="#666666")
     figure.savefig(path, dpi=120, metadata={"Software": None})

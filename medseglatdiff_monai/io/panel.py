@@ -109,7 +109,7 @@ def draw_panel(
         outline(axes, consensus, CONSENSUS_COLOUR, width=0.9)
         place = (left, 1.0 - (head + top + 0.06 + bar_height) / height, width, bar_height / height)
         bar = figure.colorbar(drawn, cax=figure.add_axes(place), orientation="horizontal", ticks=[0.0, 0.5, 1.0])
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8, length=0, pad=2, colors="#666666")
         bar.ax.set_xticklabels(["0", "0.5", "1"])
         for label, side in zip(bar.ax.get_xticklabels(), ("left", "center", "right"), strict=True):

@@ -49,6 +49,11 @@ class CodecBase(nn.Module):
             a logit of 0 means a probability of 1 / (1 + w), not 1/2.
     """
 
+    positive_weight: torch.Tensor
+    latent_mean: torch.Tensor
+    latent_std: torch.Tensor
+    num_latent_updates: torch.Tensor
+
     def __init__(
         self, latent_channels: int, downsampling: int, positive_weight: float | str = 1.0, correct_logits: bool = True
     ) -> None:
@@ -65,6 +70,22 @@ class CodecBase(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(latent_channels))
         self.register_buffer("latent_std", torch.ones(latent_channels))
         self.register_buffer("num_latent_updates", torch.zeros((), dtype=torch.long))
+
+    def encoder_only(self) -> CodecBase:
+        """A codec that shares this one's encoder and holds nothing else that encoding does not need."""
+        raise NotImplementedError
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Image or mask (B, C, H, W[, D]) → latent (B, d, H/f, W/f[, D/f])."""
+        raise NotImplementedError
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Latent (B, d, h, w[, e]) → image in its own range, or mask logits (B, 1, H, W[, D])."""
+        raise NotImplementedError
+
+    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+        """``decode(encode(x))``: same shape as ``x``, logits for masks."""
+        return self.decode(self.encode(x))
 
     def check_size(self, spatial_shape: Sequence[int]) -> None:
         """Refuse an image that the codec cannot halve often enough.
@@ -204,7 +225,7 @@ class VQVAECodec(CodecBase):
         """A codec that shares this one's encoder and has no decoder, nor a codebook unless latents are quantised."""
         part = copy.copy(self)
         part._modules = dict(self._modules)
-        part.decoder = None
+        part.register_module("decoder", None)
         if not self.quantize_latents:
             part.quantizer = None
         return part
@@ -220,10 +241,6 @@ class VQVAECodec(CodecBase):
         if self.quantizer is not None:
             z = self.quantizer.quantize(z)
         return self.correction(self.decoder(z))
-
-    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
-        """``decode(encode(x))``: same shape as ``x``, logits for masks."""
-        return self.decode(self.encode(x))
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Training pass over ``x`` (B, C, H, W[, D]).

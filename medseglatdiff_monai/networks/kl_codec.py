@@ -97,10 +97,6 @@ class KLCodec(CodecBase):
         """Latent (B, d, h, w[, e]) → image in its own range, or mask logits (B, 1, H, W[, D]) corrected by log w."""
         return self.correction(self.autoencoder.decode(z))
 
-    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
-        """``decode(encode(x))``: same shape as ``x``, logits for masks."""
-        return self.decode(self.encode(x))
-
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Training pass over ``x`` (B, C, H, W[, D]); draws z from the posterior in train mode, else takes its mean.
 

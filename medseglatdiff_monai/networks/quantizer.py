@@ -51,6 +51,10 @@ class VectorQuantizer(nn.Module):
         InputError: an argument is out of range; the message names it.
     """
 
+    embedding: torch.Tensor
+    usage: torch.Tensor
+    initialized: torch.Tensor
+
     def __init__(
         self,
         num_embeddings: int,
