@@ -277,14 +277,20 @@ class SeedEachEpoch:
 
 
 class LearningRateSchedule:
-    """Linear warm-up, constant rate, cosine decay over the last part of the epochs; a function of the iteration alone.
+    """Linear warm-up, constant rate, and a decay towards the end of the training.
+
+    The end is the last epoch, or the end of the time where a :class:`TrainingTimeLimit` comes first: the decay follows
+    the larger of the share of the iterations that are done and the share of the time that has passed. A call that goes
+    on with an interrupted training spreads what is left of the schedule over its own time; the rate then begins at
+    where the iterations stand, above that at which the call before it ended. Without a time limit the rate is a
+    function of the iteration alone.
 
     Args:
         optimizer: its groups' rates are set to a multiple of those they were made with.
         warmup_iterations: iterations until the full rate.
-        decay_share: share of all iterations over which the rate falls to 1% of itself; 0 keeps it constant.
-        decay_power: polynomial decay (1 - iteration / iterations) ** decay_power over the whole run, nnU-Net's with
-            0.9; 0 is off.
+        decay_share: share of the training over which the rate falls to 1% of itself along half a cosine; 0 keeps it
+            constant.
+        decay_power: polynomial decay (1 - share) ** decay_power over the whole training, nnU-Net's with 0.9; 0 is off.
     """
 
     def __init__(
@@ -299,20 +305,35 @@ class LearningRateSchedule:
         self.warmup_iterations = warmup_iterations
         self.decay_share = decay_share
         self.decay_power = decay_power
+        self._done_before: int | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_STARTED, self)
+
+    def _start(self, engine: Engine) -> None:
+        self._done_before = None
+
+    def _share_done(self, engine: Engine, iterations: int) -> float:
+        """Share of the training that is over after so many iterations, or by the clock if that is further on."""
+        state: Any = engine.state
+        total = state.max_epochs * state.epoch_length
+        before = (self._done_before or 0) / total
+        return max(iterations / total, before + (1.0 - before) * getattr(state, "time_share", 0.0))
 
     def __call__(self, engine: Engine) -> None:
         """Called before an iteration."""
-        factor = min(1.0, engine.state.iteration / max(1, self.warmup_iterations))
-        total = engine.state.max_epochs * engine.state.epoch_length
+        iteration = engine.state.iteration
+        if self._done_before is None:
+            # Not at the start, when a resumed training has not restored its iteration yet.
+            self._done_before = iteration - 1
+        factor = min(1.0, iteration / max(1, self.warmup_iterations))
         if self.decay_power > 0:
             # From the iterations before this one: the last one still has a rate.
-            factor *= (1.0 - (engine.state.iteration - 1) / total) ** self.decay_power
+            factor *= (1.0 - self._share_done(engine, iteration - 1)) ** self.decay_power
         if self.decay_share > 0:
-            left = (1.0 - engine.state.iteration / total) / self.decay_share
+            left = (1.0 - self._share_done(engine, iteration)) / self.decay_share
             factor *= 0.01 + 0.99 * 0.5 * (1.0 - math.cos(math.pi * min(1.0, max(0.0, left))))
         for group, rate in zip(self.optimizer.param_groups, self.base, strict=True):
             group["lr"] = rate * factor
@@ -388,6 +409,9 @@ class EvaluationProgressBar(ProgressBar):
 class TrainingTimeLimit:
     """End the run cleanly after some minutes: the iteration in flight is finished, and the checkpoint written.
 
+    ``engine.state.time_share`` is the share of the time that has passed, in [0, 1], the same on every rank; the
+    :class:`LearningRateSchedule` follows it.
+
     Args:
         max_minutes: the limit, from the first iteration on; ``None`` sets none.
         deadline: a point of ``time.monotonic()``, for a caller whose time began before the data were loaded.
@@ -406,16 +430,24 @@ class TrainingTimeLimit:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._check)
 
     def _start(self, engine: Engine) -> None:
+        self._started = time.monotonic()
         limits = [] if self.deadline is None else [self.deadline]
         if self.max_minutes is not None:
-            limits.append(time.monotonic() + 60.0 * self.max_minutes)
+            limits.append(self._started + 60.0 * self.max_minutes)
         self._deadline = min(limits)
+        state: Any = engine.state
+        state.time_share = 0.0
 
     def _check(self, engine: Engine) -> None:
-        over = torch.tensor(float(time.monotonic() >= self._deadline))
+        state: Any = engine.state
+        now = time.monotonic()
+        # A deadline may have passed before the start.
+        share = 1.0 if now >= self._deadline else (now - self._started) / (self._deadline - self._started)
         if dist.is_available() and dist.is_initialized():
-            # Clocks differ: as soon as one process is over, all stop after the same iteration.
-            over = over.to(engine.state.device)
-            dist.all_reduce(over, op=dist.ReduceOp.MAX)
-        if over > 0:
+            # Clocks differ: all ranks take the furthest one's share, have the same learning rate, and stop together.
+            furthest = torch.tensor(share, device=state.device)
+            dist.all_reduce(furthest, op=dist.ReduceOp.MAX)
+            share = float(furthest)
+        state.time_share = share
+        if share >= 1.0:
             engine.terminate()

@@ -51,7 +51,9 @@ def train(
         dataset_dir: prepared folder (``medseglatdiff prepare``).
         experiment: overlay, a JSON file or a name under ``configs/experiments/``.
         output_dir: where the run goes; a bundle of its own when done. Default ``runs/<bundle>[_<experiment>]``.
-        max_minutes: stop cleanly after so many minutes, all stages together; the same call goes on from there.
+        max_minutes: stop cleanly after so many minutes, all stages together; the same call goes on from there. A decay
+            of the learning rate comes to its end with the time, see
+            :class:`~medseglatdiff_monai.engines.LearningRateSchedule`.
         initial_weights: a bundle's ``models/model.pt`` to go on from; it holds the mask codec and the image encoder, so
             that only the last stage is run.
         overrides: configuration keys, e.g. ``max_epochs=3``, ``batch_size=8``.

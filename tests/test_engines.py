@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from torch import nn
 
 from medseglatdiff_monai import engines
@@ -287,6 +287,54 @@ def test_time_limit_ends_the_run_after_the_iteration_in_flight(monkeypatch: pyte
     engine.run(range(10), max_epochs=1)
     # 25 and 50 seconds are within the minute, 75 are not.
     assert engine.state.iteration == 3
+
+
+def rates_under_a_time_limit(
+    monkeypatch: pytest.MonkeyPatch, minutes: float | None, start: int = 0, **arguments: float
+) -> list[float]:
+    """Rates of the iterations, 15 seconds each, of a training of at most 10 that goes on after ``start`` of them."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(engines, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    rates = []
+
+    def step(engine: Engine, batch: int) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+        clock.now += 15.0
+
+    def restore(engine: Engine) -> None:
+        engine.state.iteration, engine.state.epoch = start, start
+
+    engine = Engine(step)
+    LearningRateSchedule(optimizer, warmup_iterations=0, **arguments).attach(engine)
+    TrainingTimeLimit(minutes).attach(engine)
+    # After the handlers of the configuration, as the stages' checkpoint has it.
+    engine.add_event_handler(Events.STARTED, restore)
+    engine.run(range(1), max_epochs=10)
+    return rates
+
+
+def test_decay_comes_to_its_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Four of ten iterations fit into the minute: before them 0, 1/4, 2/4 and 3/4 of it are over.
+    assert rates_under_a_time_limit(monkeypatch, 1.0, decay_power=1.0) == pytest.approx([1.0, 0.75, 0.5, 0.25])
+    half_a_cosine = [0.01 + 0.99 * (1 - math.cos(math.pi * left)) / 2 for left in (0.9, 0.75, 0.5, 0.25)]
+    assert rates_under_a_time_limit(monkeypatch, 1.0, decay_share=1.0) == pytest.approx(half_a_cosine)
+
+
+def test_decay_follows_the_epochs_where_they_end_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_epochs = [1.0 - done / 10 for done in range(10)]
+    assert rates_under_a_time_limit(monkeypatch, 60.0, decay_power=1.0) == pytest.approx(by_epochs)
+    assert rates_under_a_time_limit(monkeypatch, None, decay_power=1.0) == pytest.approx(by_epochs)
+
+
+def test_decay_goes_on_from_the_iterations_done_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Four of ten were done before, and four of the other six fit in: what is left, 0.6, falls over this minute.
+    rates = rates_under_a_time_limit(monkeypatch, 1.0, start=4, decay_power=1.0)
+    assert rates == pytest.approx([0.6, 0.45, 0.3, 0.15])
+
+
+def test_without_decay_a_time_limit_leaves_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rates_under_a_time_limit(monkeypatch, 1.0) == [1.0] * 4
 
 
 @pytest.mark.parametrize("minutes", [0, -1.0])

@@ -126,10 +126,10 @@ def test_run_that_failed_in_each_stage_ends_as_if_it_had_not(
 def test_run_whose_time_was_up_goes_on(
     data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iterations: int
 ) -> None:
-    clock = SimpleNamespace(calls=0)
+    clock = SimpleNamespace(calls=-1)
 
     def monotonic() -> float:
-        # Asked after every iteration.
+        # Asked at the start and after every iteration.
         clock.calls += 1
         return 0.0 if clock.calls < iterations else 1e6
 
