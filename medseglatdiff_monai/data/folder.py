@@ -71,6 +71,13 @@ class FolderSource(Source):
             self.group_pattern = None if group_pattern is None else re.compile(str(group_pattern))
         except re.error as error:
             raise InputError(f"--group-pattern {group_pattern!r}: no regular expression ({error}).") from error
+        if self.group_pattern is None:
+            self.grouping_warning = (
+                "No --group-pattern: every image is taken for a patient of its own, so images of one patient may land "
+                "in training and in validation, and scores would be too good. Say where a name holds the patient, e.g. "
+                r"--group-pattern '^(p\d+)_' for p07_1.png and p07_2.png, or give a --split-file; where every image is "
+                "of another patient, --group-pattern '.+' says so."
+            )
 
     def wants(self, member_name: str) -> bool:
         """Only files that can be images."""

@@ -21,6 +21,7 @@ import shutil
 import signal
 import tarfile
 import threading
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -143,6 +144,9 @@ def prepare(
                     "lists is "
                     f"{next(iter(table.splits), None)!r}. Give the split file of this data set."
                 )
+        elif instance.grouping_warning is not None:
+            # Before the reading, which may take an hour.
+            warnings.warn(instance.grouping_warning, stacklevel=2)
         records = _read_all(instance, stubs, kept, journal, output, workers)
         dataset = _make_dataset(source, instance, stubs, records, chosen, table, ratios, seed, left_out)
         dataset["provenance"] = {

@@ -116,6 +116,8 @@ class Source:
     # Temporary room the source needs besides SRC (None: none). Set by the engine before `find_cases`, removed at the
     # end.
     work_dir: Path | None = None
+    # What to warn of before a split is drawn, where the source could not tell which cases belong together.
+    grouping_warning: str | None = None
 
     def wants(self, member_name: str) -> bool:
         """Whether a file of the archive is needed; others are not unpacked."""

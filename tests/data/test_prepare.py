@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import warnings
 from pathlib import Path
 
 import nibabel
@@ -354,6 +355,24 @@ def test_an_output_folder_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(InputError, match=r"out: is not empty \(it holds 'thesis\.txt'\)"):
         prepare("folder", src, output_dir=tmp_path / "out", workers=1)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_images_without_a_group_pattern_are_split_with_a_warning(tmp_path):
+    src = make_folder(tmp_path / "mine")
+    with pytest.warns(UserWarning, match=r"--group-pattern '\^\(p") as warned:
+        dataset = read_dataset(prepare("folder", src, output_dir=tmp_path / "images", workers=1))
+    assert len(warned) == 1
+    assert len({item["group"] for item in list_items(dataset)}) == 6
+    (tmp_path / "s.csv").write_text(
+        "group,split\n" + "".join(f"{item['case']},train\n" for item in list_items(dataset))
+    )
+    with warnings.catch_warnings():
+        # Neither with a pattern, be it one that calls every image a patient, nor with a split that the user made.
+        warnings.simplefilter("error")
+        for number, options in enumerate(
+            ({"group_pattern": r"^(p\d+)_"}, {"group_pattern": ".+"}, {"split_file": tmp_path / "s.csv"})
+        ):
+            prepare("folder", src, output_dir=tmp_path / str(number), workers=1, **options)
 
 
 def test_an_output_folder_of_another_preparation_is_left_alone(tmp_path, monkeypatch):
