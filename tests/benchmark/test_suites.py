@@ -23,7 +23,13 @@ def write(folder: Path, **changes) -> Path:
 
 def test_every_suite_that_was_promised_is_there():
     figures = {f"paper-{name}" for name in ("table-1", "table-2", "table-3", "figure-3", "figure-4")}
-    assert set(SUITES) == figures | {"ambiguity", "ambiguity-laptop", "calibration", "ablation", "recipe"}
+    assert set(SUITES) == figures | {"ambiguity", "ambiguity-laptop", "calibration", "ablation", "recipe", "all-systems"}
+
+
+def test_every_system_is_in_the_suite_of_all():
+    shipped = {path.stem for path in (suites_dir().parent / "experiments").glob("*.json")}
+    # Volumes are another data set.
+    assert {system.experiment for system in load_suite("all-systems").systems} == shipped - {"volumetric"} | {None}
 
 
 @pytest.mark.parametrize("name", SUITES)
