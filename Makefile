@@ -90,8 +90,7 @@ lint: $(STAMP)
 
 # The bundles' stage files are built from configs/; a test fails when they differ.
 bundles: $(STAMP)
-	$(RUN) -c "from medseglatdiff_monai.bundle import build_bundle, bundles_dir; \
-	  [print(path) for folder in sorted(bundles_dir().iterdir()) if folder.is_dir() for path in build_bundle(folder.name)]"
+	$(RUN) -m medseglatdiff_monai build-bundles
 	@echo "bundles: built"
 
 # The pages go to build/site; a link or anchor that leads nowhere is an error.

@@ -24,7 +24,6 @@ from medseglatdiff_monai.metrics.insight import CollectiveInsight, MaximumDice, 
 from medseglatdiff_monai.metrics.masks import fuse_masks, mean_mask
 from medseglatdiff_monai.metrics.matching import HungarianMatchedIoU, hungarian_matched_iou
 from medseglatdiff_monai.metrics.overlap import ConsensusDice, ConsensusIoU, dice_score, iou_score
-from medseglatdiff_monai.metrics.reconstruction import PSNRMetric, SSIMMetric
 from medseglatdiff_monai.metrics.surface import ConsensusHausdorff95, ConsensusSurfaceDice, hausdorff_95, surface_dice
 from medseglatdiff_monai.metrics.variance import VarianceCorrelation, variance_correlation
 
@@ -40,8 +39,6 @@ __all__ = [
     "GeneralizedEnergyDistance",
     "HungarianMatchedIoU",
     "MaximumDice",
-    "PSNRMetric",
-    "SSIMMetric",
     "SampleDiversity",
     "SoftDice",
     "VarianceCorrelation",

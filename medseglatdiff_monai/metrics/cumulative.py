@@ -15,8 +15,9 @@ from monai.metrics import CumulativeIterationMetric
 from monai.utils import evenly_divisible_all_gather
 
 from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.metrics.masks import as_paired_stacks, check_fusion, fuse_masks
 
-__all__ = ["EnsembleMetric"]
+__all__ = ["ConsensusMetric", "EnsembleMetric"]
 
 
 class EnsembleMetric(CumulativeIterationMetric):
@@ -83,3 +84,27 @@ class EnsembleMetric(CumulativeIterationMetric):
         local = torch.stack(rows) if rows else torch.zeros((0, self.row_length), dtype=torch.float64)
         self._synced_tensors = [evenly_divisible_all_gather(local, concat=True)]
         self._synced = True
+
+
+class ConsensusMetric(EnsembleMetric):
+    """Base of the metrics that compare the fused samples with the fused raters, one mask with one.
+
+    Args:
+        threshold: a pixel is foreground where the mean of the binary samples is >= threshold, in (0, 1].
+        level: share of the raters' slots that the reference asks for.
+        tie: whether a share of raters equal to `level` is "foreground" or "background".
+        ignore_empty: whether cases whose raters' consensus is empty are left out.
+    """
+
+    def __init__(
+        self, threshold: float = 0.5, level: float = 0.5, tie: str = "foreground", ignore_empty: bool = False
+    ) -> None:
+        super().__init__()
+        check_fusion(threshold, "foreground", name="threshold")
+        check_fusion(level, tie)
+        self.threshold, self.level, self.tie, self.ignore_empty = threshold, level, tie, ignore_empty
+
+    def fuse(self, samples: torch.Tensor, raters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Samples (B, N, H, W[, D]) and raters (B, R, H, W[, D]), binary → two consensus masks (B, 1, H, W[, D])."""
+        samples, raters = as_paired_stacks(samples, raters)
+        return fuse_masks(samples, self.threshold), fuse_masks(raters, self.level, self.tie)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.metrics.cumulative import EnsembleMetric
-from medseglatdiff_monai.metrics.masks import as_paired_stacks, check_fusion, fuse_masks
+from medseglatdiff_monai.metrics.cumulative import ConsensusMetric
+from medseglatdiff_monai.metrics.masks import as_paired_stacks
 
 __all__ = ["ConsensusDice", "ConsensusIoU", "dice_score", "iou_score"]
 
@@ -75,23 +75,7 @@ def _ratio(numerator: torch.Tensor, denominator: torch.Tensor, area: torch.Tenso
     return torch.where(area > 0, score, torch.nan) if ignore_empty else score
 
 
-class _ConsensusOverlap(EnsembleMetric):
-    """An overlap of fused samples and fused raters; the two public classes below differ in the score alone."""
-
-    def __init__(
-        self, threshold: float = 0.5, level: float = 0.5, tie: str = "foreground", ignore_empty: bool = False
-    ) -> None:
-        super().__init__()
-        check_fusion(threshold, "foreground", name="threshold")
-        check_fusion(level, tie)
-        self.threshold, self.level, self.tie, self.ignore_empty = threshold, level, tie, ignore_empty
-
-    def _fuse(self, samples: torch.Tensor, raters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        samples, raters = as_paired_stacks(samples, raters)
-        return fuse_masks(samples, self.threshold), fuse_masks(raters, self.level, self.tie)
-
-
-class ConsensusDice(_ConsensusOverlap):
+class ConsensusDice(ConsensusMetric):
     """Mean Dice of the fused samples with the fused raters; see `dice_score`, `fuse_masks` and `EnsembleMetric`.
 
     A single sample (N = 1), such as a consensus mask fused elsewhere, is taken as it is.
@@ -105,10 +89,10 @@ class ConsensusDice(_ConsensusOverlap):
 
     def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
         """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        return dice_score(*self._fuse(samples, raters), ignore_empty=self.ignore_empty)[:, 0]
+        return dice_score(*self.fuse(samples, raters), ignore_empty=self.ignore_empty)[:, 0]
 
 
-class ConsensusIoU(_ConsensusOverlap):
+class ConsensusIoU(ConsensusMetric):
     """Mean IoU of the fused samples with the fused raters; see `iou_score`, `fuse_masks` and `EnsembleMetric`.
 
     A single sample (N = 1), such as a consensus mask fused elsewhere, is taken as it is.
@@ -122,4 +106,4 @@ class ConsensusIoU(_ConsensusOverlap):
 
     def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
         """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        return iou_score(*self._fuse(samples, raters), ignore_empty=self.ignore_empty)[:, 0]
+        return iou_score(*self.fuse(samples, raters), ignore_empty=self.ignore_empty)[:, 0]

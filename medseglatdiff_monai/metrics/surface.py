@@ -18,8 +18,8 @@ import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.metrics.cumulative import EnsembleMetric
-from medseglatdiff_monai.metrics.masks import as_paired_stacks, check_fusion, fuse_masks
+from medseglatdiff_monai.metrics.cumulative import ConsensusMetric
+from medseglatdiff_monai.metrics.masks import as_paired_stacks
 
 __all__ = ["ConsensusHausdorff95", "ConsensusSurfaceDice", "hausdorff_95", "surface_dice"]
 
@@ -124,8 +124,8 @@ def _score(y_pred, y, measure, both_empty: float, one_empty: float, ignore_empty
     return score
 
 
-class _ConsensusSurface(EnsembleMetric):
-    """What the two public classes below share: the fused samples against the fused raters."""
+class _ConsensusSurface(ConsensusMetric):
+    """What the two public classes below share: a distance is measured in units of the spacing."""
 
     def __init__(
         self,
@@ -135,16 +135,9 @@ class _ConsensusSurface(EnsembleMetric):
         spacing: float | Sequence[float] = 1.0,
         ignore_empty: bool = False,
     ) -> None:
-        super().__init__()
-        check_fusion(threshold, "foreground", name="threshold")
-        check_fusion(level, tie)
+        super().__init__(threshold, level, tie, ignore_empty)
         _check_spacing(spacing)
-        self.threshold, self.level, self.tie, self.ignore_empty = threshold, level, tie, ignore_empty
         self.spacing = spacing
-
-    def _fuse(self, samples: torch.Tensor, raters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        samples, raters = as_paired_stacks(samples, raters)
-        return fuse_masks(samples, self.threshold), fuse_masks(raters, self.level, self.tie)
 
 
 class ConsensusHausdorff95(_ConsensusSurface):
@@ -160,7 +153,7 @@ class ConsensusHausdorff95(_ConsensusSurface):
 
     def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
         """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        return hausdorff_95(*self._fuse(samples, raters), spacing=self.spacing, ignore_empty=self.ignore_empty)
+        return hausdorff_95(*self.fuse(samples, raters), spacing=self.spacing, ignore_empty=self.ignore_empty)
 
 
 class ConsensusSurfaceDice(_ConsensusSurface):
@@ -178,5 +171,5 @@ class ConsensusSurfaceDice(_ConsensusSurface):
 
     def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
         """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        fused = self._fuse(samples, raters)
+        fused = self.fuse(samples, raters)
         return surface_dice(*fused, self.tolerance, spacing=self.spacing, ignore_empty=self.ignore_empty)
