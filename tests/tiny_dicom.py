@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import FileDataset, FileMetaDataset, validate_file_meta
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DSfloat
 
@@ -42,7 +42,10 @@ def write_series(
         meta.MediaStorageSOPClassUID = CTImageStorage
         meta.MediaStorageSOPInstanceUID = generate_uid()
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        image = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        # As in data/phantom.py: whole headers from pydicom 2 and 3 alike.
+        validate_file_meta(meta)
+        meta.FileMetaInformationGroupLength = 0
+        image = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=False)
         image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
         image.Modality, image.PatientID, image.PatientName = modality, "TEST", "Test^Series"
         image.StudyInstanceUID, image.SeriesInstanceUID = "1.2.3", uid
@@ -60,5 +63,5 @@ def write_series(
         image.HighBit, image.PixelRepresentation = 15, 1
         image.RescaleIntercept, image.RescaleSlope = "-1024", "1"
         image.PixelData = (plane + 1024).astype("<i2").tobytes()
-        image.save_as(folder / f"{(number * 7) % 10}{number}.dcm", enforce_file_format=True)
+        image.save_as(folder / f"{(number * 7) % 10}{number}.dcm")
     return folder

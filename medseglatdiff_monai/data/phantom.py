@@ -349,9 +349,7 @@ def write_phantom_dicom_series(patient_id: str, output_dir: str | Path, seed: in
     temporary.mkdir(parents=True)
     try:
         for number, index in enumerate(range(last, first - 1, -1), start=1):
-            _make_dicom(record, scan, index, number).save_as(
-                temporary / f"1-{number:03d}.dcm", enforce_file_format=True
-            )
+            _make_dicom(record, scan, index, number).save_as(temporary / f"1-{number:03d}.dcm")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)
     finally:
@@ -394,7 +392,7 @@ def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float
 
 
 def _make_dicom(record: Any, scan: PhantomScan, index: int, number: int) -> Any:
-    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.dataset import FileDataset, FileMetaDataset, validate_file_meta
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
     meta = FileMetaDataset()
@@ -403,7 +401,10 @@ def _make_dicom(record: Any, scan: PhantomScan, index: int, number: int) -> Any:
         entropy_srcs=["medseglatdiff phantom", str(scan.seed), record.series_instance_uid, str(index)]
     )
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    # A complete header, as `save_as` would make it on request: pydicom 2 and 3 have different names for that request.
+    validate_file_meta(meta)
+    meta.FileMetaInformationGroupLength = 0  # counted when it is written
+    image = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=False)
     image.SOPClassUID = CTImageStorage
     image.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     image.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]

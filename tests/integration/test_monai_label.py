@@ -21,14 +21,18 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import requests
 from PIL import Image
 from small_runs import BUNDLES, LUNG, POLYP, SKIN, build_network, run_sizes, small_sizes
+from tiny_bundle import write_tiny_bundle
 
 from medseglatdiff_monai.bundle import load_segmenter, write_run_folder
 from medseglatdiff_monai.checkpoints import save_weights
+from medseglatdiff_monai.data.phantom import write_phantom_dicom_series
 from medseglatdiff_monai.monai_label.drawing import draw_request
+from medseglatdiff_monai.predict import predict
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -153,6 +157,37 @@ def server(label_python: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, 9)
                 process.wait(20)
+
+
+def test_core_predicts_with_pydicom_2_and_numpy_1(label_python: str, tmp_path: Path) -> None:
+    script = (
+        "import sys, numpy, pydicom\n"
+        "from medseglatdiff_monai.data.phantom import write_phantom_dicom_series\n"
+        "assert (pydicom.__version__[0], numpy.__version__[0]) == ('2', '1')\n"
+        "print(write_phantom_dicom_series('LIDC-IDRI-0023', sys.argv[1], margin=0))\n"
+    )
+    options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300, "check": False}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([label_python, "-c", script, "theirs"], env=environment, **options)
+    assert done.returncode == 0, done.stderr
+    ours = write_phantom_dicom_series("LIDC-IDRI-0023", tmp_path / "ours", margin=0)
+    theirs = tmp_path / done.stdout.splitlines()[-1]
+    # The same series but for the version of pydicom in its headers.
+    for path in sorted(ours.iterdir()):
+        assert pydicom.dcmread(path) == pydicom.dcmread(theirs / path.name)
+    bundle = write_tiny_bundle(tmp_path)
+    options["timeout"] = 600
+    command = [
+        label_python, "-m", "medseglatdiff_monai", "predict", str(bundle), str(theirs), "--index", "256,256,2",
+        "--output-dir", "drawn", "--slices", "3",
+    ]  # fmt: skip
+    done = subprocess.run(command, env=environment, **options)
+    assert done.returncode == 0, done.stderr
+    (expected,) = predict(bundle, ours, tmp_path / "expected", index="256,256,2", slices=3, dicom=False)
+    (found,) = (tmp_path / "drawn").glob("*_samples.npz")
+    with np.load(found) as one, np.load(expected["files"]["samples"]) as other:
+        np.testing.assert_array_equal(one["samples"], other["samples"])
+        assert one["samples"].any()
 
 
 def test_info_lists_models_options_and_strategy(server: Server) -> None:
