@@ -66,7 +66,9 @@ class EnsembleTasks:
                     f"Train it (POST /train/{model}) or put the file there."
                 )
             image = request.get("image")
-            if isinstance(image, str) and not Path(image).exists() and not self._find_image(image, datastore):
+            # "" of a session that is over would pass for a path, the current folder.
+            known = not isinstance(image, str) or (image and Path(image).exists()) or self._find_image(image, datastore)
+            if not known:
                 raise InputError(f"No image {image!r} among the studies; GET /datastore/ lists their ids.")
             return super().infer(request, datastore)  # type: ignore[misc]
 

@@ -269,6 +269,15 @@ def test_what_the_client_can_mend_is_said(server: Server, model: str, image: str
     assert message in answer["detail"]["message"]
 
 
+def test_request_without_an_image(server: Server) -> None:
+    answer = server.call("POST", f"/infer/{SKIN}?session_id=over", 422, data={"params": "{}"})
+    assert answer["detail"]["error"] == "INVALID_INPUT"
+    assert "No image ''" in answer["detail"]["message"]
+    # MONAI Label's own answer, before it asks the app.
+    answer = server.call("POST", f"/infer/{SKIN}", 500, data={"params": "{}"})
+    assert "Neither Image nor File" in answer["detail"]
+
+
 def test_strategy_proposes_the_picture_of_most_disagreement(server: Server) -> None:
     segmenter = server.segmenter(SKIN, num_samples=3, seed=1)
     scores = {
