@@ -1,0 +1,117 @@
+"""Write ``benchmarks/results/sampling_*.json``: what steps, sampler and paired noise do to an ensemble.
+
+Usage: python benchmarks/sampling.py DATASET_DIR --vary {steps,noise} [--bundle NAME] [--max-cases 40]
+
+Every validation case is drawn in each way, so that differences are within a case; their intervals are bootstraps over
+patients. ``steps`` compares numbers of DDIM steps, and DDPM's noisy steps, with the most steps; ``noise`` compares
+samples in pairs of opposite noise, as the network draws them, with as many independent ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from medseglatdiff_monai.benchmark.statistics import Interval, compare_groups, group_interval
+from medseglatdiff_monai.bundle import Segmenter, load_segmenter
+from medseglatdiff_monai.data.datalist import load_datalist
+from medseglatdiff_monai.evaluation import provenance
+from medseglatdiff_monai.metrics import generalized_energy_distance, hungarian_matched_iou
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = (1, 2, 5, 10, 25, 50, 250)
+Draw = Callable[[torch.Tensor, str], torch.Tensor]
+
+
+def ways_of_drawing(segmenter: Segmenter, vary: str, num_samples: int, seed: int) -> tuple[dict[str, Draw], str]:
+    """Functions of image and case to masks (1, N, H, W), by name, and the name of the one to compare with."""
+
+    def draw(number: int = num_samples, stride: int = 1, **options) -> Draw:
+        def masks(image: torch.Tensor, case: str) -> torch.Tensor:
+            logits = segmenter.network.ensemble_logits(image, number, seed, [case], **options)
+            return logits[:, ::stride] > 0
+
+        return masks
+
+    if vary == "noise":
+        # The first of each pair: independent of each other.
+        return {"pairs": draw(), "independent": draw(2 * num_samples, 2)}, "independent"
+    ways = {f"ddim, {steps} steps": draw(num_inference_steps=steps, sampler="ddim") for steps in STEPS}
+    return {**ways, "ddpm, 10 steps": draw(num_inference_steps=10, sampler="ddpm")}, f"ddim, {STEPS[-1]} steps"
+
+
+def rounded(interval: Interval) -> dict[str, float | int | None]:
+    """The interval as JSON takes it."""
+    return {
+        key: (round(value, 5) if math.isfinite(value) else None) if isinstance(value, float) else value
+        for key, value in asdict(interval).items()
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset_dir", type=Path)
+    parser.add_argument("--vary", choices=("steps", "noise"), required=True)
+    parser.add_argument("--bundle", default="lung_nodule_ct_latent_diffusion")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--max-cases", type=int, default=40, help="drawn by seed")
+    parser.add_argument("--num-samples", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/sampling_VARY.json")
+    arguments = parser.parse_args()
+    segmenter = load_segmenter(arguments.bundle)
+    ways, reference = ways_of_drawing(segmenter, arguments.vary, arguments.num_samples, arguments.seed)
+    items = load_datalist(arguments.dataset_dir, arguments.split, arguments.max_cases, arguments.seed)
+    rows: dict[str, list[dict]] = {name: [] for name in ways}
+    for item in tqdm(items, desc="Drawing"):
+        loaded = segmenter.preprocessing({"image": item["image"], "label": item["label"]})
+        image = loaded["image"].as_tensor()[None].to(segmenter.device)
+        readers = loaded["label"].as_tensor()[None] > 0
+        for name, draw in ways.items():
+            masks = draw(image, item["case"]).cpu()
+            rows[name].append(
+                {
+                    "case": item["case"],
+                    "group": item["group"],
+                    "ged_v": float(generalized_energy_distance(masks, readers)),
+                    "hm_iou": float(hungarian_matched_iou(masks, readers)),
+                    "samples_nonempty": float(masks.flatten(2).any(2).float().mean()),
+                }
+            )
+    frames = {name: pd.DataFrame(found).set_index("case") for name, found in rows.items()}
+    results = []
+    for name, frame in frames.items():
+        result: dict = {"name": name, "samples_nonempty": round(float(frame["samples_nonempty"].mean()), 4)}
+        for metric in ("ged_v", "hm_iou"):
+            result[metric] = rounded(group_interval(frame[metric], frame["group"]))
+            if name != reference:
+                result[f"{metric}_difference"] = rounded(compare_groups(frame, frames[reference], metric))
+        results.append(result)
+    record = {
+        "results": results,
+        "reference": reference,
+        "num_samples": arguments.num_samples,
+        "split": arguments.split,
+        "seed": arguments.seed,
+        "bundle": arguments.bundle,
+        "weights_sha256": segmenter.weights_sha256,
+        "provenance": provenance(segmenter.device),
+    }
+    output = arguments.output or ROOT / "benchmarks" / "results" / f"sampling_{arguments.vary}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(results, indent=1))
+    print(output)
+
+
+if __name__ == "__main__":
+    main()
