@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from torch import nn
 
-from medseglatdiff_monai.bundle import bundles_dir
+from medseglatdiff_monai.bundle import bundles_dir, write_run_folder
 from medseglatdiff_monai.checkpoints import save_weights
 
 LUNG = "lung_nodule_ct_latent_diffusion"
@@ -109,6 +109,13 @@ def build_network(bundle_root: Path, **changes: Any) -> tuple[nn.Module, ConfigP
         # The decoder subtracts log w: with this w about half of every mask is foreground.
         network.mask_codec.positive_weight.mul_(logits.median().exp())
     return network, parser
+
+
+def write_small_bundle(folder: Path, name: str = LUNG) -> Path:
+    """A run's folder as training would leave it, its networks small and with random weights."""
+    root = write_run_folder(name, folder, None, small_sizes(name))
+    save_weights(build_network(root)[0], root / "models" / "model.pt")
+    return root
 
 
 def copy_bundle(name: str, folder: Path, **changes: Any) -> Path:

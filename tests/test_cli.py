@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import LUNG, build_network, small_sizes, write_prepared
+from small_runs import LUNG, write_prepared, write_small_bundle
 
-from medseglatdiff_monai.bundle import load_segmenter, write_run_folder
-from medseglatdiff_monai.checkpoints import save_weights
+from medseglatdiff_monai.bundle import load_segmenter
 
 pytestmark = pytest.mark.integration
 
@@ -33,9 +32,7 @@ def medseglatdiff(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = write_run_folder(LUNG, tmp_path_factory.mktemp("bundle") / "lung", None, small_sizes(LUNG))
-    save_weights(build_network(root)[0], root / "models" / "model.pt")
-    return root
+    return write_small_bundle(tmp_path_factory.mktemp("bundle") / "lung")
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,8 @@ import torch
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose
-from small_runs import LUNG, SKIN, build_network, small_sizes, write_prepared
+from small_runs import LUNG, SKIN, build_network, write_prepared, write_small_bundle
 
-from medseglatdiff_monai.bundle import write_run_folder
 from medseglatdiff_monai.checkpoints import save_weights, weights_sha256
 from medseglatdiff_monai.data.datalist import load_datalist
 from medseglatdiff_monai.data.transforms import LoadCased
@@ -37,15 +36,9 @@ NUM_SAMPLES = 4
 CASES = ["case-4", "case-5", "case-6", "case-7", "case-8"]
 
 
-def make_bundle(folder: Path, name: str) -> Path:
-    root = write_run_folder(name, folder, None, small_sizes(name))
-    save_weights(build_network(root)[0], root / "models" / "model.pt")
-    return root
-
-
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "lung", LUNG)
+    return write_small_bundle(tmp_path_factory.mktemp("bundle") / "lung", LUNG)
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +233,7 @@ def test_cases_are_drawn_by_seed(bundle: Path, data: Path, tmp_path: Path) -> No
 
 
 def test_one_rater(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "bundle", SKIN)
+    bundle = write_small_bundle(tmp_path / "bundle", SKIN)
     data = write_prepared(tmp_path / "data", SKIN, training=1, validation=2)
     evaluate(bundle, data, tmp_path / "out", split="val", num_samples=3, save_samples=True)
     summary = read_result(tmp_path / "out")["summary"]

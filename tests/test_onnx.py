@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 from monai.networks.schedulers import DDIMScheduler
-from small_runs import LUNG, build_network, small_sizes
+from small_runs import LUNG, write_small_bundle
 
-from medseglatdiff_monai.bundle import load_segmenter, write_run_folder
-from medseglatdiff_monai.checkpoints import save_weights
+from medseglatdiff_monai.bundle import load_segmenter
 from medseglatdiff_monai.diffusion import DiffusionProcess, sampling_timesteps
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks import draw_sample_noise
@@ -47,9 +46,7 @@ def export(*arguments, **overrides) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = write_run_folder(LUNG, tmp_path_factory.mktemp("bundle") / "lung", None, small_sizes(LUNG))
-    save_weights(build_network(root)[0], root / "models" / "model.pt")
-    return root
+    return write_small_bundle(tmp_path_factory.mktemp("bundle") / "lung")
 
 
 @pytest.fixture(scope="module")

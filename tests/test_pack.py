@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from monai.bundle import download, load
-from small_runs import LUNG, POLYP, build_network, copy_bundle, small_sizes
+from small_runs import LUNG, POLYP, copy_bundle, write_small_bundle
 
-from medseglatdiff_monai.bundle import bundles_dir, load_segmenter, write_run_folder
-from medseglatdiff_monai.checkpoints import save_weights
+from medseglatdiff_monai.bundle import bundles_dir, load_segmenter
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.pack import pack
 
@@ -21,8 +20,7 @@ from medseglatdiff_monai.pack import pack
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """Folder of a finished run, with what runs leave beside the bundle."""
-    root = write_run_folder(LUNG, tmp_path / "run", None, small_sizes(LUNG))
-    save_weights(build_network(root)[0], root / "models" / "model.pt")
+    root = write_small_bundle(tmp_path / "run")
     for name in ("mlruns.db", "models/image_codec.pt", "eval/case_consensus.nii.gz", "configs/.train.json.1.tmp"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(b"private")

@@ -1,14 +1,15 @@
-"""Codecs: sizes, the log w correction, latent statistics, and a codec that learns tiny masks."""
+"""Codecs: sizes, the log w correction, latent statistics, and codecs that learn tiny masks."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from medseglatdiff_monai.losses import CodecLoss
-from medseglatdiff_monai.networks import IdentityCodec, VQVAECodec
+from medseglatdiff_monai.networks import IdentityCodec, KLCodec, VQVAECodec
 
 
 @pytest.mark.parametrize(("channels", "factor"), [((8, 16), 4), ((8, 8, 16), 8)])
@@ -118,11 +119,19 @@ def test_identity_codec_round_trip():
     assert torch.equal((codec.decode(codec.encode(mask)) > 0).float(), mask)
 
 
-@pytest.mark.parametrize("update", ["ema", "gradient"])
-def test_codec_learns_tiny_masks(update):
+@pytest.mark.parametrize(
+    ("make_codec", "steps"),
+    [
+        (partial(VQVAECodec, num_embeddings=64, codebook_update="ema", codebook_decay=0.95), 150),
+        (partial(VQVAECodec, num_embeddings=64, codebook_update="gradient", codebook_decay=0.95), 150),
+        (KLCodec, 100),
+    ],
+    ids=["ema", "gradient", "kl"],
+)
+def test_codec_learns_tiny_masks(make_codec, steps):
     """A 3-pixel-radius disc is 1% of the image, as lung nodules are: the weighted codec must learn it."""
     torch.manual_seed(0)
-    codec = VQVAECodec(2, 1, (16, 32), 1, 8, 64, codebook_update=update, codebook_decay=0.95, positive_weight=5.0)
+    codec = make_codec(2, 1, (16, 32), 1, 8, positive_weight=5.0)
     loss_function = CodecLoss("wce", positive_weight=5.0, scale=10.0)
     optimizer = torch.optim.AdamW(codec.parameters(), lr=3e-3)
     grid = torch.stack(torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij"))
@@ -131,7 +140,7 @@ def test_codec_learns_tiny_masks(update):
         centre = torch.rand(number, 2, 1, 1) * 16 + 8
         return ((grid - centre).pow(2).sum(1, keepdim=True) < 9).float()
 
-    for _ in range(150):
+    for _ in range(steps):
         masks = discs(16)
         optimizer.zero_grad()
         loss_function(codec(masks), masks).backward()
