@@ -1,4 +1,4 @@
-"""Write the figures of README.md and of the model cards from the JSON files in ``benchmarks/results/``.
+"""Write the figures of README.md, the model cards and ``docs/`` from the JSON files in ``benchmarks/results/``.
 
 Run ``python benchmarks/figures.py`` after a new evaluation has been checked in; ``--check`` only says whether the texts
 are up to date (a test does that). Between ``<!-- NAME -->`` and ``<!-- /NAME -->`` nothing is typed by hand.
@@ -36,6 +36,11 @@ METRICS = {
     "codec_mask_dice": ("Dice of the mask codec", 4, "reconstruction of non-empty masks"),
     "codec_mask_ged": ("GED between readers and their reconstructions", 4, ""),
 }
+# How far the costs of systems can be trusted.
+TIMES = (
+    "Times are processor time of one thread of an {processor} that other programs used as well: they are to be "
+    "compared with each other, not with another machine's."
+)
 # What says nothing where there is one reader, whose mask is never empty.
 SEVERAL_READERS = ("ged_u", "ece_band", "samples_nonempty", "raters_nonempty", "codec_mask_ged")
 
@@ -146,6 +151,49 @@ def comparison() -> str:
     return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/ambiguity_laptop.json`."
 
 
+def system_costs(costs: dict) -> str:
+    """Markdown table of what training and sampling cost with each system."""
+    lines = [
+        "| experiment | parameters, M | of these trained last, M | steps | GMAC a sample | training, ms an image | "
+        "s a sample |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(costs["systems"], key=lambda row: row["seconds_per_sample"]):
+        name = "(none: our default)" if row["experiment"] is None else f"`{row['experiment']}`"
+        lines.append(
+            f"| {name} | {row['parameters'] / 1e6:.2f} | {row['trainable_parameters'] / 1e6:.2f} | "
+            f"{row['num_inference_steps']} | {row['multiply_accumulates'] / 1e9:.2f} | "
+            f"{1000 * row['seconds_per_training_step'] / costs['batch_size']:.0f} | {row['seconds_per_sample']:.2f} |"
+        )
+    head = (
+        f"Lung bundle, {costs['image_size']} × {costs['image_size']}, training in batches of {costs['batch_size']} "
+        f"with {costs['draws']} draw an image and without validation, one sample of one image with the system's own "
+        f"steps; codec stages are not counted. {TIMES.format(**costs['provenance'])}"
+    )
+    return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/system_costs.json`."
+
+
+def volume_costs(costs: dict) -> str:
+    """Markdown table of what the volumetric variant costs."""
+    rows = costs["volumetric"]
+    first = rows[0]
+    lines = [
+        f"| cube | image codec, step | denoiser, step | {first['num_samples']} samples, "
+        f"{first['num_inference_steps']} steps | memory above the program's own |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['side']}³ | {row['seconds_per_codec_step']:.1f} s | {row['seconds_per_training_step']:.1f} s | "
+            f"{row['seconds_of_the_samples']:.1f} s | {row['peak_bytes_above_start'] / 1e6:.0f} MB |"
+        )
+    head = (
+        f"Cost with the overlay's networks ({first['parameters'] / 1e6:.1f} million weights), batch "
+        f"{first['batch_size']} with {first['draws']} draws, float32. {TIMES.format(**costs['provenance'])}"
+    )
+    return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/system_costs.json`."
+
+
 def replace(text: str, name: str, content: str, path: Path) -> str:
     """``text`` with ``content`` between the marks of ``name``."""
     new, count = re.subn(
@@ -169,6 +217,14 @@ def render() -> dict[Path, str]:
         if read(f"{key}_validation") is not None:
             texts[readme] = replace(texts[readme], f"{key} figures", card(key), readme)
     texts[readme] = replace(texts[readme], "comparison", comparison(), readme)
+    costs = read("system_costs")
+    if costs is not None:
+        for name, mark, content in (
+            ("systems.md", "system costs", system_costs(costs)),
+            ("variants.md", "volume costs", volume_costs(costs)),
+        ):
+            path = ROOT / "docs" / name
+            texts[path] = replace(path.read_text(), mark, content, path)
     return texts
 
 
