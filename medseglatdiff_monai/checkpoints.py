@@ -190,7 +190,8 @@ class StageCheckpoint:
 
     def _set_momentum(self, engine: Engine) -> None:
         # Early on the average follows closely, or it would carry the random start along for thousands of steps.
-        engine.state.ema_momentum = max(1.0 - self.averaging_decay, 10.0 / (10.0 + engine.state.iteration))
+        state: Any = engine.state
+        state.ema_momentum = max(1.0 - self.averaging_decay, 10.0 / (10.0 + state.iteration))
 
     def _restore(self, engine: Engine) -> None:
         if stage_finished(self.weights_path):
@@ -219,13 +220,14 @@ class StageCheckpoint:
     def _write(self, engine: Engine) -> None:
         if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
             return
+        done: Any = engine.state
         state = {
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             # A time limit may end an epoch early, or at its very last iteration: count what was done.
-            "epoch": engine.state.iteration // engine.state.epoch_length,
-            "iteration": engine.state.iteration,
+            "epoch": done.iteration // done.epoch_length,
+            "iteration": done.iteration,
         }
         # The state first: weights alone, left by a process killed in between, would pass for a finished stage.
         save_tensors(state, self.state_path)

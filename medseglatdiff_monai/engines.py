@@ -135,7 +135,7 @@ class _Augmented(PrepareBatch):
 class PrepareImages(_Augmented):
     """Image codec: the image is input and target."""
 
-    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):  # type: ignore[override]
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
         """Batch → (image, image)."""
         image, _ = self._load(batchdata, device, non_blocking)
         return image, image
@@ -160,7 +160,7 @@ class PrepareMasks(_Augmented):
         self.masks_per_case = masks_per_case
         self.empty_share = empty_share
 
-    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):  # type: ignore[override]
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
         """Batch → (masks, masks), each (B * masks_per_case, 1, H, W) float32."""
         _, label = self._load(batchdata, device, non_blocking)
         marked = label.flatten(2).any(2).float()
@@ -210,7 +210,7 @@ class PrepareDenoising(_Augmented):
         self.target = target
         self.consensus = ReaderConsensus()
 
-    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):  # type: ignore[override]
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
         """Batch → (image, label, (masks[, latents]), {}); masks (B, draws, H, W), latents (B, draws, d, h, w)."""
         image, label = _load_batch(batchdata, device, non_blocking, ("image", "label"))
         image, symmetry = image.float(), None
@@ -237,7 +237,7 @@ class PrepareDenoising(_Augmented):
 class PrepareEnsemble(PrepareBatch):
     """Evaluation: the image, all readers' masks and the case ids that the noise belongs to."""
 
-    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):  # type: ignore[override]
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
         """Batch → (image, label, (), {"cases": list of ids})."""
         image, label = _load_batch(batchdata, device, non_blocking, ("image", "label"))
         cases = batchdata.get("case")
@@ -247,7 +247,7 @@ class PrepareEnsemble(PrepareBatch):
 class PrepareInference(PrepareBatch):
     """Inference: the image alone, which is all that ``inference.json`` loads."""
 
-    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):  # type: ignore[override]
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
         """Batch → (image, None)."""
         _load_batch(batchdata, device, non_blocking, ("image",))
         # With its metadata: postprocessing brings the masks back along it.
@@ -266,14 +266,15 @@ class SeedEachEpoch:
 
     def __call__(self, engine: Engine) -> None:
         """Called at the start of an epoch."""
+        state: Any = engine.state
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         # What a time limit left of an epoch would else repeat the batches and the noise of the epoch's beginning.
-        done = engine.state.iteration - (engine.state.epoch - 1) * engine.state.epoch_length
-        set_determinism(seed=(self.seed * 1_000_003 + engine.state.epoch * 101 + rank + done * 7919) % 2**31)
+        done = state.iteration - (state.epoch - 1) * state.epoch_length
+        set_determinism(seed=(self.seed * 1_000_003 + state.epoch * 101 + rank + done * 7919) % 2**31)
         torch.use_deterministic_algorithms(False)
-        sampler = getattr(engine.state.dataloader, "sampler", None)
+        sampler: Any = getattr(state.dataloader, "sampler", None)
         if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(engine.state.epoch)
+            sampler.set_epoch(state.epoch)
 
 
 class LearningRateSchedule:
@@ -372,7 +373,7 @@ class CodebookLogger:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.network = getattr(network, "module", network)
+        self.network: Any = getattr(network, "module", network)
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
@@ -383,7 +384,8 @@ class CodebookLogger:
         quantizer = self.network.quantizer
         if quantizer is None:
             return
-        engine.state.metrics["perplexity"] = float(engine.state.output["pred"]["perplexity"])
+        output: Any = engine.state.output
+        engine.state.metrics["perplexity"] = float(output["pred"]["perplexity"])
         used = quantizer.usage > 0.1 / quantizer.num_embeddings
         engine.state.metrics["codebook_usage"] = float(used.float().mean())
 

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from .errors import InputError
+from .networks.codecs import CodecBase
 
 __all__ = [
     "RECONSTRUCTIONS",
@@ -29,7 +30,7 @@ __all__ = [
 
 RECONSTRUCTIONS = ("mse", "mask_mse", "wce", "focal", "dice")
 
-CodecT = TypeVar("CodecT", bound=nn.Module)
+CodecT = TypeVar("CodecT", bound=CodecBase)
 
 
 def weighted_cross_entropy(logits: torch.Tensor, target: torch.Tensor, positive_weight: float) -> torch.Tensor:
@@ -72,8 +73,8 @@ def settle_positive_weight(codec: CodecT, dataset: Dataset) -> CodecT:
         codec: mask codec.
         dataset: training set whose items have ``label`` (R, H, W[, D]).
     """
-    if bool(torch.isnan(codec.positive_weight)):  # type: ignore[arg-type]
-        codec.positive_weight.fill_(automatic_positive_weight(_marked_masks(dataset)))  # type: ignore[operator, union-attr]
+    if bool(torch.isnan(codec.positive_weight)):
+        codec.positive_weight.fill_(automatic_positive_weight(_marked_masks(dataset)))
     return codec
 
 
