@@ -62,7 +62,7 @@ def draw_noise(shape: Sequence[int], num_samples: int, seed: int, case: str = ""
 
     The pair's second sample has the negative of the first one's noise.
     """
-    noise = []
+    noise: list[np.ndarray] = []
     for sample in range(num_samples):
         if sample % 2:
             noise.append(-noise[-1])

@@ -67,8 +67,8 @@ class CodecConditioner(nn.Module):
             convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
             self.to_condition = convolution(features, codec.latent_channels, 1)
             self.to_mean_mask = convolution(features, codec.downsampling**spatial_dims, 1)
-            nn.init.zeros_(self.to_condition.weight)
-            nn.init.zeros_(self.to_condition.bias)
+            for parameter in self.to_condition.parameters():
+                nn.init.zeros_(parameter)
         self.requires_grad_(trainable)
         self.codec.eval()
 
