@@ -151,6 +151,85 @@ def comparison() -> str:
     return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/ambiguity_laptop.json`."
 
 
+def interval_cell(interval: dict, digits: int = 3) -> str:
+    """``mean (low to high)``."""
+    cell = f"{interval['mean']:.{digits}f}"
+    return (
+        cell if interval["low"] is None else f"{cell} ({interval['low']:.{digits}f} to {interval['high']:.{digits}f})"
+    )
+
+
+def recipe() -> str:
+    """Markdown table of the suite that changes one choice of the recipe at a time."""
+    result = read("recipe")
+    if result is None:
+        return "Not run yet."
+    rows: dict[str, dict[str, dict]] = {}
+    for row in result["measurements"]:
+        rows.setdefault(row["system"], {})[row["metric"]] = row
+    real = {(row["system"], row["metric"]) for row in result["comparisons"] if is_settled(row)}
+    metrics = ("ged_v", "hm_iou", "dice", "soft_dice", "ece_band")
+    lines = ["| choice | GED16 | HM-IoU16 | Dice | soft Dice | ECE, band |", "|---|---|---|---|---|---|"]
+    for system, found in rows.items():
+        cells = []
+        for metric in metrics:
+            row, mark = found[metric], "*" if (system, metric) in real else ""
+            cells.append("–" if row["mean"] is None else interval_cell(row).replace(" (", f"{mark} (", 1))
+        lines.append(f"| {system} | {' | '.join(cells)} |")
+    overrides, measured = result["options"]["overrides"], next(iter(rows.values()))["ged_v"]
+    head = (
+        f"{measured['num_cases']} validation slices of {measured['num_groups']} patients; 16 samples; 95% bootstrap "
+        "intervals by patient; asterisks as in the README's comparison. Every stage saw "
+        f"{overrides['max_train_cases']:,} slices {overrides['max_epochs']} time(s), {overrides['batch_size']} a step, "
+        "so that the systems had equally many steps from the same codecs; what is ahead so early need not be in the "
+        "end."
+    )
+    return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/recipe.json`."
+
+
+def thresholds() -> str:
+    """Markdown table of the consensus' fusion and threshold."""
+    result = read("consensus_threshold")
+    if result is None:
+        return "Not run yet."
+    lines = ["| fusion | Dice, consensus not empty | Dice, all cases | empty consensus |", "|---|---|---|---|"]
+    for row in result["results"]:
+        name = f"confidence ≥ {row['threshold']}" if row["fusion"] == "mean" else f"`{row['fusion']}`"
+        lines.append(f"| {name} | {row['dice']:.3f} | {row['dice_all']:.3f} | {row['empty']:.2f} |")
+    head = (
+        f"Lung bundle, {result['num_cases']} {result['split']} slices, {result['num_samples']} samples. Of all cases, "
+        "two empty masks count 1."
+    )
+    return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/consensus_threshold.json`."
+
+
+def sampling() -> str:
+    """Markdown tables of steps and sampler, and of paired noise."""
+    parts = []
+    for vary in ("steps", "noise"):
+        result = read(f"sampling_{vary}")
+        if result is None:
+            return "Not run yet."
+        lines = [
+            f"| | GED16 | difference to {result['reference']} | HM-IoU16 | difference |",
+            "|---|---|---|---|---|",
+        ]
+        for row in result["results"]:
+            cells = [
+                interval_cell(row[key]) if key in row else "–"
+                for metric in ("ged_v", "hm_iou")
+                for key in (metric, f"{metric}_difference")
+            ]
+            lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+        first = result["results"][0]["ged_v"]
+        head = (
+            f"Lung bundle, {first['num_cases']} {result['split']} slices of {first['num_groups']} patients, "
+            f"{result['num_samples']} samples, 95% intervals by patient."
+        )
+        parts.append(f"{head}\n\n" + "\n".join(lines) + f"\n\nFrom `benchmarks/results/sampling_{vary}.json`.")
+    return "\n\n".join(parts)
+
+
 def system_costs(costs: dict) -> str:
     """Markdown table of what training and sampling cost with each system."""
     lines = [
@@ -217,14 +296,20 @@ def render() -> dict[Path, str]:
         if read(f"{key}_validation") is not None:
             texts[readme] = replace(texts[readme], f"{key} figures", card(key), readme)
     texts[readme] = replace(texts[readme], "comparison", comparison(), readme)
+    docs = [
+        ("variants.md", "recipe", recipe()),
+        ("variants.md", "sampling", sampling()),
+        ("variants.md", "thresholds", thresholds()),
+    ]
     costs = read("system_costs")
     if costs is not None:
-        for name, mark, content in (
+        docs += [
             ("systems.md", "system costs", system_costs(costs)),
             ("variants.md", "volume costs", volume_costs(costs)),
-        ):
-            path = ROOT / "docs" / name
-            texts[path] = replace(path.read_text(), mark, content, path)
+        ]
+    for name, mark, content in docs:
+        path = ROOT / "docs" / name
+        texts[path] = replace(texts.get(path, path.read_text()), mark, content, path)
     return texts
 
 
