@@ -72,9 +72,10 @@ test: $(STAMP)
 	$(PYTEST) -m "not slow" $(TEST_ARGS)
 	@echo "test: passed"
 
-# The tests that start processes of their own or run whole pipelines.
+# The tests that start processes of their own or run whole pipelines; the end says which were skipped and why. With
+# MEDSEGLATDIFF_ENVIRONMENTS=1 the environments of MONAI Label and MONAI Deploy are built for them, and removed.
 integration: $(STAMP)
-	$(PYTEST) -m "integration and not slow" $(TEST_ARGS)
+	$(PYTEST) -rs -m integration $(TEST_ARGS)
 	@echo "integration: passed"
 
 # What takes longer than make test may: repeated, interrupted and resumed runs.
