@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: where the real data is, and a few members of its archives."""
+"""Fixtures shared by all tests: where the real data is, a few members of its archives, a browser."""
 
 from __future__ import annotations
 
@@ -57,6 +57,19 @@ def unpack(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
         return folder
 
     return unpack_members
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; a module's own, since its event loop runs in this thread meanwhile."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium: install it, or point CHROMIUM at it")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @torch.no_grad()

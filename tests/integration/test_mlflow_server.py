@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -9,16 +10,19 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from monai.data import MetaTensor
-from small_runs import LUNG, run_sizes, small_sizes, write_prepared
+from small_runs import LUNG, build_network, run_sizes, small_sizes, write_prepared
 
 from medseglatdiff_monai.bundle import load_segmenter
+from medseglatdiff_monai.checkpoints import save_weights
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.predict import predict_image
 from medseglatdiff_monai.tracking import read_run_ids
@@ -49,9 +53,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 "--artifacts-destination", str(folder / "artifacts"),
             ],
             cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            # Seven processes more, for jobs that nothing here hands out.
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )  # fmt: skip
         try:
-            for _ in range(240):
+            for _ in range(1200):
                 try:
                     urllib.request.urlopen(f"{uri}/health", timeout=2).read()
                     break
@@ -81,8 +87,6 @@ def run(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_is_on_the_server_and_nowhere_else(server: str, run: Path) -> None:
-    from mlflow import MlflowClient
-
     client, ids = MlflowClient(server), read_run_ids(run, server)
     assert set(ids) == {"parent", "image_codec", "mask_codec", "diffusion"}
     found = client.get_run(ids["diffusion"])
@@ -93,44 +97,101 @@ def test_training_is_on_the_server_and_nowhere_else(server: str, run: Path) -> N
     assert not (run / "mlruns.db").exists()
 
 
-def test_registered_bundle_is_loaded_and_predicts(server: str, run: Path, tmp_path: Path, monkeypatch) -> None:
-    import mlflow
-
+@pytest.fixture(scope="module")
+def registered(server: str, run: Path) -> str:
+    """The run as a model, by the command."""
+    # An epoch teaches tiny networks nothing but empty masks, of which any two agree.
+    save_weights(build_network(run)[0], run / "models" / "model.pt")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [
             sys.executable, "-m", "medseglatdiff_monai", "register", run, "--tracking-uri", server, "--name", "lung-ct"
         ],
-        capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300,
+        capture_output=True, text=True, env=environment, cwd=run, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "models:/lung-ct/1" in done.stdout
-    client = mlflow.MlflowClient(server)
-    version = client.get_model_version("lung-ct", "1")
-    assert version.run_id == read_run_ids(run, server)["parent"]
+    return "models:/lung-ct/1"
 
-    # In a process of its own and without this checkout on the path: the model brings the package's code.
-    image = np.random.default_rng(0).normal(60, 15, (2, 1, 128, 128)).astype(np.float32)
-    image[:, :, 50:75, 55:80] += 120
-    np.save(tmp_path / "image.npy", image)
+
+@pytest.fixture
+def images() -> np.ndarray:
+    images = np.random.default_rng(0).normal(60, 15, (2, 1, 128, 128)).astype(np.float32)
+    images[:, :, 50:75, 55:80] += 120
+    return images
+
+
+def elsewhere(**variables: str) -> dict[str, str]:
+    """Environment without this checkout on the path: the model brings the package's code."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    environment.pop("PYTHONPATH", None)
+    return environment
+
+
+def assert_drawn_from(run: Path, images: np.ndarray, found: Mapping[str, Any]) -> None:
+    """Five samples with seed 3 of each image are what the package itself draws."""
+    segmenter = load_segmenter(run, num_samples=5, seed=3)
+    assert {np.shape(found[name]) for name in ("confidence_map", "consensus_mask", "entropy")} == {images.shape}
+    for number, image in enumerate(images):
+        expected = predict_image(MetaTensor(torch.from_numpy(image)), segmenter)
+        np.testing.assert_allclose(found["confidence_map"][number][0], expected.confidence, atol=1e-6)
+        np.testing.assert_array_equal(found["consensus_mask"][number][0], expected.consensus)
+        assert 0 < expected.consensus.sum() < expected.consensus.size
+
+
+def test_registered_bundle_is_loaded_and_predicts(
+    server: str, run: Path, registered: str, images: np.ndarray, tmp_path: Path
+) -> None:
+    version = MlflowClient(server).get_model_version("lung-ct", "1")
+    assert version.run_id == read_run_ids(run, server)["parent"]
+    np.save(tmp_path / "image.npy", images)
     script = (
         "import sys, numpy as np, mlflow\n"
         "mlflow.set_tracking_uri(sys.argv[1]); mlflow.set_registry_uri(sys.argv[1])\n"
-        "model = mlflow.pyfunc.load_model('models:/lung-ct/1')\n"
+        "model = mlflow.pyfunc.load_model(sys.argv[2])\n"
         "result = model.predict(np.load('image.npy'), params={'num_samples': 5, 'seed': 3})\n"
         "import medseglatdiff_monai\n"
         "np.savez('result.npz', code=medseglatdiff_monai.__file__, **result)\n"
     )
-    environment.pop("PYTHONPATH")
-    subprocess.run([sys.executable, "-c", script, server], check=True, env=environment, cwd=tmp_path, timeout=300)
-    segmenter = load_segmenter(run, num_samples=5, seed=3)
+    subprocess.run(
+        [sys.executable, "-c", script, server, registered], check=True, env=elsewhere(), cwd=tmp_path, timeout=900
+    )
     with np.load(tmp_path / "result.npz") as found:
         assert str(ROOT) not in str(found["code"])
-        assert {found[name].shape for name in ("confidence_map", "consensus_mask", "entropy")} == {(2, 1, 128, 128)}
-        for number in range(2):
-            expected = predict_image(MetaTensor(torch.from_numpy(image[number])), segmenter)
-            np.testing.assert_array_equal(found["confidence_map"][number, 0], expected.confidence)
-            np.testing.assert_array_equal(found["consensus_mask"][number, 0], expected.consensus)
+        assert_drawn_from(run, images, found)
+
+
+@pytest.mark.slow
+def test_mlflow_models_predict(server: str, run: Path, registered: str, images: np.ndarray, tmp_path: Path) -> None:
+    request = {"inputs": images.tolist(), "params": {"num_samples": 5, "seed": 3}}
+    (tmp_path / "images.json").write_text(json.dumps(request))
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "mlflow", "models", "predict", "--model-uri", registered, "--env-manager", "local",
+            "--input-path", "images.json", "--output-path", "masks.json",
+        ],
+        capture_output=True, text=True, env=elsewhere(MLFLOW_TRACKING_URI=server), cwd=tmp_path, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert_drawn_from(run, images, json.loads((tmp_path / "masks.json").read_text())["predictions"])
+
+
+@pytest.mark.slow
+def test_pages_of_the_run_and_of_the_model(browser, server: str, run: Path, registered: str, tmp_path: Path) -> None:
+    ids = read_run_ids(run, server)
+    experiment = MlflowClient(server).get_run(ids["diffusion"]).info.experiment_id
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    for name, address, words in (
+        ("runs", f"experiments/{experiment}/runs", [run.name]),
+        ("run", f"experiments/{experiment}/runs/{ids['diffusion']}", ["ged", "dice", "batch_size", "Finished"]),
+        ("panel", f"experiments/{experiment}/runs/{ids['diffusion']}/artifacts/panels", ["epoch_0001.png"]),
+        ("model", "models/lung-ct", ["Version 1"]),
+    ):
+        page.goto(f"{server}/#/{address}")
+        for word in words:
+            page.get_by_text(word).first.wait_for(timeout=60_000)
+        page.screenshot(path=tmp_path / f"{name}.png")
+    page.close()
 
 
 def test_bundle_that_was_not_tracked_gets_a_run_of_its_own(server: str) -> None:
