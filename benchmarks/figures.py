@@ -67,7 +67,8 @@ def table(key: str, result: dict) -> str:
     grid = {"native": "the images' native grid", "network": "the network's grid"}[summary["score_at"]]
     head = (
         f"{summary['num_cases']} {origin['split']} {unit} of {data}, drawn with seed {origin['seed']}; "
-        f"{summary['num_samples']} samples each, {summary['num_inference_steps']} steps. Means over {unit}, on {grid}."
+        f"{summary['num_samples']} samples each, {summary['num_inference_steps']} steps, consensus from a confidence of "
+        f"{result['settings']['threshold']}. Means over {unit}, on {grid}."
     )
     return f"{head}\n\n" + "\n".join(lines)
 
