@@ -146,7 +146,8 @@ def comparison() -> str:
         "holds for other patients, not for another training, of which there is one each. Every system had the same few "
         f"minutes on one shared core of an {result['provenance']['processor']}: this ranks what minutes buy, not what "
         "the systems can reach, and schedules written for a number of epochs (nnU-Net's) do not come to their end. "
-        "“Ours” is the bundle's configuration trained anew, not the shipped weights."
+        f"“Ours” is the bundle's configuration at commit {result['provenance']['git_commit'][:7]}, which had no context "
+        "yet, trained anew: not the shipped weights."
         f"{left_out}"
     )
     return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/ambiguity_laptop.json`."
