@@ -18,7 +18,7 @@ from ..errors import InputError
 from .codecs import CodecBase
 from .conditioner import CodecConditioner
 
-__all__ = ["DenoisingNetwork", "LatentDiffusionSegmenter", "draw_sample_noise", "noise_generator"]
+__all__ = ["DenoisingNetwork", "LatentDiffusionSegmenter", "noise_generator"]
 
 
 def noise_generator(seed: int, case: str, sample_index: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -32,16 +32,6 @@ def noise_generator(seed: int, case: str, sample_index: int, device: torch.devic
     """
     digest = hashlib.sha256(f"{seed}/{case}/{sample_index}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def draw_sample_noise(shape: Sequence[int], seed: int, case: str, sample_index: int) -> torch.Tensor:
-    """Standard normal noise that a sample starts from; those of samples 2 k and 2 k + 1 are each other's negatives.
-
-    Each alone is a draw like any other. As a pair they balance each other (antithetic variates, Hammersley and Morton
-    1956): an ensemble with as many samples covers the distribution better than with independent ones.
-    """
-    noise = torch.randn(*shape, generator=noise_generator(seed, case, sample_index // 2))
-    return -noise if sample_index % 2 else noise
 
 
 class LatentDiffusionSegmenter(nn.Module):
@@ -120,12 +110,15 @@ class LatentDiffusionSegmenter(nn.Module):
         return (self.mask_codec.latent_channels, *(side // f for side in image.shape[2:]))
 
     def draw_noise(self, image: torch.Tensor, num_samples: int, seed: int, cases: Sequence[str]) -> torch.Tensor:
-        """:func:`draw_sample_noise` of each case and sample (B, N, d, h, w[, e]), on the image's device.
+        """Noise (B, N, d, h, w[, e]) on the image's device, drawn for each (seed, case, sample) on the CPU.
 
         One entry in ``cases`` for each image, or a single one whose noise all images share.
         """
         shape = self.latent_shape(image)
-        noise = [torch.stack([draw_sample_noise(shape, seed, case, i) for i in range(num_samples)]) for case in cases]
+        noise = [
+            torch.stack([torch.randn(shape, generator=noise_generator(seed, case, i)) for i in range(num_samples)])
+            for case in cases
+        ]
         drawn = torch.stack(noise)
         if torch.jit.is_tracing():
             # The tracer would record the draw itself, whose generator moves on from call to call: keep the numbers.
@@ -220,16 +213,17 @@ class LatentDiffusionSegmenter(nn.Module):
         self.mask_codec.check_size(image.shape[2:])
         sampler = sampler or self.sampler
         condition = self.conditioner(image)
-        noise = self.draw_noise(image, num_samples, seed, cases or [""]).flatten(0, 1)
+        cases = list(cases or [""])
+        noise = self.draw_noise(image, num_samples, seed, cases).flatten(0, 1)
         logits = []
         for rows in torch.arange(len(noise), device=image.device).split(chunk_size):
             generators = None
             if sampler == "ddpm":
+                # A single case's noise is that of all images.
+                owner = [cases[row // num_samples % len(cases)] for row in rows.tolist()]
                 generators = [
-                    noise_generator(
-                        seed, f"steps/{cases[row // num_samples] if cases else ''}", row % num_samples, image.device
-                    )
-                    for row in rows.tolist()
+                    noise_generator(seed, f"steps/{case}", row % num_samples, image.device)
+                    for case, row in zip(owner, rows.tolist(), strict=True)
                 ]
             owners = condition[rows // num_samples]
             logits.append(self.sample_logits(owners, noise[rows], num_inference_steps, sampler, generators))
@@ -252,7 +246,10 @@ class LatentDiffusionSegmenter(nn.Module):
         condition = self.conditioner(image).repeat_interleave(number, dim=0)
         generators = None
         if self.sampler == "ddpm":
-            generators = [noise_generator(self.seed, "steps/", i, image.device) for i in range(number)] * len(image)
+            # One a row: a generator that two images shared would have moved on for the second.
+            generators = [
+                noise_generator(self.seed, "steps/", i, image.device) for _ in range(len(image)) for i in range(number)
+            ]
         logits = self.sample_logits(condition, noise.flatten(0, 1), generators=generators)
         masks = (logits > 0).float().unflatten(0, (image.shape[0], number))
         return masks.mean(dim=1)
