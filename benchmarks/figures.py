@@ -67,8 +67,8 @@ def table(key: str, result: dict) -> str:
     grid = {"native": "the images' native grid", "network": "the network's grid"}[summary["score_at"]]
     head = (
         f"{summary['num_cases']} {origin['split']} {unit} of {data}, drawn with seed {origin['seed']}; "
-        f"{summary['num_samples']} samples each, {summary['num_inference_steps']} steps, consensus from a confidence of "
-        f"{result['settings']['threshold']}. Means over {unit}, on {grid}."
+        f"{summary['num_samples']} samples each, {summary['num_inference_steps']} steps, consensus from a confidence "
+        f"of {result['settings']['threshold']}. Means over {unit}, on {grid}."
     )
     return f"{head}\n\n" + "\n".join(lines)
 
@@ -146,8 +146,8 @@ def comparison() -> str:
         "holds for other patients, not for another training, of which there is one each. Every system had the same few "
         f"minutes on one shared core of an {result['provenance']['processor']}: this ranks what minutes buy, not what "
         "the systems can reach, and schedules written for a number of epochs (nnU-Net's) do not come to their end. "
-        f"“Ours” is the bundle's configuration at commit {result['provenance']['git_commit'][:7]}, which had no context "
-        "yet, trained anew: not the shipped weights."
+        f"“Ours” is the bundle's configuration at commit {result['provenance']['git_commit'][:7]}, which had no "
+        "context yet, trained anew: not the shipped weights."
         f"{left_out}"
     )
     return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/ambiguity_laptop.json`."
@@ -206,30 +206,24 @@ def thresholds() -> str:
 
 
 def sampling() -> str:
-    """Markdown tables of steps and sampler, and of paired noise."""
-    parts = []
-    for vary in ("steps", "noise"):
-        result = read(f"sampling_{vary}")
-        if result is None:
-            return "Not run yet."
-        lines = [
-            f"| | GED16 | difference to {result['reference']} | HM-IoU16 | difference |",
-            "|---|---|---|---|---|",
+    """Markdown table of steps and sampler."""
+    result = read("sampling")
+    if result is None:
+        return "Not run yet."
+    lines = [f"| | GED16 | difference to {result['reference']} | HM-IoU16 | difference |", "|---|---|---|---|---|"]
+    for row in result["results"]:
+        cells = [
+            interval_cell(row[key]) if key in row else "–"
+            for metric in ("ged_v", "hm_iou")
+            for key in (metric, f"{metric}_difference")
         ]
-        for row in result["results"]:
-            cells = [
-                interval_cell(row[key]) if key in row else "–"
-                for metric in ("ged_v", "hm_iou")
-                for key in (metric, f"{metric}_difference")
-            ]
-            lines.append(f"| {row['name']} | {' | '.join(cells)} |")
-        first = result["results"][0]["ged_v"]
-        head = (
-            f"Lung bundle, {first['num_cases']} {result['split']} slices of {first['num_groups']} patients, "
-            f"{result['num_samples']} samples, 95% intervals by patient."
-        )
-        parts.append(f"{head}\n\n" + "\n".join(lines) + f"\n\nFrom `benchmarks/results/sampling_{vary}.json`.")
-    return "\n\n".join(parts)
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    first = result["results"][0]["ged_v"]
+    head = (
+        f"Lung bundle, {first['num_cases']} {result['split']} slices of {first['num_groups']} patients, "
+        f"{result['num_samples']} samples, 95% intervals by patient."
+    )
+    return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/sampling.json`."
 
 
 def system_costs(costs: dict) -> str:

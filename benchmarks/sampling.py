@@ -1,10 +1,9 @@
-"""Write ``benchmarks/results/sampling_*.json``: what steps, sampler and paired noise do to an ensemble.
+"""Write ``benchmarks/results/sampling.json``: what the number of steps and the sampler do to an ensemble.
 
-Usage: python benchmarks/sampling.py DATASET_DIR --vary {steps,noise} [--bundle NAME] [--max-cases 40]
+Usage: python benchmarks/sampling.py DATASET_DIR [--bundle NAME] [--max-cases 40]
 
 Every validation case is drawn in each way, so that differences are within a case; their intervals are bootstraps over
-patients. ``steps`` compares numbers of DDIM steps, and DDPM's noisy steps, with the most steps; ``noise`` compares
-samples in pairs of opposite noise, as the network draws them, with as many independent ones.
+patients. Numbers of DDIM steps, and DDPM's noisy steps, are compared with the most steps.
 """
 
 from __future__ import annotations
@@ -31,19 +30,15 @@ STEPS = (1, 2, 5, 10, 25, 50, 250)
 Draw = Callable[[torch.Tensor, str], torch.Tensor]
 
 
-def ways_of_drawing(segmenter: Segmenter, vary: str, num_samples: int, seed: int) -> tuple[dict[str, Draw], str]:
+def ways_of_drawing(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str, Draw], str]:
     """Functions of image and case to masks (1, N, H, W), by name, and the name of the one to compare with."""
 
-    def draw(number: int = num_samples, stride: int = 1, **options) -> Draw:
+    def draw(**options) -> Draw:
         def masks(image: torch.Tensor, case: str) -> torch.Tensor:
-            logits = segmenter.network.ensemble_logits(image, number, seed, [case], **options)
-            return logits[:, ::stride] > 0
+            return segmenter.network.ensemble_logits(image, num_samples, seed, [case], **options) > 0
 
         return masks
 
-    if vary == "noise":
-        # The first of each pair: independent of each other.
-        return {"pairs": draw(), "independent": draw(2 * num_samples, 2)}, "independent"
     ways = {f"ddim, {steps} steps": draw(num_inference_steps=steps, sampler="ddim") for steps in STEPS}
     return {**ways, "ddpm, 10 steps": draw(num_inference_steps=10, sampler="ddpm")}, f"ddim, {STEPS[-1]} steps"
 
@@ -60,16 +55,15 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset_dir", type=Path)
-    parser.add_argument("--vary", choices=("steps", "noise"), required=True)
     parser.add_argument("--bundle", default="lung_nodule_ct_latent_diffusion")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--max-cases", type=int, default=40, help="drawn by seed")
     parser.add_argument("--num-samples", type=int, default=16)
     parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/sampling_VARY.json")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "sampling.json")
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.bundle)
-    ways, reference = ways_of_drawing(segmenter, arguments.vary, arguments.num_samples, arguments.seed)
+    ways, reference = ways_of_drawing(segmenter, arguments.num_samples, arguments.seed)
     items = load_datalist(arguments.dataset_dir, arguments.split, arguments.max_cases, arguments.seed)
     rows: dict[str, list[dict]] = {name: [] for name in ways}
     for item in tqdm(items, desc="Drawing"):
@@ -106,11 +100,10 @@ def main() -> None:
         "weights_sha256": segmenter.weights_sha256,
         "provenance": provenance(segmenter.device),
     }
-    output = arguments.output or ROOT / "benchmarks" / "results" / f"sampling_{arguments.vary}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(record, indent=2) + "\n")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(results, indent=1))
-    print(output)
+    print(arguments.output)
 
 
 if __name__ == "__main__":
