@@ -166,7 +166,6 @@ def main() -> None:
         )
         volumes.append(json.loads(done.stdout.splitlines()[-1]))
         print(volumes[-1])
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
     record = {
         "bundle": BUNDLE,
         "image_size": int(make_stage("train", None).get_parsed_content("image_size")),
@@ -177,7 +176,7 @@ def main() -> None:
         "times": "processor seconds of one thread on a machine in use by others; comparable with each other alone",
         "systems": systems,
         "volumetric": volumes,
-        "provenance": {**provenance(), "commit": commit.stdout.strip()},
+        "provenance": provenance(),
     }
     text = json.dumps(record, indent=2) + "\n"
     save_bytes(lambda handle: handle.write(text.encode()), arguments.output)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+# Parts of a network that weights to start from need not have; untrained they change no condition.
+CONTEXT = ("conditioner.context.", "conditioner.to_condition.", "conditioner.to_mean_mask.")
 
 
 def save_bytes(write: Callable[[BinaryIO], object], path: str | Path) -> None:
@@ -99,13 +101,14 @@ def save_weights(module: nn.Module, path: str | Path, half: bool = True) -> None
     save_tensors(state, path)
 
 
-def load_weights(module: ModuleT, path: str | Path, needed: bool = True) -> ModuleT:
+def load_weights(module: ModuleT, path: str | Path, needed: bool = True, may_lack: Sequence[str] = ()) -> ModuleT:
     """Load a flat state dict into ``module`` and return it.
 
     Args:
         module: the network.
         path: file of weights.
         needed: ``False`` leaves the module as it is: a codec that has no training stage of its own.
+        may_lack: beginnings of the names of tensors that stay as they are where the file has none of them.
 
     Raises:
         InputError: the file is missing or damaged, or its tensors do not fit the network; the message names the file
@@ -116,6 +119,10 @@ def load_weights(module: ModuleT, path: str | Path, needed: bool = True) -> Modu
     state = load_tensors(path)
     own = module.state_dict()
     missing = sorted(own.keys() - state.keys())
+    for beginning in may_lack:
+        # All of them or none: a part would be a damaged file.
+        if not any(name.startswith(beginning) for name in state):
+            missing = [name for name in missing if not name.startswith(beginning)]
     unexpected = sorted(state.keys() - own.keys())
     shapes = [
         f"{name} is {tuple(getattr(state[name], 'shape', ())) or 'no array'}, the network has {tuple(own[name].shape)}"
@@ -130,7 +137,7 @@ def load_weights(module: ModuleT, path: str | Path, needed: bool = True) -> Modu
             f"The weights {path} do not fit the network: {'; '.join(found)}. Use the weights of the same bundle, "
             "experiment and overrides."
         )
-    module.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
+    module.load_state_dict({**own, **{name: value.to(own[name].dtype) for name, value in state.items()}})
     return module
 
 
@@ -153,7 +160,8 @@ class StageCheckpoint:
         averaging_decay: decay of the weight averaging per iteration; 0 keeps the online weights.
         interval: epochs between two writes.
         initial_weights: weights that a new run starts from, e.g. those that a bundle came with. Their optimizer's state
-            is not part of them, so that the learning rate warms up again.
+            is not part of them, so that the learning rate warms up again. Weights from before the conditioner had
+            context are taken, too: the context starts anew, and as no change.
     """
 
     def __init__(
@@ -201,7 +209,7 @@ class StageCheckpoint:
             )
         if not self.state_path.is_file():
             if self.initial_weights is not None:
-                load_weights(self.network, self.initial_weights)
+                load_weights(self.network, self.initial_weights, may_lack=CONTEXT)
                 self.averaged.load_state_dict(self.network.state_dict())
             return
         state = load_tensors(self.state_path)

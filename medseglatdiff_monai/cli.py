@@ -160,8 +160,8 @@ class Commands:
         Example: medseglatdiff benchmark ambiguity --dataset-dir data/lidc --max-minutes 60 --output-dir results
 
         Args:
-            suite: paper-table-1, paper-table-2, paper-table-3, paper-figure-3, paper-figure-4, ambiguity, calibration,
-                ablation, or a JSON file.
+            suite: paper-table-1, paper-table-2, paper-table-3, paper-figure-3, paper-figure-4, ambiguity,
+                ambiguity-laptop, all-systems, calibration, ablation, recipe, or a JSON file.
             dataset_dir: prepared folder.
             output_dir: where runs, scores and the report go; the same call goes on from there.
             bundle: bundle that the systems start from; by default the one for the data set.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from ignite.engine import Engine
 
+from medseglatdiff_monai.checkpoints import CONTEXT, StageCheckpoint, load_weights, save_tensors, save_weights
 from medseglatdiff_monai.losses import DenoisingLoss
 from medseglatdiff_monai.networks import CodecConditioner, DenoisingNetwork, VQVAECodec
 
@@ -77,6 +79,37 @@ def test_mean_mask_in_the_loss() -> None:
     output |= {"mean_mask_logits": logits, "mean_mask": mean_mask}
     expected = -(mean_mask * F.logsigmoid(logits) + (1 - mean_mask) * F.logsigmoid(-logits)).mean()
     torch.testing.assert_close(DenoisingLoss(mean_mask_weight=2.0)(output), 2 * expected)
+
+
+def test_weights_without_context_are_taken_to_start_from(make_segmenter, tmp_path) -> None:
+    network, old = make_segmenter(), make_segmenter()
+    network.conditioner = make_conditioner(context_channels=(16, 24))
+    save_weights(old, tmp_path / "old.pt", half=False)
+    with pytest.raises(ValueError, match=r"missing \(first: conditioner\.context"):
+        load_weights(network, tmp_path / "old.pt")
+    optimizer = torch.optim.SGD(network.denoiser.parameters(), lr=0.1)
+    checkpoint = StageCheckpoint(network, optimizer, tmp_path / "new.pt", initial_weights=tmp_path / "old.pt")
+    checkpoint._restore(Engine(lambda engine, batch: None))
+    image = torch.rand(2, 1, 32, 32)
+    assert torch.equal(network(image), old(image))
+
+    part = network.state_dict()
+    del part["conditioner.to_mean_mask.bias"]
+    save_tensors(part, tmp_path / "part.pt")
+    with pytest.raises(ValueError, match=r"1 tensors are missing \(first: conditioner\.to_mean_mask\.bias\)"):
+        load_weights(network, tmp_path / "part.pt", may_lack=CONTEXT)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_masks_do_not_depend_on_the_batch(make_segmenter, sampler: str) -> None:
+    network = make_segmenter(sampler=sampler)
+    images = torch.rand(3, 1, 32, 32)
+    together = network(images)
+    torch.testing.assert_close(together, torch.cat([network(image[None]) for image in images]))
+    ensemble = network.ensemble_logits(images, 3) > 0
+    torch.testing.assert_close(ensemble.float().mean(1, keepdim=True), together)
+    shared = network.ensemble_logits(images, 3, cases=["a"])
+    torch.testing.assert_close(shared[2], network.ensemble_logits(images[2:], 3, cases=["a"])[0])
 
 
 def test_refusals() -> None:
