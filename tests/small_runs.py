@@ -29,6 +29,8 @@ STAGE_TYPES = {
     "evaluate": "infer",
     "inference": "infer",
 }
+# The confidence from which a pixel belongs to the lung bundle's consensus.
+THRESHOLD = json.loads((bundles_dir() / LUNG / "configs" / "inference.json").read_text())["threshold"]
 LEVELS = {LUNG: 2, SKIN: 3, POLYP: 3, RETINA: 2}
 # Channels of the images and readers of their masks.
 DATA = {LUNG: (1, 4), SKIN: (3, 1), POLYP: (3, 1), RETINA: (3, 2)}

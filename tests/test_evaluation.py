@@ -17,7 +17,7 @@ import torch
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose
-from small_runs import LUNG, SKIN, build_network, write_prepared, write_small_bundle
+from small_runs import LUNG, SKIN, THRESHOLD, build_network, write_prepared, write_small_bundle
 
 from medseglatdiff_monai.checkpoints import save_weights, weights_sha256
 from medseglatdiff_monai.data.datalist import load_datalist
@@ -296,7 +296,7 @@ def test_probabilities_as_confidence(bundle: Path, data: Path, tmp_path: Path) -
         saved = dict(file)
     inner = saved["confidence"][32:96, 32:96]
     assert len(np.unique(inner)) > 3
-    assert np.array_equal(saved["consensus"], saved["confidence"] >= 0.5 - 1e-6)
+    assert np.array_equal(saved["consensus"], saved["confidence"] >= THRESHOLD - 1e-6)
     assert not saved["confidence"][:32].any()
     expected = np.mean((saved["confidence"] - saved["raters"].mean(0)) ** 2)
     assert read_rows(tmp_path)["case-4"]["brier"] == pytest.approx(expected, abs=1e-6)

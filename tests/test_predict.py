@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from small_runs import THRESHOLD
 from tiny_bundle import SKIN, write_tiny_bundle
 from tiny_dicom import CORNER_MM, make_ct, write_series
 
@@ -87,7 +88,7 @@ def test_png_in_its_own_size(lung: Path, crop_png: Path, tmp_path: Path):
     assert samples.shape == (4, 128, 128)
     np.testing.assert_array_equal(confidence, samples.mean(0, dtype=np.float32))
     consensus = np.array(Image.open(result["files"]["consensus"]))
-    np.testing.assert_array_equal(consensus, np.where(samples.sum(0) >= 2, 255, 0))
+    np.testing.assert_array_equal(consensus, np.where(samples.mean(0) >= THRESHOLD, 255, 0))
     np.testing.assert_array_equal(np.array(Image.open(result["files"]["confidence"])), np.rint(confidence * 255))
     # The network sees the central 64×64; half of that, and nothing else, is foreground.
     assert 0.3 < samples[:, 32:96, 32:96].mean() < 0.7
@@ -114,14 +115,14 @@ def test_dicom_is_the_same_as_the_crop(lung: Path, crop_png: Path, series: Path,
     expected = np.zeros((170, 150, 4), dtype=np.float32)
     expected[COLUMN - 64 : COLUMN + 64, ROW - 64 : ROW + 64, SLICE] = samples.mean(0).T
     np.testing.assert_allclose(np.asarray(confidence.dataobj), expected, atol=1e-6)
-    np.testing.assert_array_equal(np.asarray(consensus.dataobj), expected >= 0.5)
+    np.testing.assert_array_equal(np.asarray(consensus.dataobj), expected >= THRESHOLD)
     # RAS: x and y are turned against DICOM's LPS.
     affine = np.diag([-0.75, -0.5, 2.0, 1.0])
     affine[:3, 3] = -CORNER_MM[0], -CORNER_MM[1], CORNER_MM[2]
     np.testing.assert_allclose(consensus.affine, affine, atol=1e-5)
     (nodule,) = volume["nodules"]
     assert nodule["voxel"] == [COLUMN, ROW, SLICE]
-    pixels = int((samples.mean(0) >= 0.5).sum())
+    pixels = int((samples.mean(0) >= THRESHOLD).sum())
     assert nodule["area_mm2"]["consensus"] == pytest.approx(pixels * 0.75 * 0.5)
     # One slice has no volume.
     assert nodule["volume_mm3"] is None
@@ -160,7 +161,7 @@ def test_nifti_volume_of_any_orientation(lung: Path, crop_png: Path, ct: np.ndar
     np.testing.assert_allclose(consensus.affine, turned.affine)
     back = nibabel.orientations.ornt_transform(nibabel.io_orientation(consensus.affine), nibabel.io_orientation(affine))
     plane = np.asarray(consensus.as_reoriented(back).dataobj)[COLUMN - 64 : COLUMN + 64, ROW - 64 : ROW + 64]
-    np.testing.assert_array_equal(plane[..., SLICE].T, samples.mean(0) >= 0.5)
+    np.testing.assert_array_equal(plane[..., SLICE].T, samples.mean(0) >= THRESHOLD)
     assert plane.sum() == np.asarray(consensus.dataobj).sum()
 
 
@@ -174,7 +175,7 @@ def test_2d_nifti_is_a_crop(lung: Path, crop_png: Path, ct: np.ndarray, tmp_path
     samples = samples_of(predict(lung, [crop_png], tmp_path / "png")[0])
     np.testing.assert_array_equal(samples_of(result), samples)
     consensus = nibabel.load(result["files"]["consensus"])
-    np.testing.assert_array_equal(np.asarray(consensus.dataobj), samples.mean(0) >= 0.5)
+    np.testing.assert_array_equal(np.asarray(consensus.dataobj), samples.mean(0) >= THRESHOLD)
     np.testing.assert_allclose(consensus.affine, affine)
     with pytest.raises(InputError, match=r"crop\.nii\.gz: --point is given, but the NIfTI is a 2D image"):
         predict(lung, [tmp_path / "crop.nii.gz"], tmp_path / "out", point=(0, 0, 0))
@@ -185,7 +186,7 @@ def test_crop_over_the_border(lung: Path, series: Path, tmp_path: Path):
     samples = samples_of(result)
     volume = np.asarray(nibabel.load(result["files"]["consensus"]).dataobj)
     # Pixel (64, 64) of the crop is voxel (3, 149, 0); the network saw 32 pixels to either side.
-    expected = (samples.mean(0) >= 0.5)[32:65, 61:96].T
+    expected = (samples.mean(0) >= THRESHOLD)[32:65, 61:96].T
     np.testing.assert_array_equal(volume[0:35, 117:150, 0], expected)
     assert volume.sum() == expected.sum()
 
@@ -264,7 +265,7 @@ def test_consensus_follows_the_fusion(lung: Path, crop_png: Path, tmp_path: Path
         saved = dict(arrays)
     np.testing.assert_array_equal(saved["consensus"], saved["samples"].sum(0) > 2)
     # The ties, which the mean counts in.
-    assert (saved["consensus"] != (saved["confidence"] >= 0.5)).any()
+    assert (saved["consensus"] != (saved["confidence"] >= THRESHOLD)).any()
     assert (result["provenance"]["fusion"], result["provenance"]["postprocess"]) == ("majority", "morphology")
 
 

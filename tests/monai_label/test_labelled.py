@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from small_runs import LUNG, POLYP, copy_bundle, run_sizes, small_sizes
 
-from medseglatdiff_monai.bundle import load_segmenter
+from medseglatdiff_monai.bundle import bundles_dir, load_segmenter
 from medseglatdiff_monai.data import LoadCased
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.monai_label.labelled import prepare_labelled, train_labelled
@@ -120,5 +121,6 @@ def test_bundle_without_weights_is_trained_from_the_start(tmp_path: Path) -> Non
         Image.fromarray(pixels).save(item["image"])
         Image.fromarray(mask).save(item["label"])
         items.append(item)
-    run = train_labelled(POLYP, items, tmp_path / "work", **{**small_sizes(POLYP), **SIZES})
+    bundle = shutil.copytree(bundles_dir() / POLYP, tmp_path / POLYP, ignore=shutil.ignore_patterns("models"))
+    run = train_labelled(bundle, items, tmp_path / "work", **{**small_sizes(POLYP), **SIZES})
     assert {path.name for path in (run / "models").glob("*.pt")} == {"image_codec.pt", "mask_codec.pt", "model.pt"}

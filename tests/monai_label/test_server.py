@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_runs import LUNG, POLYP
+from small_runs import LUNG, RETINA
 
 from medseglatdiff_monai.bundle import bundles_dir
 from medseglatdiff_monai.errors import InputError
@@ -26,14 +26,14 @@ def sample_app(tmp_path: Path) -> Path:
 
 def test_folder_holds_app_and_bundles(tmp_path: Path, sample_app: Path) -> None:
     app = tmp_path / "app"
-    assert layout_app(app, [LUNG, bundles_dir() / POLYP], sample_app) == [LUNG, POLYP]
+    assert layout_app(app, [LUNG, bundles_dir() / RETINA], sample_app) == [LUNG, RETINA]
     assert (app / "lib" / "monaibundle.py").read_text() == "class MyApp: ...\n"
     (made,) = [node for node in ast.parse((app / "main.py").read_text()).body if isinstance(node, ast.ClassDef)]
     assert [ast.unparse(base) for base in made.bases] == ["EnsembleTasks", "monaibundle.MyApp", "MONAILabelApp"]
     shipped, copied = (folder / LUNG / "models" / "model.pt" for folder in (bundles_dir(), app / "model"))
     assert copied.read_bytes() == shipped.read_bytes()
-    assert not (app / "model" / POLYP / "models" / "model.pt").exists()
-    assert (app / "model" / POLYP / "configs" / "train.json").is_file()
+    assert not (app / "model" / RETINA / "models" / "model.pt").exists()
+    assert (app / "model" / RETINA / "configs" / "train.json").is_file()
 
 
 def test_later_start_keeps_trained_weights_and_renews_the_rest(tmp_path: Path, sample_app: Path) -> None:
@@ -51,9 +51,9 @@ def test_later_start_keeps_trained_weights_and_renews_the_rest(tmp_path: Path, s
 
 def test_command_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
-    command = server_command("app", "studies", [LUNG, POLYP], "127.0.0.1", 8123)
+    command = server_command("app", "studies", [LUNG, RETINA], "127.0.0.1", 8123)
     assert command[:3] == [sys.executable, "-m", "monailabel.main"]
-    assert command[command.index("models") + 1] == f"{LUNG},{POLYP}"
+    assert command[command.index("models") + 1] == f"{LUNG},{RETINA}"
     environment = server_environment(tmp_path)
     paths = environment["PYTHONPATH"].split(os.pathsep)
     assert paths[0] == str(bundles_dir().parent)
