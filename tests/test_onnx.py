@@ -16,7 +16,7 @@ from small_runs import LUNG, write_small_bundle
 from medseglatdiff_monai.bundle import load_segmenter
 from medseglatdiff_monai.diffusion import DiffusionProcess, sampling_timesteps
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.networks.segmenter import noise_generator
+from medseglatdiff_monai.networks import draw_sample_noise
 from medseglatdiff_monai.onnx_runner import OnnxSegmenter, ddim, draw_noise, torch_normal
 
 # Runs the copy that lies in the export's folder, under an import system that refuses the package and its libraries.
@@ -62,9 +62,9 @@ def test_noise_without_torch_is_that_of_torch(seed: int, size: int) -> None:
 
 
 def test_noise_belongs_to_seed_case_and_sample() -> None:
-    found = draw_noise((4, 8, 8), 2, seed=7, case="scan-1")
-    for number in range(2):
-        expected = torch.randn((4, 8, 8), generator=noise_generator(7, "scan-1", number)).numpy()
+    found = draw_noise((4, 8, 8), 3, seed=7, case="scan-1")
+    for number in range(3):
+        expected = draw_sample_noise((4, 8, 8), 7, "scan-1", number).numpy()
         np.testing.assert_allclose(found[number], expected, rtol=0, atol=2e-6)
     with pytest.raises(ValueError, match="at least 16"):
         torch_normal(0, 15)

@@ -7,7 +7,7 @@ from .nnunet_plan import PlannedUNet, UNetPlan, plan_unet
 from .one_to_one import OneToOneSegmenter, SegmentationLoss, SegmentingNetwork
 from .pixel_denoisers import DenseImageEncoder, FrequencyParser, MedSegDiffDenoiser, SegDiffDenoiser
 from .quantizer import QuantizerOutput, VectorQuantizer
-from .segmenter import DenoisingNetwork, LatentDiffusionSegmenter, noise_generator
+from .segmenter import DenoisingNetwork, LatentDiffusionSegmenter, draw_sample_noise, noise_generator
 
 __all__ = [
     "CodecBase",
@@ -28,6 +28,7 @@ __all__ = [
     "UNetPlan",
     "VQVAECodec",
     "VectorQuantizer",
+    "draw_sample_noise",
     "noise_generator",
     "plan_unet",
 ]

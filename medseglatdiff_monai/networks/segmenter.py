@@ -18,7 +18,7 @@ from ..errors import InputError
 from .codecs import CodecBase
 from .conditioner import CodecConditioner
 
-__all__ = ["DenoisingNetwork", "LatentDiffusionSegmenter", "noise_generator"]
+__all__ = ["DenoisingNetwork", "LatentDiffusionSegmenter", "draw_sample_noise", "noise_generator"]
 
 
 def noise_generator(seed: int, case: str, sample_index: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -32,6 +32,17 @@ def noise_generator(seed: int, case: str, sample_index: int, device: torch.devic
     """
     digest = hashlib.sha256(f"{seed}/{case}/{sample_index}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def draw_sample_noise(shape: Sequence[int], seed: int, case: str, sample_index: int) -> torch.Tensor:
+    """Standard normal noise that a sample starts from; those of samples 2 k and 2 k + 1 are each other's negatives.
+
+    Each alone is a draw like any other. The two of a pair are further apart than independent ones (antithetic variates,
+    Hammersley and Morton 1956), so that an ensemble of as many samples covers more of the distribution. Statistics that
+    ask for independent samples, as GED's U-statistic, take every other one.
+    """
+    noise = torch.randn(*shape, generator=noise_generator(seed, case, sample_index // 2))
+    return -noise if sample_index % 2 else noise
 
 
 class LatentDiffusionSegmenter(nn.Module):
@@ -110,15 +121,12 @@ class LatentDiffusionSegmenter(nn.Module):
         return (self.mask_codec.latent_channels, *(side // f for side in image.shape[2:]))
 
     def draw_noise(self, image: torch.Tensor, num_samples: int, seed: int, cases: Sequence[str]) -> torch.Tensor:
-        """Noise (B, N, d, h, w[, e]) on the image's device, drawn for each (seed, case, sample) on the CPU.
+        """:func:`draw_sample_noise` of each case and sample (B, N, d, h, w[, e]), on the image's device.
 
         One entry in ``cases`` for each image, or a single one whose noise all images share.
         """
         shape = self.latent_shape(image)
-        noise = [
-            torch.stack([torch.randn(shape, generator=noise_generator(seed, case, i)) for i in range(num_samples)])
-            for case in cases
-        ]
+        noise = [torch.stack([draw_sample_noise(shape, seed, case, i) for i in range(num_samples)]) for case in cases]
         drawn = torch.stack(noise)
         if torch.jit.is_tracing():
             # The tracer would record the draw itself, whose generator moves on from call to call: keep the numbers.
