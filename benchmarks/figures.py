@@ -25,7 +25,7 @@ BUNDLES = {
 # Metric → (name, digits, what it is).
 METRICS = {
     "ged_v": ("GED (V-statistic)", 3, "lower is better"),
-    "ged_u": ("GED (U-statistic)", 3, "unbiased"),
+    "ged_u": ("GED (U-statistic)", 3, "without self-pairs; unbiased if samples were independent"),
     "hm_iou": ("HM-IoU", 3, "higher is better"),
     "dice": ("Dice of the consensus", 3, "against the readers' consensus (at least half of them), where not empty"),
     "iou": ("IoU of the consensus", 3, "likewise"),
@@ -96,6 +96,21 @@ def training_text(record: dict) -> str:
     )
 
 
+def paired_noise() -> str:
+    """What the figures of the lung bundle would be with independent samples."""
+    result = read("paired_noise")
+    if result is None:
+        return ""
+    ged, hm_iou, spread = (result["metrics"][metric] for metric in ("ged_v", "hm_iou", "diversity"))
+    return (
+        "\n\nSamples are drawn in pairs of opposite noise. As many independent ones have, on the same slices, GED "
+        f"{ged['second']['mean']:.3f} and HM-IoU {hm_iou['second']['mean']:.3f}; differences, with 95% intervals by "
+        f"patient: GED {interval_cell(ged['difference'])}, HM-IoU {interval_cell(hm_iou['difference'])}, mean distance "
+        f"among the samples {interval_cell(spread['difference'])} (`benchmarks/results/paired_noise.json`). Compare "
+        "published figures, of independent samples, with those."
+    )
+
+
 def card(key: str) -> str:
     """What the README and the model card of a bundle say of its weights."""
     result, record = read(f"{key}_validation"), read(f"{key}_training")
@@ -103,7 +118,8 @@ def card(key: str) -> str:
         if (ROOT / "bundles" / BUNDLES[key][0] / "models" / "model.pt").is_file():
             raise SystemExit(f"{key}: weights are shipped, but benchmarks/results holds no figures of them.")
         return "No weights are shipped yet, so there is nothing to report: train the bundle with the commands below."
-    return f"{table(key, result)}\n\n{training_text(record)}\n\nFrom `benchmarks/results/{key}_validation.json`."
+    pairs = paired_noise() if key == "lung" else ""
+    return f"{table(key, result)}{pairs}\n\n{training_text(record)}\n\nFrom `benchmarks/results/{key}_validation.json`."
 
 
 def comparison() -> str:

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import torch
+from compare_cases import rounded
 from tqdm import tqdm
 
-from medseglatdiff_monai.benchmark.statistics import Interval, compare_groups, group_interval
+from medseglatdiff_monai.benchmark.statistics import compare_groups, group_interval
 from medseglatdiff_monai.bundle import Segmenter, load_segmenter
 from medseglatdiff_monai.data.datalist import load_datalist
 from medseglatdiff_monai.evaluation import provenance
@@ -41,14 +40,6 @@ def ways_of_drawing(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[
 
     ways = {f"ddim, {steps} steps": draw(num_inference_steps=steps, sampler="ddim") for steps in STEPS}
     return {**ways, "ddpm, 10 steps": draw(num_inference_steps=10, sampler="ddpm")}, f"ddim, {STEPS[-1]} steps"
-
-
-def rounded(interval: Interval) -> dict[str, float | int | None]:
-    """The interval as JSON takes it."""
-    return {
-        key: (round(value, 5) if math.isfinite(value) else None) if isinstance(value, float) else value
-        for key, value in asdict(interval).items()
-    }
 
 
 def main() -> None:

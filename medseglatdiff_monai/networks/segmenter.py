@@ -39,7 +39,7 @@ def draw_sample_noise(shape: Sequence[int], seed: int, case: str, sample_index: 
 
     Each alone is a draw like any other. The two of a pair are further apart than independent ones (antithetic variates,
     Hammersley and Morton 1956), so that an ensemble of as many samples covers more of the distribution. Statistics that
-    ask for independent samples, as GED's U-statistic, take every other one.
+    ask for independent samples, as GED's U-statistic does, come out lower by what this adds to the samples' spread.
     """
     noise = torch.randn(*shape, generator=noise_generator(seed, case, sample_index // 2))
     return -noise if sample_index % 2 else noise

@@ -1,0 +1,59 @@
+"""Compare two evaluations of the same cases: ``python benchmarks/compare_cases.py FIRST SECOND --output FILE``.
+
+FIRST and SECOND are output folders of ``medseglatdiff evaluate``. Means of both, and the mean difference first - second
+with its bootstrap interval over groups (patients) and Wilcoxon p-value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from medseglatdiff_monai.benchmark.statistics import Interval, compare_groups, group_interval
+from medseglatdiff_monai.evaluation import load_result
+
+METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "soft_dice", "ece_band", "diversity")
+
+
+def rounded(interval: Interval) -> dict[str, float | int | None]:
+    """The interval as JSON takes it."""
+    return {
+        key: (round(value, 5) if math.isfinite(value) else None) if isinstance(value, float) else value
+        for key, value in asdict(interval).items()
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("first", type=Path)
+    parser.add_argument("second", type=Path)
+    parser.add_argument("--names", nargs=2, required=True, help="what the two are called")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    folders = (arguments.first, arguments.second)
+    frames = [pd.read_csv(folder / "cases.csv").set_index("case") for folder in folders]
+    record = {
+        "names": arguments.names,
+        "metrics": {
+            metric: {
+                "first": rounded(group_interval(frames[0][metric], frames[0]["group"])),
+                "second": rounded(group_interval(frames[1][metric], frames[1]["group"])),
+                "difference": rounded(compare_groups(frames[0], frames[1], metric)),
+            }
+            for metric in METRICS
+        },
+        "num_samples": [load_result(folder / "metrics.json")["summary"]["num_samples"] for folder in folders],
+        "provenance": [load_result(folder / "metrics.json")["provenance"] for folder in folders],
+    }
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+    print(arguments.output)
+
+
+if __name__ == "__main__":
+    main()
