@@ -141,7 +141,7 @@ def test_same_masks_as_predict(lung: Path, segmenter: Segmenter, crop_png: Path,
             expected = arrays["samples"] if point else arrays["samples"][:, None]
         drawn = open_case(path, segmenter).draw(4, 2, 3, point, report=seen.append)
         np.testing.assert_array_equal(drawn.samples, expected)
-        sizes = drawn.measure(drawn.consensus(0.5), drawn.clicked)
+        sizes = drawn.measure(drawn.consensus(drawn.threshold), drawn.clicked)
         if point is None:
             assert (sizes.area_pixels, sizes.area_mm2) == (result["area_pixels"]["consensus"], None)
         else:
@@ -276,7 +276,8 @@ def test_page_of_a_picture(browser, lung: Path, crop_png: Path, tmp_path: Path) 
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
         page.wait_for_selector(".sizes td.area_pixels", timeout=60_000)
-        for share in (0.1, 0.5, 0.85, 0.3):
+        # Of four samples: from the one of the bundle's threshold to all, one, three and two.
+        for share in (0.85, 0.1, 0.5, 0.3):
             before = page.locator("[data-layer=consensus]").get_attribute("d")
             _drag(page, "Consensus threshold", share)
             # The slider stays where it was put; label, number and outline follow it.
