@@ -122,15 +122,20 @@ def card(key: str) -> str:
     return f"{table(key, result)}{pairs}\n\n{training_text(record)}\n\nFrom `benchmarks/results/{key}_validation.json`."
 
 
+def by_system(result: dict) -> tuple[dict[str, dict[str, dict]], set[tuple[str, str]]]:
+    """A suite's measurements by system and metric, and the pairs of both whose difference is settled."""
+    rows: dict[str, dict[str, dict]] = {}
+    for row in result["measurements"]:
+        rows.setdefault(row["system"], {})[row["metric"]] = row
+    return rows, {(row["system"], row["metric"]) for row in result["comparisons"] if is_settled(row)}
+
+
 def comparison() -> str:
     """Markdown table of the suite's ``results.json``, with the differences that its tests call real."""
     result = read("ambiguity_laptop")
     if result is None:
         return "Not run yet."
-    rows: dict[str, dict[str, dict]] = {}
-    for row in result["measurements"]:
-        rows.setdefault(row["system"], {})[row["metric"]] = row
-    real = {(row["system"], row["metric"]) for row in result["comparisons"] if is_settled(row)}
+    rows, real = by_system(result)
     lines = [
         "| system | GED16 | HM-IoU16 | Dice | ECE, band | million parameters | minutes of training | s a sample |",
         "|---|---|---|---|---|---|---|---|",
@@ -182,10 +187,7 @@ def recipe() -> str:
     result = read("recipe")
     if result is None:
         return "Not run yet."
-    rows: dict[str, dict[str, dict]] = {}
-    for row in result["measurements"]:
-        rows.setdefault(row["system"], {})[row["metric"]] = row
-    real = {(row["system"], row["metric"]) for row in result["comparisons"] if is_settled(row)}
+    rows, real = by_system(result)
     metrics = ("ged_v", "hm_iou", "dice", "soft_dice", "ece_band")
     lines = ["| choice | GED16 | HM-IoU16 | Dice | soft Dice | ECE, band |", "|---|---|---|---|---|---|"]
     for system, found in rows.items():
