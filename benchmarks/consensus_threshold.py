@@ -11,21 +11,18 @@ the expected Dice of a calibrated map is highest is half of that Dice, so below 
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
+from records import measurement_arguments, write_record
 from tqdm import tqdm
 
 from medseglatdiff_monai.bundle import load_segmenter
 from medseglatdiff_monai.data.datalist import load_datalist
-from medseglatdiff_monai.evaluation import provenance
 from medseglatdiff_monai.fusion import FUSIONS, fuse_ensemble
 from medseglatdiff_monai.metrics import ConsensusDice
 
-ROOT = Path(__file__).resolve().parent.parent
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 
 
@@ -41,14 +38,8 @@ def score(consensus: torch.Tensor, readers: torch.Tensor) -> dict[str, float]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset_dir", type=Path)
-    parser.add_argument("--bundle", default="lung_nodule_ct_latent_diffusion")
-    parser.add_argument("--split", default="validation")
+    parser = measurement_arguments(__doc__, "consensus_threshold.json", seed=1)
     parser.add_argument("--max-cases", type=int, default=200, help="drawn by seed")
-    parser.add_argument("--num-samples", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "consensus_threshold.json")
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.bundle, num_samples=arguments.num_samples, seed=arguments.seed)
     items = load_datalist(arguments.dataset_dir, arguments.split, max_cases=arguments.max_cases, seed=arguments.seed)
@@ -70,20 +61,8 @@ def main() -> None:
         for fusion in FUSIONS
         if fusion != "mean"
     ]
-    record = {
-        "results": rows,
-        "num_cases": len(items),
-        "num_samples": arguments.num_samples,
-        "split": arguments.split,
-        "seed": arguments.seed,
-        "bundle": arguments.bundle,
-        "weights_sha256": segmenter.weights_sha256,
-        "provenance": provenance(segmenter.device),
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(rows, indent=1))
-    print(arguments.output)
+    write_record(arguments, segmenter, {"results": rows, "num_cases": len(items)})
 
 
 if __name__ == "__main__":

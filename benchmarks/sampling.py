@@ -8,23 +8,20 @@ patients. Numbers of DDIM steps, and DDPM's noisy steps, are compared with the m
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 import torch
 from compare_cases import rounded
+from records import measurement_arguments, write_record
 from tqdm import tqdm
 
 from medseglatdiff_monai.benchmark.statistics import compare_groups, group_interval
 from medseglatdiff_monai.bundle import Segmenter, load_segmenter
 from medseglatdiff_monai.data.datalist import load_datalist
-from medseglatdiff_monai.evaluation import provenance
 from medseglatdiff_monai.metrics import generalized_energy_distance, hungarian_matched_iou
 
-ROOT = Path(__file__).resolve().parent.parent
 STEPS = (1, 2, 5, 10, 25, 50, 250)
 Draw = Callable[[torch.Tensor, str], torch.Tensor]
 
@@ -44,14 +41,8 @@ def ways_of_drawing(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset_dir", type=Path)
-    parser.add_argument("--bundle", default="lung_nodule_ct_latent_diffusion")
-    parser.add_argument("--split", default="validation")
+    parser = measurement_arguments(__doc__, "sampling.json", seed=2)
     parser.add_argument("--max-cases", type=int, default=40, help="drawn by seed")
-    parser.add_argument("--num-samples", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "sampling.json")
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.bundle)
     ways, reference = ways_of_drawing(segmenter, arguments.num_samples, arguments.seed)
@@ -81,20 +72,8 @@ def main() -> None:
             if name != reference:
                 result[f"{metric}_difference"] = rounded(compare_groups(frame, frames[reference], metric))
         results.append(result)
-    record = {
-        "results": results,
-        "reference": reference,
-        "num_samples": arguments.num_samples,
-        "split": arguments.split,
-        "seed": arguments.seed,
-        "bundle": arguments.bundle,
-        "weights_sha256": segmenter.weights_sha256,
-        "provenance": provenance(segmenter.device),
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(results, indent=1))
-    print(arguments.output)
+    write_record(arguments, segmenter, {"results": results, "reference": reference})
 
 
 if __name__ == "__main__":

@@ -11,24 +11,21 @@ share of readers' volumes in it, with a bootstrap over nodules. A reader who saw
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import torch
+from records import measurement_arguments, write_record
 
 from medseglatdiff_monai.bundle import Segmenter, load_segmenter
 from medseglatdiff_monai.data.datalist import load_datalist
 from medseglatdiff_monai.data.pylidc_compat import load_pylidc
-from medseglatdiff_monai.evaluation import provenance
 from medseglatdiff_monai.volumes import INTERVAL_PERCENT
 
-ROOT = Path(__file__).resolve().parent.parent
 NAME = re.compile(r"(?P<patient>.+)_nodule-(?P<nodule>\d+)_slice-(?P<slice>\d+)")
 NUM_BOOTSTRAP = 2000
 
@@ -120,15 +117,9 @@ def summarize(nodules: list[dict[str, Any]], key: str) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset_dir", type=Path)
-    parser.add_argument("--bundle", default="lung_nodule_ct_latent_diffusion")
-    parser.add_argument("--split", default="validation")
+    parser = measurement_arguments(__doc__, "volume_coverage.json", seed=0)
     parser.add_argument("--nodules", type=int, default=20, help="drawn by seed")
     parser.add_argument("--min-slices", type=int, default=3, help="of a nodule")
-    parser.add_argument("--num-samples", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "volume_coverage.json")
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.bundle, num_samples=arguments.num_samples, seed=arguments.seed)
     nodules = group_nodules(load_datalist(arguments.dataset_dir, arguments.split), arguments.min_slices)
@@ -159,22 +150,9 @@ def main() -> None:
         print(f"{len(rows)}/{len(order)} {name}: {len(items)} slices, readers {row['readers_mm3']} mm³", flush=True)
     keys = ("shared_noise", "independent_noise", "shared_noise_until_empty")
     summary = {key: summarize(rows, f"{key}_mm3") for key in keys}
-    record = {
-        "summary": summary,
-        "interval_percent": list(INTERVAL_PERCENT),
-        "num_samples": arguments.num_samples,
-        "num_inference_steps": segmenter.inferer.num_inference_steps or segmenter.network.num_inference_steps,
-        "split": arguments.split,
-        "seed": arguments.seed,
-        "bundle": arguments.bundle,
-        "weights_sha256": segmenter.weights_sha256,
-        "nodules": rows,
-        "provenance": provenance(segmenter.device),
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(summary, indent=2))
-    print(arguments.output)
+    results = {"summary": summary, "interval_percent": list(INTERVAL_PERCENT), "nodules": rows}
+    write_record(arguments, segmenter, results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,42 @@
+"""The file that a measurement on a bundle's weights leaves: its results, and what they were measured with."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from medseglatdiff_monai.bundle import Segmenter
+from medseglatdiff_monai.evaluation import provenance
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def measurement_arguments(description: str | None, output: str, seed: int) -> argparse.ArgumentParser:
+    """Arguments that the measurements share: the prepared data, the bundle, the number of samples and the seed."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("dataset_dir", type=Path)
+    parser.add_argument("--bundle", default="lung_nodule_ct_latent_diffusion")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--num-samples", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=seed)
+    parser.add_argument("--output", type=Path, default=RESULTS / output)
+    return parser
+
+
+def write_record(arguments: argparse.Namespace, segmenter: Segmenter, results: dict[str, Any]) -> None:
+    """Write ``results`` beside the shared arguments, the checksum of the weights, hardware, versions and commit."""
+    record = {
+        **results,
+        "num_samples": arguments.num_samples,
+        "num_inference_steps": segmenter.inferer.num_inference_steps or segmenter.network.num_inference_steps,
+        "split": arguments.split,
+        "seed": arguments.seed,
+        "bundle": arguments.bundle,
+        "weights_sha256": segmenter.weights_sha256,
+        "provenance": provenance(segmenter.device),
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
+    print(arguments.output)
