@@ -19,7 +19,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
 
-from .checkpoints import save_bytes, weights_sha256
+from .checkpoints import save_json, weights_sha256
 from .errors import InputError, did_you_mean, unwrapped_errors
 from .inferer import EnsembleInferer
 from .networks import LatentDiffusionSegmenter, OneToOneSegmenter
@@ -340,17 +340,12 @@ def write_run_folder(
     target.mkdir(parents=True, exist_ok=True)
     for stage, config in configs.items():
         if output != root:
-            _write_json(config, target / f"{stage}.json")
+            save_json(config, target / f"{stage}.json")
     for name in ("metadata.json", "logging.conf", *(path.name for path in (root / "configs").glob("multi_gpu_*.json"))):
         source = root / "configs" / name
         if source.is_file() and output != root:
             shutil.copyfile(source, target / name)
     return output
-
-
-def _write_json(config: dict, path: Path) -> None:
-    text = json.dumps(config, indent=2) + "\n"
-    save_bytes(lambda handle: handle.write(text.encode()), path)
 
 
 def _without_budget(config: dict) -> dict:

@@ -7,6 +7,7 @@ holds the online and averaged weights, the optimizer and the position, and makes
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -27,7 +28,9 @@ __all__ = [
     "load_tensors",
     "load_weights",
     "save_bytes",
+    "save_json",
     "save_tensors",
+    "save_text",
     "save_weights",
     "stage_finished",
     "weights_sha256",
@@ -58,6 +61,16 @@ def clean_json(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [clean_json(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def save_text(text: str, path: str | Path) -> None:
+    """Write ``text`` as UTF-8, its line ends as they are; the file appears complete or not at all."""
+    save_bytes(lambda handle: handle.write(text.encode()), path)
+
+
+def save_json(content: Any, path: str | Path) -> None:
+    """Write ``content`` as JSON, what is not finite as null; the file appears complete or not at all."""
+    save_text(json.dumps(clean_json(content), indent=2, allow_nan=False) + "\n", path)
 
 
 def save_tensors(state: dict, path: str | Path) -> None:

@@ -31,7 +31,7 @@ from monai.transforms import Invertd, InvertibleTransform
 from torch import nn
 
 from .bundle import experiment_name, inference_config
-from .checkpoints import clean_json, load_weights, save_bytes, weights_sha256
+from .checkpoints import load_weights, save_bytes, save_json, save_text, weights_sha256
 from .data.transforms import LoadCased
 from .errors import InputError, unwrapped_errors
 from .fusion import fuse_ensemble
@@ -389,18 +389,14 @@ class CaseRecorder:
             "provenance": {**self.record, **provenance("cpu" if parameter is None else parameter.device)},
         }
 
-        def write_rows(handle) -> None:
-            text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, fieldnames=list(cases[0].row))
-            writer.writeheader()
-            writer.writerows(case.row for case in cases)
-            handle.write(text.getvalue().encode())
-
-        text = json.dumps(clean_json(result), indent=2, allow_nan=False) + "\n"
+        rows = io.StringIO(newline="")
+        writer = csv.DictWriter(rows, fieldnames=list(cases[0].row))
+        writer.writeheader()
+        writer.writerows(case.row for case in cases)
         # Between the two writes no old summary must stand beside new rows.
         (self.output_dir / "metrics.json").unlink(missing_ok=True)
-        save_bytes(write_rows, self.output_dir / "cases.csv")
-        save_bytes(lambda handle: handle.write(text.encode()), self.output_dir / "metrics.json")
+        save_text(rows.getvalue(), self.output_dir / "cases.csv")
+        save_json(result, self.output_dir / "metrics.json")
         engine.state.metrics.update({k: v for k, v in summary.items() if isinstance(v, float)})
 
 

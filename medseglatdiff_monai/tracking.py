@@ -29,7 +29,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.utils import flatten_dict
 
-from .checkpoints import save_bytes
+from .checkpoints import save_json
 from .data.datalist import load_dataset_info
 from .io.comparison import ComparedCase, draw_comparison
 
@@ -213,8 +213,7 @@ class RunTracker:
         path = self.output_dir / RECORD
         record = json.loads(path.read_text()) if path.is_file() else {}
         record[_without_password(uri)] = ids
-        text = json.dumps(record, indent=2) + "\n"
-        save_bytes(lambda handle: handle.write(text.encode()), path)
+        save_json(record, path)
 
     def _describe(self) -> None:
         """Parameters, environment and data. A resumed run keeps the parameters that it began with."""

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from ..checkpoints import save_bytes
+from ..checkpoints import save_text
 from ..data.transforms import LoadCase
 from ..io.comparison import ComparedCase, draw_comparison
 from ..io.panel import draw_panel
@@ -39,8 +39,7 @@ MAX_POINTS_IN_TABLE = 4
 
 def write_report(suite: Suite, results: Mapping[str, Any], path: str | Path, panels: Sequence[Mapping] = ()) -> None:
     """Write the report; see :func:`render_report`."""
-    text = render_report(suite, results, panels)
-    save_bytes(lambda handle: handle.write(text.encode()), path)
+    save_text(render_report(suite, results, panels), path)
 
 
 def render_report(suite: Suite, results: Mapping[str, Any], panels: Sequence[Mapping] = ()) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from .. import evaluation
-from ..checkpoints import clean_json, save_bytes
+from ..checkpoints import save_text
 from ..errors import InputError
 
 __all__ = [
@@ -22,22 +22,15 @@ __all__ = [
     "read_json",
     "read_results",
     "save_csv",
-    "save_json",
     "versions",
 ]
 
 SUITE_RESULT_VERSION = 1
 
 
-def save_json(content: Any, path: str | Path) -> None:
-    """Write JSON that appears complete or not at all."""
-    text = json.dumps(clean_json(content), indent=2, allow_nan=False) + "\n"
-    save_bytes(lambda handle: handle.write(text.encode()), path)
-
-
 def save_csv(frame: pd.DataFrame, path: str | Path) -> None:
     """Write a frame without its index as CSV that appears complete or not at all."""
-    save_bytes(lambda handle: handle.write(frame.to_csv(index=False).encode()), path)
+    save_text(frame.to_csv(index=False), path)
 
 
 def read_json(path: str | Path) -> Any:

@@ -24,13 +24,13 @@ import pandas as pd
 
 from .. import evaluation as scoring_of_systems
 from ..bundle import find_bundle, load_stage_config
-from ..checkpoints import clean_json, stage_finished, weights_sha256
+from ..checkpoints import clean_json, save_json, stage_finished, weights_sha256
 from ..data.datalist import load_dataset_info
 from ..data.splits import normalize_split
 from ..errors import InputError
 from ..training import TRAINING_STAGES, train
 from .report import write_report
-from .results import SUITE_RESULT_VERSION, check_version, read_json, save_csv, save_json, versions
+from .results import SUITE_RESULT_VERSION, check_version, read_json, save_csv, versions
 from .scoring import score_reconstruction, score_subsamples
 from .statistics import compare_groups, group_interval, holm
 from .suites import CODEC_STAGES, METRICS, RECONSTRUCTION_METRICS, Evaluation, Suite, System, load_suite, slug
