@@ -10,19 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .bundle import experiment_name, find_bundle, load_stage_config, write_run_folder
-from .checkpoints import load_tensors, save_bytes, stage_finished
+from .checkpoints import load_tensors, save_json, stage_finished
 from .data.datalist import load_dataset_info
 from .errors import InputError, unwrapped_errors
 from .networks.nnunet_plan import training_spacing
@@ -62,8 +62,14 @@ def train(
         The run's folder; weights are in its ``models/``.
 
     Raises:
-        InputError: unknown bundle, experiment or key; a data set that does not fit the bundle; no time at all.
+        InputError: unknown bundle, experiment or key; a data set that does not fit the bundle; no time at all; more
+            than one process.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            f"'medseglatdiff train' runs in one process, found WORLD_SIZE={os.environ['WORLD_SIZE']}: torchrun takes "
+            "'-m monai.bundle run' with the bundle's configs/multi_gpu_….json instead, see docs/how-to/cluster.md."
+        )
     if max_minutes is not None and max_minutes <= 0:
         raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
     root = find_bundle(bundle)
@@ -173,7 +179,7 @@ class _Record:
         """Note what a stage has done so far, ``minutes`` of it in this call."""
         before = self.content["stages"].get(stage, {"minutes": 0.0})
         self.content["stages"][stage] = {"iterations": iterations, "minutes": before["minutes"] + minutes}
-        self._write()
+        save_json(self.content, self.path)
 
     def write_costs(self) -> None:
         """Note the network's size and work, unless an earlier call has."""
@@ -192,13 +198,7 @@ class _Record:
                     multiply_accumulates=count_multiply_accumulates(network, image, steps),
                     provenance=provenance(parser.get_parsed_content("device")),
                 )
-        self._write()
-
-    def _write(self) -> None:
-        if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
-            return
-        text = json.dumps(self.content, indent=2) + "\n"
-        save_bytes(lambda handle: handle.write(text.encode()), self.path)
+        save_json(self.content, self.path)
 
 
 def _check_dataset(dataset_dir: str | Path, config: dict) -> None:

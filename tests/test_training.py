@@ -170,6 +170,15 @@ def test_time_limit_must_be_positive(data: Path, tmp_path: Path, minutes: float)
     assert not (tmp_path / "run").exists()
 
 
+def test_several_processes_are_sent_to_the_bundles_own_overlays(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"WORLD_SIZE=2.*monai\.bundle run.*multi_gpu_"):
+        train(LUNG, data, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_network_sizes_do_not_resume(data: Path, whole: Path, tmp_path: Path) -> None:
     run = shutil.copytree(whole, tmp_path / "run")
     with pytest.raises(InputError, match=r"another configuration.*--output-dir"):
