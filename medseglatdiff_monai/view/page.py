@@ -228,7 +228,7 @@ class Page:
                     self.sample_label = ui.label().classes("w-56 shrink-0").style(KEY.format(SAMPLE_COLOUR))
                     self.sample = ui.slider(min=1, max=2, step=1, value=1, on_change=lambda: self._show_masks())
                     self.sample.props('aria-label="Sample"')
-                with ui.row().classes("gap-3"):
+                with ui.row().classes("gap-x-1 gap-y-0"):
                     self.layers = {
                         name: ui.checkbox(name, value=name != "All samples", on_change=lambda: self._show_masks())
                         for name in ("Consensus", "Sample", "All samples", "Readers")
