@@ -111,6 +111,26 @@ def paired_noise() -> str:
     )
 
 
+def augmentation() -> str:
+    """Markdown table of what test-time augmentation changes, a bundle a row."""
+    results = {key: read(f"test_time_augmentation_{key}") for key in BUNDLES}
+    found = {key: result for key, result in results.items() if result is not None}
+    if not found:
+        return "Not measured yet."
+    metrics = {"ged_v": "GED", "hm_iou": "HM-IoU", "dice": "Dice of the consensus"}
+    lines = [f"| bundle, validation | {' | '.join(metrics.values())} |", "|---|---|---|---|"]
+    for key, result in found.items():
+        rows = {metric: result["metrics"][metric] for metric in metrics}
+        cells = [
+            f"{row['second']['mean']:.3f} → {row['first']['mean']:.3f}: {interval_cell(row['difference'])}"
+            for row in rows.values()
+        ]
+        cases = f"{rows['ged_v']['first']['num_cases']} cases, {result['num_samples'][0]} samples"
+        lines.append(f"| `{BUNDLES[key][0]}`, {cases} | {' | '.join(cells)} |")
+    head = "The shipped weights on the same cases, without → with; differences with 95% intervals by patient or sequence."
+    return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/test_time_augmentation_*.json`."
+
+
 def card(key: str) -> str:
     """What the README and the model card of a bundle say of its weights."""
     result, record = read(f"{key}_validation"), read(f"{key}_training")
@@ -244,6 +264,52 @@ def sampling() -> str:
     return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/sampling.json`."
 
 
+def volumes() -> str:
+    """Markdown table of the intervals of volumes with shared and with independent noise."""
+    result = read("volume_coverage")
+    if result is None:
+        return "Not run yet."
+    summary = result["summary"]
+    first = summary["shared_noise"]
+    lines = [
+        f"| noise | volumes of readers who marked it ({first['readers_who_marked_it']['count']}) | all reader slots "
+        f"({first['all_reader_slots']['count']}), unmarked = 0 | median width / readers' mean |",
+        "|---|---|---|---|",
+    ]
+    for key, name in (("shared_noise", "shared over the slices"), ("independent_noise", "independent in each slice")):
+        shares = [
+            "{coverage:.2f} ({confidence_95[0]:.2f} to {confidence_95[1]:.2f})".format(**summary[key][slots])
+            for slots in ("readers_who_marked_it", "all_reader_slots")
+        ]
+        lines.append(f"| {name} | {' | '.join(shares)} | {summary[key]['median_relative_width']:.2f} |")
+    ratio = first["median_relative_deviation"] / summary["independent_noise"]["median_relative_deviation"]
+    text = (
+        f"In brackets: 95% interval of a bootstrap over nodules. The samples' deviation is {ratio:.1f} times as large "
+        f"with shared noise (medians). {volume_bias()}"
+    )
+    head = (
+        f"On {len(result['nodules'])} nodules of the LIDC {result['split']} part, {result['num_samples']} samples "
+        "each, the interval should hold nine in ten of the readers' volumes:"
+    )
+    return f"{head}\n\n" + "\n".join(lines) + f"\n\n{text}\n\nFrom `benchmarks/results/volume_coverage.json`."
+
+
+def volume_bias() -> str:
+    """How far the volumes are from the readers', in a sentence or two."""
+    result = read("volume_coverage")
+    if result is None:
+        return "How far volumes are from the readers' has not been measured."
+    first = result["summary"]["shared_noise"]
+    low, mean = first["median_relative_bias"], first["median_relative_bias_with_empty"]
+    return (
+        f"Over {len(result['nodules'])} nodules the samples' median is {abs(low):.0%} "
+        f"{'below' if low < 0 else 'above'} the mean of the readers who marked the nodule (median over nodules); where "
+        f"empty masks count as 0 on both sides, the samples' mean is {abs(mean):.0%} "
+        f"{'below' if mean < 0 else 'above'} that of all four readers. The 90% interval holds "
+        f"{first['readers_who_marked_it']['coverage']:.0%} of the volumes of readers who marked it."
+    )
+
+
 def system_costs(costs: dict) -> str:
     """Markdown table of what training and sampling cost with each system."""
     lines = [
@@ -307,12 +373,17 @@ def render() -> dict[Path, str]:
     for key, (bundle, _, _) in BUNDLES.items():
         path = ROOT / "bundles" / bundle / "docs" / "README.md"
         texts[path] = replace(path.read_text(), "figures", card(key), path)
+        if key == "lung":
+            texts[path] = replace(texts[path], "volume bias", f"- {volume_bias()}", path)
         if read(f"{key}_validation") is not None:
             texts[readme] = replace(texts[readme], f"{key} figures", card(key), readme)
     texts[readme] = replace(texts[readme], "comparison", comparison(), readme)
+    texts[readme] = replace(texts[readme], "volume bias", f"- {volume_bias()}", readme)
     docs = [
+        ("how-to/dicom.md", "volumes", volumes()),
         ("variants.md", "recipe", recipe()),
         ("variants.md", "sampling", sampling()),
+        ("variants.md", "augmentation", augmentation()),
         ("variants.md", "thresholds", thresholds()),
     ]
     costs = read("system_costs")

@@ -91,6 +91,8 @@ def summarize(nodules: list[dict[str, Any]], key: str) -> dict[str, Any]:
                 "relative_width": (high - low) / mean,
                 "relative_deviation": volumes.std(ddof=1) / mean,
                 "relative_bias": (median - mean) / mean,
+                # Like with like: a sample is empty as often as a reader should be, so empty masks count on both sides.
+                "relative_bias_with_empty": (volumes.mean() - readers.mean()) / readers.mean(),
             }
         )
     table = {name: np.array([row[name] for row in rows], float) for name in rows[0]}
@@ -112,6 +114,7 @@ def summarize(nodules: list[dict[str, Any]], key: str) -> dict[str, Any]:
         "median_relative_width": round(float(np.median(table["relative_width"])), 4),
         "median_relative_deviation": round(float(np.median(table["relative_deviation"])), 4),
         "median_relative_bias": round(float(np.median(table["relative_bias"])), 4),
+        "median_relative_bias_with_empty": round(float(np.median(table["relative_bias_with_empty"])), 4),
     }
 
 

@@ -221,7 +221,7 @@ class Commands:
             output_dir: where the results go.
             weights: other weights than the bundle's own.
             experiment: overlay that the weights were trained with.
-            num_samples: samples (default: the bundle's, 5).
+            num_samples: samples (default: the bundle's, 16 for the lung bundle, else 5).
             num_inference_steps: denoiser calls a sample (default: the bundle's).
             seed: seed of the noise.
             point: x,y,z of a nodule in patient millimetres (LPS), as --point=-62.5,41,-120; of several nodules of one

@@ -22,9 +22,9 @@ from monai.utils import set_determinism
 from torch import nn
 
 from .data.latents import MaskLatents
-from .data.symmetries import apply_symmetry, draw_symmetry
 from .data.transforms import ReaderConsensus
 from .errors import InputError
+from .symmetries import apply_symmetry, draw_symmetry
 
 __all__ = [
     "BatchAugmentation",

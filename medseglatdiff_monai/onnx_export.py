@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import shutil
 import warnings
@@ -21,7 +20,7 @@ from torch import nn
 
 from . import onnx_runner
 from .bundle import load_segmenter
-from .checkpoints import save_bytes
+from .checkpoints import save_bytes, save_json
 from .errors import InputError
 from .export import check_exportable
 from .networks import LatentDiffusionSegmenter
@@ -105,14 +104,14 @@ def export_onnx(
         "num_samples": inferer.num_samples,
         "num_inference_steps": inferer.num_inference_steps or network.num_inference_steps,
         "seed": inferer.seed,
+        "test_time_augmentation": network.test_time_augmentation,
         "threshold": inferer.threshold,
         "confidence": inferer.confidence,
         "alpha_bar": cast(torch.Tensor, network.process.alpha_bar).double().tolist(),
     }
-    text = json.dumps(settings, indent=1) + "\n"
     shutil.copyfile(Path(onnx_runner.__file__), folder / "onnx_runner.py")
     # Last, since its presence says that the folder is complete.
-    save_bytes(lambda handle: handle.write(text.encode()), folder / "sampling.json")
+    save_json(settings, folder / "sampling.json")
     return folder
 
 

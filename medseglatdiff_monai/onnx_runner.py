@@ -1,9 +1,9 @@
 """Draws masks with onnxruntime and numpy alone: no torch, no MONAI. Exports carry a copy of this file.
 
 The networks beside it were written by ``medseglatdiff export BUNDLE --format onnx``; this module holds what stands
-between them: the noise, the deterministic DDIM steps (Song et al., arXiv 2010.02502, Eq. 12 with sigma = 0), and the
-fusion of the masks. Noise is that of PyTorch's CPU generator, number for number, so that an export draws the masks that
-the bundle draws, and not merely masks like them.
+between them: the noise, the deterministic DDIM steps (Song et al., arXiv 2010.02502, Eq. 12 with sigma = 0), the
+symmetries of test-time augmentation, and the fusion of the masks. Noise is that of PyTorch's CPU generator, number for
+number, so that an export draws the masks that the bundle draws, and not merely masks like them.
 
     segmenter = OnnxSegmenter("lung_onnx")
     result = segmenter(image)      # (B, C, H, W) float32 in [0, 1] → confidence_map, consensus_mask, samples
@@ -21,7 +21,9 @@ import numpy as np
 
 __all__ = ["FORMAT_VERSION", "OnnxSegmenter", "ddim", "draw_noise", "torch_normal"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Of an image in test-time augmentation: rotations, then mirror images; a rectangle has those below 4.
+SYMMETRIES = (0, 3, 5, 6, 1, 2, 4, 7)
 # Masks that go through the networks at once: bounds the memory.
 CHUNK_SIZE = 64
 
@@ -113,6 +115,20 @@ def ddim(
     return z_t
 
 
+def turn(x: np.ndarray, symmetry: int) -> np.ndarray:
+    """Images (..., H, W) turned by the bits of ``symmetry``: 0 up-down, 1 left-right, and then 2 transposed."""
+    x = x[..., ::-1, :] if symmetry & 1 else x
+    x = x[..., ::-1] if symmetry & 2 else x
+    return np.ascontiguousarray(x.swapaxes(-1, -2) if symmetry & 4 else x)
+
+
+def turn_back(x: np.ndarray, symmetry: int) -> np.ndarray:
+    """``x`` of ``turn(x, symmetry)``."""
+    x = x.swapaxes(-1, -2) if symmetry & 4 else x
+    x = x[..., ::-1] if symmetry & 2 else x
+    return x[..., ::-1, :] if symmetry & 1 else x
+
+
 class OnnxSegmenter:
     """An exported bundle, ready to draw.
 
@@ -195,7 +211,13 @@ class OnnxSegmenter:
         number = noise.shape[1]
         if number < 1:
             raise ValueError(f"num_samples is {number}; expected at least 1.")
-        condition = self._conditioner.run(None, {"image": image.astype(np.float32)})[0].repeat(number, axis=0)
+        turns = self._turns(number)
+        encoded = {
+            symmetry: self._conditioner.run(None, {"image": turn(image.astype(np.float32), symmetry)})[0]
+            for symmetry in set(turns)
+        }
+        condition = np.stack([encoded[symmetry] for symmetry in turns], axis=1)
+        condition = condition.reshape(-1, *condition.shape[2:])
         noise = noise.reshape(-1, *shape)
         steps = num_inference_steps or settings["num_inference_steps"]
         logits = np.concatenate(
@@ -204,6 +226,7 @@ class OnnxSegmenter:
                 for start in range(0, len(noise), CHUNK_SIZE)
             ]
         ).reshape(len(image), number, *image.shape[2:])
+        logits = np.stack([turn_back(logits[:, i], symmetry) for i, symmetry in enumerate(turns)], axis=1)
         if not np.isfinite(logits).all():
             raise ValueError("A sampled mask is not finite: the networks or the image are damaged.")
         samples = logits > 0
@@ -217,6 +240,14 @@ class OnnxSegmenter:
             "confidence_map": confidence_map,
             "consensus_mask": consensus_mask,
         }
+
+    def _turns(self, num_samples: int) -> list[int]:
+        """Symmetry in which each sample sees the image: with test-time augmentation each another one."""
+        if not self.settings["test_time_augmentation"]:
+            return [0] * num_samples
+        height, width = self.settings["image_size"]
+        symmetries = [k for k in SYMMETRIES if k < 4 or height == width]
+        return [symmetries[i % len(symmetries)] for i in range(num_samples)]
 
     def _draw(self, noise: np.ndarray, condition: np.ndarray, num_inference_steps: int) -> np.ndarray:
         """Mask logits (M, 1, H, W) of noise (M, d, h, w) and condition (M, d_X, h, w)."""

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["apply_symmetry", "count_symmetries", "draw_symmetry"]
+__all__ = ["SYMMETRIES", "apply_symmetry", "count_symmetries", "draw_symmetry", "list_symmetries", "undo_symmetry"]
+
+# The identity and the other rotations, then the mirror images, so that the first few are as different as they can be.
+SYMMETRIES = (0, 3, 5, 6, 1, 2, 4, 7)
+
+
+def list_symmetries(*sides: int) -> list[int]:
+    """:data:`SYMMETRIES` that an image (H, W) or a volume (H, W, D) of these sides has."""
+    return [k for k in SYMMETRIES if k < count_symmetries(*sides)]
 
 
 def count_symmetries(*sides: int) -> int:
@@ -41,3 +49,12 @@ def apply_symmetry(x: torch.Tensor, symmetry: torch.Tensor) -> torch.Tensor:
     if x.ndim == 5:
         return torch.where(transposed, x.flip(4), x)
     return torch.where(transposed, x.transpose(-1, -2), x) if x.shape[-1] == x.shape[-2] else x
+
+
+def undo_symmetry(x: torch.Tensor, symmetry: torch.Tensor) -> torch.Tensor:
+    """Turn each case back: ``undo_symmetry(apply_symmetry(x, symmetry), symmetry)`` is ``x``. Arguments as there."""
+    if x.ndim == 4:
+        # Transposing first exchanges the two flips.
+        exchanged = (symmetry & 4) | (symmetry & 1) << 1 | (symmetry & 2) >> 1
+        symmetry = torch.where(symmetry & 4 == 4, exchanged, symmetry)
+    return apply_symmetry(x, symmetry)

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import Dataset
 
-from medseglatdiff_monai.data.symmetries import apply_symmetry, count_symmetries
 from medseglatdiff_monai.data.transforms import ReaderConsensus
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks import LatentDiffusionSegmenter
+from medseglatdiff_monai.symmetries import apply_symmetry, count_symmetries
 
 __all__ = ["MaskLatents"]
 

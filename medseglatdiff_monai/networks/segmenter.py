@@ -15,6 +15,7 @@ from torch import nn
 
 from ..diffusion import DiffusionProcess, RectifiedFlow, sample
 from ..errors import InputError
+from ..symmetries import apply_symmetry, list_symmetries, undo_symmetry
 from .codecs import CodecBase
 from .conditioner import CodecConditioner
 
@@ -62,6 +63,9 @@ class LatentDiffusionSegmenter(nn.Module):
             checkpoints have the same tensors with and without.
         guidance_scale: g of classifier-free guidance (Ho and Salimans, arXiv 2207.12598, where it is w), see
             :meth:`denoise_guided`; 0 is off and costs nothing, any other value doubles the denoiser's work.
+        test_time_augmentation: each sample sees the image turned by another of its symmetries (the first as it is), and
+            its mask is turned back. The network's errors differ from turn to turn and cancel in the consensus; the
+            denoiser works no more than without, the conditioner once for each symmetry that is used.
 
     Raises:
         InputError: codecs whose downsampling differs, a dropout outside [0, 1), a negative guidance scale, or guidance
@@ -80,6 +84,7 @@ class LatentDiffusionSegmenter(nn.Module):
         seed: int = 0,
         condition_dropout: float = 0.0,
         guidance_scale: float = 0.0,
+        test_time_augmentation: bool = False,
     ) -> None:
         super().__init__()
         if mask_codec.downsampling != conditioner.codec.downsampling:
@@ -98,6 +103,7 @@ class LatentDiffusionSegmenter(nn.Module):
             )
         self.condition_dropout = condition_dropout
         self.guidance_scale = guidance_scale
+        self.test_time_augmentation = test_time_augmentation
         self.mask_codec = mask_codec
         self.conditioner = conditioner
         self.denoiser = denoiser
@@ -132,6 +138,17 @@ class LatentDiffusionSegmenter(nn.Module):
             # The tracer would record the draw itself, whose generator moves on from call to call: keep the numbers.
             drawn = torch.from_numpy(drawn.numpy().copy())
         return drawn.to(image.device).expand(image.shape[0], *[-1] * (len(shape) + 1))
+
+    def choose_symmetries(self, image: torch.Tensor, num_samples: int) -> torch.Tensor:
+        """The K symmetries in which the samples see ``image`` (B, C, H, W[, D]): sample i sees the i-th modulo K."""
+        chosen = list_symmetries(*image.shape[2:])[:num_samples] if self.test_time_augmentation else [0]
+        return torch.tensor(chosen, device=image.device)
+
+    @staticmethod
+    def turn_images(image: torch.Tensor, symmetries: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, H, W[, D]) → (B * K, C, H, W[, D]): each in K symmetries (K,), one after the other."""
+        turned = image.repeat_interleave(symmetries.shape[0], dim=0)
+        return apply_symmetry(turned, symmetries.repeat(image.shape[0]))
 
     def encode_masks(self, masks: torch.Tensor) -> torch.Tensor:
         """Masks in {0, 1} (B, 1, H, W[, D]) → latents x_0 as the process sees them: standardised and scaled."""
@@ -220,7 +237,9 @@ class LatentDiffusionSegmenter(nn.Module):
         """
         self.mask_codec.check_size(image.shape[2:])
         sampler = sampler or self.sampler
-        condition = self.conditioner(image)
+        symmetries = self.choose_symmetries(image, num_samples)
+        turned = self.turn_images(image, symmetries)
+        condition = torch.cat([self.conditioner(part) for part in turned.split(chunk_size)])
         cases = list(cases or [""])
         noise = self.draw_noise(image, num_samples, seed, cases).flatten(0, 1)
         logits = []
@@ -233,8 +252,10 @@ class LatentDiffusionSegmenter(nn.Module):
                     noise_generator(seed, f"steps/{case}", row % num_samples, image.device)
                     for case, row in zip(owner, rows.tolist(), strict=True)
                 ]
-            owners = condition[rows // num_samples]
-            logits.append(self.sample_logits(owners, noise[rows], num_inference_steps, sampler, generators))
+            turn = rows % num_samples % len(symmetries)
+            owners = condition[rows // num_samples * len(symmetries) + turn]
+            drawn = self.sample_logits(owners, noise[rows], num_inference_steps, sampler, generators)
+            logits.append(undo_symmetry(drawn, symmetries[turn]))
         return torch.cat(logits).float().squeeze(1).unflatten(0, (len(image), num_samples))
 
     def forward(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
@@ -251,7 +272,10 @@ class LatentDiffusionSegmenter(nn.Module):
         if noise is None:
             noise = self.draw_noise(image, self.num_samples, self.seed, [""])
         number = noise.shape[1]
-        condition = self.conditioner(image).repeat_interleave(number, dim=0)
+        symmetries = self.choose_symmetries(image, number)
+        turn = torch.arange(number, device=image.device) % len(symmetries)
+        condition = self.conditioner(self.turn_images(image, symmetries)).unflatten(0, (image.shape[0], -1))
+        condition = condition[:, turn].flatten(0, 1)
         generators = None
         if self.sampler == "ddpm":
             # One a row: a generator that two images shared would have moved on for the second.
@@ -259,6 +283,7 @@ class LatentDiffusionSegmenter(nn.Module):
                 noise_generator(self.seed, "steps/", i, image.device) for _ in range(len(image)) for i in range(number)
             ]
         logits = self.sample_logits(condition, noise.flatten(0, 1), generators=generators)
+        logits = undo_symmetry(logits, symmetries[turn].repeat(image.shape[0]))
         masks = (logits > 0).float().unflatten(0, (image.shape[0], number))
         return masks.mean(dim=1)
 

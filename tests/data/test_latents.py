@@ -12,10 +12,10 @@ from small_runs import LUNG, run_sizes, small_sizes, write_prepared
 from medseglatdiff_monai.bundle import bundles_dir
 from medseglatdiff_monai.checkpoints import save_weights
 from medseglatdiff_monai.data.latents import MaskLatents
-from medseglatdiff_monai.data.symmetries import apply_symmetry, draw_symmetry
 from medseglatdiff_monai.engines import BatchAugmentation, PrepareDenoising
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks import DenoisingNetwork
+from medseglatdiff_monai.symmetries import apply_symmetry, draw_symmetry, undo_symmetry
 
 # Latents of deviation 1/2 in half precision: ten mantissa bits, and what the order of summation moves.
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
@@ -46,6 +46,14 @@ def test_symmetries_of_a_numbered_square() -> None:
     assert turned == [
         [1, 2, 3, 4], [3, 4, 1, 2], [2, 1, 4, 3], [4, 3, 2, 1], [1, 3, 2, 4], [3, 1, 4, 2], [2, 4, 1, 3], [4, 2, 3, 1]
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 4, 4), (4, 2, 4, 6), (8, 1, 3, 4, 5)])
+def test_each_symmetry_is_undone(shape: tuple[int, ...]) -> None:
+    x = torch.arange(torch.Size(shape).numel()).view(shape)
+    symmetry = torch.arange(len(x))
+    assert torch.equal(undo_symmetry(apply_symmetry(x, symmetry), symmetry), x)
+    assert len({tuple(turned.flatten().tolist()) for turned in apply_symmetry(x[:1].expand_as(x), symmetry)}) == len(x)
 
 
 @pytest.mark.parametrize(("size", "number"), [((4, 4), 8), ((4, 6), 4)])
