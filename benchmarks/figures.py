@@ -21,6 +21,7 @@ BUNDLES = {
     "lung": ("lung_nodule_ct_latent_diffusion", "slices", "LIDC-IDRI (LIDCv1 crops, four readers)"),
     "skin": ("skin_lesion_dermoscopy_latent_diffusion", "images", "ISIC-2018 Task 1 (one reader)"),
     "polyp": ("polyp_colonoscopy_latent_diffusion", "frames", "CVC-ClinicDB (one reader), split by sequence"),
+    "chase": ("retinal_vessel_fundus_latent_diffusion", "images", "CHASE_DB1 (two readers)"),
 }
 # Metric → (name, digits, what it is).
 METRICS = {
@@ -96,39 +97,44 @@ def training_text(record: dict) -> str:
     )
 
 
-def paired_noise() -> str:
+def independent_samples() -> str:
     """What the figures of the lung bundle would be with independent samples."""
-    result = read("paired_noise")
+    result = read("drawing_lung")
     if result is None:
         return ""
-    ged, hm_iou, spread = (result["metrics"][metric] for metric in ("ged_v", "hm_iou", "diversity"))
+    ways = {row["name"]: row for row in result["results"]}
+    paired, independent = ways["as shipped"], ways["independent noise"]
+    cells = [
+        f"{name} {paired[metric]['mean']:.3f} → {independent[metric]['mean']:.3f}, a difference of "
+        f"{interval_cell(independent[f'{metric}_difference'])}"
+        for metric, name in (("ged_v", "GED"), ("hm_iou", "HM-IoU"), ("diversity", "mean distance among the samples"))
+    ]
     return (
-        "\n\nSamples are drawn in pairs of opposite noise. As many independent ones have, on the same slices, GED "
-        f"{ged['second']['mean']:.3f} and HM-IoU {hm_iou['second']['mean']:.3f}; differences, with 95% intervals by "
-        f"patient: GED {interval_cell(ged['difference'])}, HM-IoU {interval_cell(hm_iou['difference'])}, mean distance "
-        f"among the samples {interval_cell(spread['difference'])} (`benchmarks/results/paired_noise.json`). Compare "
-        "published figures, of independent samples, with those."
+        "\n\nSamples are drawn in pairs of opposite noise. With independent noise in its place, on "
+        f"{paired['ged_v']['num_cases']} slices: {'; '.join(cells)} (95% intervals by patient, "
+        "`benchmarks/results/drawing_lung.json`). Compare published figures, of independent samples, with those."
     )
 
 
 def augmentation() -> str:
     """Markdown table of what test-time augmentation changes, a bundle a row."""
-    results = {key: read(f"test_time_augmentation_{key}") for key in BUNDLES}
-    found = {key: result for key, result in results.items() if result is not None}
-    if not found:
-        return "Not measured yet."
     metrics = {"ged_v": "GED", "hm_iou": "HM-IoU", "dice": "Dice of the consensus"}
-    lines = [f"| bundle, validation | {' | '.join(metrics.values())} |", "|---|---|---|---|"]
-    for key, result in found.items():
-        rows = {metric: result["metrics"][metric] for metric in metrics}
-        cells = [
-            f"{row['second']['mean']:.3f} → {row['first']['mean']:.3f}: {interval_cell(row['difference'])}"
-            for row in rows.values()
+    lines = [f"| bundle | {' | '.join(metrics.values())} |", "|---|---|---|---|"]
+    for key in BUNDLES:
+        result = read(f"drawing_{key}")
+        if result is None:
+            continue
+        ways = {row["name"]: row for row in result["results"]}
+        shipped, plain = ways["as shipped"], ways["no test-time augmentation"]
+        cells = [f"{plain[metric]['mean']:.3f}, {interval_cell(plain[f'{metric}_difference'])}" for metric in metrics]
+        cases = f"{plain['ged_v']['num_cases']} {result['split']} cases, {result['num_samples']} samples"
+        means = " | ".join(f"{shipped[metric]['mean']:.3f}" for metric in metrics)
+        lines += [
+            f"| `{BUNDLES[key][0]}`, {cases} | {means} |",
+            f"| without | {' | '.join(cells)} |",
         ]
-        cases = f"{rows['ged_v']['first']['num_cases']} cases, {result['num_samples'][0]} samples"
-        lines.append(f"| `{BUNDLES[key][0]}`, {cases} | {' | '.join(cells)} |")
-    head = "The shipped weights on the same cases, without → with; differences with 95% intervals by patient or sequence."
-    return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/test_time_augmentation_*.json`."
+    head = "The shipped weights; in the second rows the difference to the first, with its 95% interval by patient."
+    return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/drawing_*.json`."
 
 
 def card(key: str) -> str:
@@ -138,7 +144,7 @@ def card(key: str) -> str:
         if (ROOT / "bundles" / BUNDLES[key][0] / "models" / "model.pt").is_file():
             raise SystemExit(f"{key}: weights are shipped, but benchmarks/results holds no figures of them.")
         return "No weights are shipped yet, so there is nothing to report: train the bundle with the commands below."
-    pairs = paired_noise() if key == "lung" else ""
+    pairs = independent_samples() if key == "lung" else ""
     return f"{table(key, result)}{pairs}\n\n{training_text(record)}\n\nFrom `benchmarks/results/{key}_validation.json`."
 
 

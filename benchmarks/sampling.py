@@ -1,15 +1,19 @@
-"""Write ``benchmarks/results/sampling.json``: what the number of steps and the sampler do to an ensemble.
+"""Draw the same cases in several ways and compare: ``benchmarks/results/sampling.json`` and ``drawing_….json``.
 
-Usage: python benchmarks/sampling.py DATASET_DIR [--bundle NAME] [--max-cases 40]
+Usage: python benchmarks/sampling.py DATASET_DIR [--bundle NAME] [--max-cases 40] [--compare steps] [--output FILE]
 
 Every validation case is drawn in each way, so that differences are within a case; their intervals are bootstraps over
-patients. Numbers of DDIM steps, and DDPM's noisy steps, are compared with the most steps.
+patients. ``--compare steps``: numbers of DDIM steps, and DDPM's noisy steps, with the most steps. ``--compare choices``
+(``drawing_….json``): independent noise for every sample, and no test-time augmentation, with what the bundle does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections.abc import Callable
+from unittest import mock
 
 import pandas as pd
 import torch
@@ -20,13 +24,20 @@ from tqdm import tqdm
 from medseglatdiff_monai.benchmark.statistics import compare_groups, group_interval
 from medseglatdiff_monai.bundle import Segmenter, load_segmenter
 from medseglatdiff_monai.data.datalist import load_datalist
-from medseglatdiff_monai.metrics import generalized_energy_distance, hungarian_matched_iou
+from medseglatdiff_monai.metrics import (
+    dice_score,
+    fuse_masks,
+    generalized_energy_distance,
+    hungarian_matched_iou,
+    mean_mask,
+    sample_diversity,
+)
 
 STEPS = (1, 2, 5, 10, 25, 50, 250)
 Draw = Callable[[torch.Tensor, str], torch.Tensor]
 
 
-def ways_of_drawing(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str, Draw], str]:
+def steps_and_samplers(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str, Draw], str]:
     """Functions of image and case to masks (1, N, H, W), by name, and the name of the one to compare with."""
 
     def draw(**options) -> Draw:
@@ -39,27 +50,57 @@ def ways_of_drawing(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[
     return {**ways, "ddpm, 10 steps": draw(num_inference_steps=10, sampler="ddpm")}, f"ddim, {STEPS[-1]} steps"
 
 
+def choices(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str, Draw], str]:
+    """What the bundle does, and what it would do without one of its choices; see :func:`steps_and_samplers`."""
+    network = segmenter.network
+    draw_noise = network.draw_noise
+
+    def independent(image: torch.Tensor, number: int, *key) -> torch.Tensor:
+        # The first sample of each of twice as many pairs.
+        return draw_noise(image, 2 * number, *key)[:, ::2]
+
+    def draw(**changed) -> Draw:
+        def masks(image: torch.Tensor, case: str) -> torch.Tensor:
+            with mock.patch.multiple(network, **changed) if changed else contextlib.nullcontext():
+                return network.ensemble_logits(image, num_samples, seed, [case]) > 0
+
+        return masks
+
+    ways = {
+        "as shipped": draw(),
+        "independent noise": draw(draw_noise=independent),
+        "no test-time augmentation": draw(test_time_augmentation=False),
+    }
+    return ways, "as shipped"
+
+
 def main() -> None:
     """Command line."""
     parser = measurement_arguments(__doc__, "sampling.json", seed=2)
     parser.add_argument("--max-cases", type=int, default=40, help="drawn by seed")
+    parser.add_argument("--compare", choices=("steps", "choices"), default="steps")
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.bundle)
-    ways, reference = ways_of_drawing(segmenter, arguments.num_samples, arguments.seed)
+    compared = steps_and_samplers if arguments.compare == "steps" else choices
+    ways, reference = compared(segmenter, arguments.num_samples, arguments.seed)
     items = load_datalist(arguments.dataset_dir, arguments.split, arguments.max_cases, arguments.seed)
     rows: dict[str, list[dict]] = {name: [] for name in ways}
     for item in tqdm(items, desc="Drawing"):
         loaded = segmenter.preprocessing({"image": item["image"], "label": item["label"]})
         image = loaded["image"].as_tensor()[None].to(segmenter.device)
         readers = loaded["label"].as_tensor()[None] > 0
+        readers_consensus = fuse_masks(readers)
         for name, draw in ways.items():
             masks = draw(image, item["case"]).cpu()
+            consensus = mean_mask(masks) >= segmenter.inferer.threshold - 1e-6
             rows[name].append(
                 {
                     "case": item["case"],
                     "group": item["group"],
                     "ged_v": float(generalized_energy_distance(masks, readers)),
                     "hm_iou": float(hungarian_matched_iou(masks, readers)),
+                    "dice": float(dice_score(consensus, readers_consensus)) if readers_consensus.any() else math.nan,
+                    "diversity": float(sample_diversity(masks)),
                     "samples_nonempty": float(masks.flatten(2).any(2).float().mean()),
                 }
             )
@@ -67,7 +108,7 @@ def main() -> None:
     results = []
     for name, frame in frames.items():
         result: dict = {"name": name, "samples_nonempty": round(float(frame["samples_nonempty"].mean()), 4)}
-        for metric in ("ged_v", "hm_iou"):
+        for metric in ("ged_v", "hm_iou", "dice", "diversity"):
             result[metric] = rounded(group_interval(frame[metric], frame["group"]))
             if name != reference:
                 result[f"{metric}_difference"] = rounded(compare_groups(frame, frames[reference], metric))
