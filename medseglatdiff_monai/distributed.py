@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from monai.utils import set_determinism
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import InputError
@@ -50,10 +51,21 @@ def start(seed: int = 0) -> None:
             everywhere; the random numbers of training are seeded for each rank when an epoch starts.
     """
     device = local_device()
+    # Ignite takes the ranks from SLURM where it finds a job, and those are of torchrun's own processes, one a node.
+    os.environ.pop("SLURM_JOB_ID", None)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group(backend="nccl" if device.type == "cuda" else "gloo")
+        store, rank, world_size = next(rendezvous("env://"))
+        # Torchrun keeps one store for all its restarts (seen in PyTorch 2.13): a restarted process that finds the
+        # address of one that died waits for it until the time is up.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        dist.init_process_group(
+            backend="nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore(f"{attempt}/{world_size}", store),
+            rank=rank,
+            world_size=world_size,
+        )
     set_determinism(seed=seed)
     # MONAI's switch also forbids operations that have no deterministic version, which upsampling on CUDA has not.
     torch.use_deterministic_algorithms(False)

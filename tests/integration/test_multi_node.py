@@ -200,7 +200,7 @@ def test_slurm_script_trains_and_skips_what_is_finished(data: Path, tmp_path: Pa
     environment = {
         **os.environ, "PATH": f"{commands}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "", "SLURM_JOB_NUM_NODES": "1", "SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_ID": "77",
-        "SLURM_JOB_NODELIST": "node1",
+        "SLURM_JOB_NODELIST": "node1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
     }  # fmt: skip
     arguments = {**SIZES, **run_sizes(), "tracking_uri": False}
     command = ["bash", ROOT / "docs" / "how-to" / "train.sbatch", bundles_dir() / LUNG, data, tmp_path / "run"]
