@@ -8,17 +8,20 @@ NCCL is used where CUDA is, gloo elsewhere, so that the same overlay runs on GPU
 from __future__ import annotations
 
 import os
+import warnings
 
 import torch
 import torch.distributed as dist
 from monai.utils import set_determinism
 from torch import nn
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import InputError
 
 __all__ = ["distribute", "local_device", "start", "stop"]
+
+# Makes torchrun open a new store, at a new port, for each round of processes.
+FRESH_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
 def local_device() -> torch.device:
@@ -53,19 +56,14 @@ def start(seed: int = 0) -> None:
     device = local_device()
     # Ignite takes the ranks from SLURM where it finds a job, and those are of torchrun's own processes, one a node.
     os.environ.pop("SLURM_JOB_ID", None)
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and os.environ.get(FRESH_STORE) != "1":
+        # Torchrun keeps one store for all restarts (seen in PyTorch 2.13): a restarted process that finds the address
+        # of one that died waits for it. Torchrun reads the variable: here it would be too late.
+        warnings.warn(f"Set {FRESH_STORE}=1 for torchrun: without it a restart may hang.", stacklevel=2)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        store, rank, world_size = next(rendezvous("env://"))
-        # Torchrun keeps one store for all its restarts (seen in PyTorch 2.13): a restarted process that finds the
-        # address of one that died waits for it until the time is up.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        dist.init_process_group(
-            backend="nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore(f"{attempt}/{world_size}", store),
-            rank=rank,
-            world_size=world_size,
-        )
+        dist.init_process_group(backend="nccl" if device.type == "cuda" else "gloo")
     set_determinism(seed=seed)
     # MONAI's switch also forbids operations that have no deterministic version, which upsampling on CUDA has not.
     torch.use_deterministic_algorithms(False)

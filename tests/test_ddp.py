@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 from small_runs import LUNG, copy_bundle, run_sizes, small_sizes, write_prepared
 
 from medseglatdiff_monai.bundle import bundles_dir
-from medseglatdiff_monai.distributed import local_device
+from medseglatdiff_monai.distributed import FRESH_STORE, local_device, start
 from medseglatdiff_monai.errors import InputError
 
 SECONDS = 240
@@ -116,6 +117,20 @@ def test_overlay_without_torchrun_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(InputError, match="torchrun"):
         local_device()
+
+
+def test_ranks_are_torchruns_and_restarts_want_a_fresh_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LOCAL_RANK": "0", "SLURM_JOB_ID": "7", "TORCHELASTIC_MAX_RESTARTS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(FRESH_STORE, raising=False)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.warns(UserWarning, match=FRESH_STORE):
+        start()
+    assert "SLURM_JOB_ID" not in os.environ
+    monkeypatch.setenv(FRESH_STORE, "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        start()
 
 
 def test_more_processes_than_gpus_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

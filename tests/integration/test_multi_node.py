@@ -43,7 +43,7 @@ def start_node(
     for key, value in arguments.items():
         command += [f"--{key}", value if isinstance(value, str) else str(value)]
     environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+        **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
     }  # fmt: skip
     return subprocess.Popen(
@@ -146,12 +146,14 @@ def test_two_nodes_score_as_one_process(data: Path, tmp_path: Path) -> None:
     assert any(float(row["ged_v"]) > 0.0 for row in one)
 
 
+@pytest.mark.parametrize(("nodes", "processes"), [(1, 2), (2, 1)])
 def test_killed_worker_is_restarted_and_goes_on_from_the_checkpoint(
-    data: Path, undisturbed: dict, tmp_path: Path
+    data: Path, undisturbed: dict, tmp_path: Path, nodes: int, processes: int
 ) -> None:
     files = training_files(tmp_path, "worker")
-    ((status, printed),) = run_nodes(1, files, processes=2, restarts=1, **training_arguments(data, tmp_path))
-    assert status == 0, printed[-6000:]
+    ended = run_nodes(nodes, files, processes=processes, restarts=1, **training_arguments(data, tmp_path))
+    printed = "\n".join(text for _, text in ended)
+    assert [status for status, _ in ended] == [0] * nodes, printed[-6000:]
     assert (tmp_path / "died").is_file()
     assert "exitcode: -9" in printed
     # Not from the start: the two last epochs follow the second one's checkpoint, and end where they would have.
