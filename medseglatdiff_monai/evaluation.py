@@ -35,7 +35,7 @@ from .checkpoints import load_weights, save_bytes, save_json, save_text, weights
 from .data.transforms import LoadCased
 from .errors import InputError, unwrapped_errors
 from .fusion import fuse_ensemble
-from .inferer import EnsembleInferer
+from .inferer import EnsembleInferer, drawing_settings
 from .metrics import (
     brier_score,
     calibration_bins,
@@ -384,6 +384,7 @@ class CaseRecorder:
                 "confidence": self.inferer.confidence,
                 "fusion": self.inferer.fusion,
                 "postprocess": self.inferer.postprocess,
+                **drawing_settings(self.inferer, self.network),
                 "surface_tolerance": self.surface_tolerance,
             },
             "provenance": {**self.record, **provenance("cpu" if parameter is None else parameter.device)},

@@ -17,7 +17,7 @@ from .ensemble import check_summary_arguments, summarize_ensemble
 from .errors import InputError
 from .networks import LatentDiffusionSegmenter
 
-__all__ = ["AutocastInferer", "EnsembleInferer", "ReconstructionInferer"]
+__all__ = ["AutocastInferer", "EnsembleInferer", "ReconstructionInferer", "drawing_settings"]
 
 
 class EnsembleInferer(Inferer):
@@ -91,6 +91,19 @@ class EnsembleInferer(Inferer):
             image, self.num_samples, self.seed, cases, self.num_inference_steps, self.sampler, self.chunk_size
         )
         return summarize_ensemble(ensemble, self.threshold, self.confidence, self.fusion, self.postprocess, cases)
+
+
+def drawing_settings(inferer: EnsembleInferer, network: nn.Module) -> dict[str, Any]:
+    """How masks are drawn, for the record of a result: the network's own words where the inferer leaves it to them.
+
+    ``None`` stands for what the network does not have, as one-to-one networks have no sampler.
+    """
+    own = {
+        name: getattr(network, name, None)
+        for name in ("num_inference_steps", "sampler", "guidance_scale", "test_time_augmentation")
+    }
+    chosen = {"num_inference_steps": inferer.num_inference_steps, "sampler": inferer.sampler}
+    return {**own, **{name: value for name, value in chosen.items() if value is not None}}
 
 
 class AutocastInferer(Inferer):

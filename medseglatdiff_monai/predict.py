@@ -26,6 +26,7 @@ from .data.nodule_crop import index_to_point, point_to_index
 from .data.transforms import LoadCased
 from .errors import InputError, unwrapped_errors
 from .fusion import fuse_ensemble
+from .inferer import drawing_settings
 from .io import (
     DicomInput,
     DicomWriter,
@@ -265,8 +266,7 @@ def _describe_run(segmenter: Segmenter, experiment: str | None, seed: int) -> di
         "weights": segmenter.weights_path.name,
         "weights_sha256": segmenter.weights_sha256,
         "num_samples": inferer.num_samples,
-        "num_inference_steps": inferer.num_inference_steps or segmenter.network.num_inference_steps,
-        "sampler": inferer.sampler or segmenter.network.sampler,
+        **drawing_settings(inferer, segmenter.network),
         "seed": seed,
         "threshold": inferer.threshold,
         "confidence": inferer.confidence,

@@ -467,6 +467,8 @@ class _Run:
                 **settings, "reconstruction": system.reconstruction, "subsample": list(evaluation.subsample),
                 "draws": evaluation.draws, "metrics": self.suite.shown(evaluation),
             },
+            # What the run's own configuration says of drawing, e.g. test-time augmentation.
+            "evaluate_sha256": hashlib.sha256((member.run / "configs" / "evaluate.json").read_bytes()).hexdigest(),
             "weights_sha256": weights_sha256(weights), "dataset_sha256": self.fingerprint,
         }  # fmt: skip
         record = folder / "record.json"
