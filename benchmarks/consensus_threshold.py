@@ -38,7 +38,7 @@ def score(consensus: torch.Tensor, readers: torch.Tensor) -> dict[str, float]:
 
 def main() -> None:
     """Command line."""
-    parser = measurement_arguments(__doc__, "consensus_threshold.json", seed=1)
+    parser = measurement_arguments(__doc__, seed=1, output="consensus_threshold.json")
     parser.add_argument("--max-cases", type=int, default=200, help="drawn by seed")
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.bundle, num_samples=arguments.num_samples, seed=arguments.seed)

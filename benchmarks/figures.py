@@ -21,8 +21,9 @@ BUNDLES = {
     "lung": ("lung_nodule_ct_latent_diffusion", "slices", "LIDC-IDRI (LIDCv1 crops, four readers)"),
     "skin": ("skin_lesion_dermoscopy_latent_diffusion", "images", "ISIC-2018 Task 1 (one reader)"),
     "polyp": ("polyp_colonoscopy_latent_diffusion", "frames", "CVC-ClinicDB (one reader), split by sequence"),
-    "chase": ("retinal_vessel_fundus_latent_diffusion", "images", "CHASE_DB1 (two readers)"),
 }
+# The worked example, whose weights are not shipped.
+EXAMPLE = ("retinal_vessel_fundus_latent_diffusion", "images", "CHASE_DB1 (two readers)")
 # Metric → (name, digits, what it is).
 METRICS = {
     "ged_v": ("GED (V-statistic)", 3, "lower is better"),
@@ -52,19 +53,15 @@ def read(name: str) -> dict | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def table(key: str, result: dict) -> str:
-    """Markdown table of one ``metrics.json``."""
-    _, unit, data = BUNDLES[key]
+def table(described: tuple[str, str, str], result: dict) -> str:
+    """Markdown table of one ``metrics.json`` of a bundle described as in ``BUNDLES``."""
+    _, unit, data = described
     summary, origin = result["summary"], result["provenance"]
     lines = ["| metric | value | |", "|---|---|---|"]
     for metric, (name, digits, note) in METRICS.items():
-        hidden = metric in SEVERAL_READERS if key != "lung" else metric == "dice_native"
+        hidden = metric in SEVERAL_READERS if "one reader" in data else metric == "dice_native"
         if summary.get(metric) is not None and not hidden:
             lines.append(f"| {name} | {summary[metric]:.{digits}f} | {note} |")
-    lines.append(
-        f"| seconds a case, {summary['num_samples']} samples | {summary['seconds_per_case']:.2f} | "
-        f"{origin['device']}, {origin['threads']} thread(s), {origin['processor']} |"
-    )
     grid = {"native": "the images' native grid", "network": "the network's grid"}[summary["score_at"]]
     head = (
         f"{summary['num_cases']} {origin['split']} {unit} of {data}, drawn with seed {origin['seed']}; "
@@ -89,9 +86,10 @@ def training_text(record: dict) -> str:
             stages.append(f"{name} {took['iterations']:,} steps in {took['minutes']:.0f} minutes")
     origin = record["provenance"]
     initial = record.get("initial_bundle")
+    gpu = " (no GPU)" if origin["device"] == "cpu" else ""
     start = f" Started from the weights of `{initial}`, whose codecs it keeps." if initial else ""
     return (
-        f"Trained on {origin['threads']} shared core(s) of an {origin['processor']} (no GPU): {'; '.join(stages)} of "
+        f"Trained on {origin['threads']} shared core(s) of an {origin['processor']}{gpu}: {'; '.join(stages)} of "
         f"wall time, each diffusion step {record['batch_size']} images with {record['draws']} draws of reader, noise "
         f"and timestep; {record['parameters'] / 1e6:.1f} million parameters.{start}"
     )
@@ -133,7 +131,10 @@ def augmentation() -> str:
             f"| `{BUNDLES[key][0]}`, {cases} | {means} |",
             f"| without | {' | '.join(cells)} |",
         ]
-    head = "The shipped weights; in the second rows the difference to the first, with its 95% interval by patient."
+    head = (
+        "The shipped weights; in the second rows the difference to the first, with its 95% interval by patient or "
+        "sequence."
+    )
     return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/drawing_*.json`."
 
 
@@ -145,7 +146,16 @@ def card(key: str) -> str:
             raise SystemExit(f"{key}: weights are shipped, but benchmarks/results holds no figures of them.")
         return "No weights are shipped yet, so there is nothing to report: train the bundle with the commands below."
     pairs = independent_samples() if key == "lung" else ""
-    return f"{table(key, result)}{pairs}\n\n{training_text(record)}\n\nFrom `benchmarks/results/{key}_validation.json`."
+    source = f"From `benchmarks/results/{key}_validation.json`."
+    return f"{table(BUNDLES[key], result)}{pairs}\n\n{training_text(record)}\n\n{source}"
+
+
+def example() -> str:
+    """What the worked example of one's own data came to."""
+    result, record = read("chase_validation"), read("chase_training")
+    if result is None or record is None:
+        return "Not run yet."
+    return f"{table(EXAMPLE, result)}\n\n{training_text(record)}\n\nFrom `benchmarks/results/chase_validation.json`."
 
 
 def by_system(result: dict) -> tuple[dict[str, dict[str, dict]], set[tuple[str, str]]]:
@@ -387,6 +397,7 @@ def render() -> dict[Path, str]:
     texts[readme] = replace(texts[readme], "volume bias", f"- {volume_bias()}", readme)
     docs = [
         ("how-to/dicom.md", "volumes", volumes()),
+        ("how-to/your-own-data.md", "example", example()),
         ("variants.md", "recipe", recipe()),
         ("variants.md", "sampling", sampling()),
         ("variants.md", "augmentation", augmentation()),

@@ -13,15 +13,18 @@ from medseglatdiff_monai.evaluation import provenance
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
-def measurement_arguments(description: str | None, output: str, seed: int) -> argparse.ArgumentParser:
-    """Arguments that the measurements share: the prepared data, the bundle, the number of samples and the seed."""
+def measurement_arguments(description: str | None, seed: int, output: str | None = None) -> argparse.ArgumentParser:
+    """Arguments that the measurements share: the prepared data, the bundle, the number of samples and the seed.
+
+    Without a name for the results' file, --output must be given.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("dataset_dir", type=Path)
     parser.add_argument("--bundle", default="lung_nodule_ct_latent_diffusion")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--num-samples", type=int, default=16)
     parser.add_argument("--seed", type=int, default=seed)
-    parser.add_argument("--output", type=Path, default=RESULTS / output)
+    parser.add_argument("--output", type=Path, default=output and RESULTS / output, required=output is None)
     return parser
 
 

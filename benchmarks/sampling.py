@@ -1,6 +1,6 @@
 """Draw the same cases in several ways and compare: ``benchmarks/results/sampling.json`` and ``drawing_….json``.
 
-Usage: python benchmarks/sampling.py DATASET_DIR [--bundle NAME] [--max-cases 40] [--compare steps] [--output FILE]
+Usage: python benchmarks/sampling.py DATASET_DIR [--bundle NAME] [--max-cases 40] [--compare steps] --output FILE
 
 Every validation case is drawn in each way, so that differences are within a case; their intervals are bootstraps over
 patients. ``--compare steps``: numbers of DDIM steps, and DDPM's noisy steps, with the most steps. ``--compare choices``
@@ -76,7 +76,7 @@ def choices(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str
 
 def main() -> None:
     """Command line."""
-    parser = measurement_arguments(__doc__, "sampling.json", seed=2)
+    parser = measurement_arguments(__doc__, seed=2)
     parser.add_argument("--max-cases", type=int, default=40, help="drawn by seed")
     parser.add_argument("--compare", choices=("steps", "choices"), default="steps")
     arguments = parser.parse_args()

@@ -24,8 +24,10 @@ def main() -> None:
     arguments = parser.parse_args()
     run = json.loads((arguments.run_folder / "training.json").read_text())
     stages = {("diffusion" if name == "train" else name): took for name, took in run["stages"].items()}
+    initial = arguments.initial_bundle
     if arguments.before is not None:
-        before = json.loads(arguments.before.read_text())["stages"]
+        record_before = json.loads(arguments.before.read_text())
+        before, initial = record_before["stages"], initial or record_before["initial_bundle"]
         already = before.get("continued") or {"iterations": 0, "minutes": 0.0}
         more = {key: already[key] + stages["diffusion"][key] for key in ("iterations", "minutes")}
         stages = {**before, "continued": more}
@@ -33,7 +35,7 @@ def main() -> None:
         "stages": stages,
         "batch_size": arguments.batch_size,
         "draws": arguments.draws,
-        "initial_bundle": arguments.initial_bundle,
+        "initial_bundle": initial,
         "parameters": run["parameters"],
         "provenance": run["provenance"],
     }

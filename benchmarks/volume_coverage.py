@@ -120,7 +120,7 @@ def summarize(nodules: list[dict[str, Any]], key: str) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = measurement_arguments(__doc__, "volume_coverage.json", seed=0)
+    parser = measurement_arguments(__doc__, seed=0, output="volume_coverage.json")
     parser.add_argument("--nodules", type=int, default=20, help="drawn by seed")
     parser.add_argument("--min-slices", type=int, default=3, help="of a nodule")
     arguments = parser.parse_args()

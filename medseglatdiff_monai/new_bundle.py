@@ -56,7 +56,7 @@ MODEL_CARD = """\
 {description}
 
 Method: arXiv 2512.01292. A mask codec compresses masks; a conditional diffusion model draws mask latents, which are
-decoded, averaged to a confidence map, and thresholded at 0.5 for the consensus.
+decoded, averaged to a confidence map, and thresholded for the consensus (`threshold` in `configs/inference.json`).
 
 **Intended use.** {intended_use}
 

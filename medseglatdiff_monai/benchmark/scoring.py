@@ -69,7 +69,7 @@ def subsample_case(
         return fuse_ensemble(part, mean_mask(part).float(), threshold, fusion)["consensus_mask"]
 
     def shuffled() -> np.ndarray:
-        # Whole pairs: the noises of samples 2 p and 2 p + 1 are opposite, in an evaluation with n samples as well.
+        # Whole pairs, as an evaluation with n samples has them: the noises of samples 2 p and 2 p + 1 are opposite.
         order = (2 * rng.permutation((len(samples) + 1) // 2)[:, None] + [0, 1]).ravel()
         return order[order < len(samples)]
 

@@ -335,8 +335,8 @@ def _read_all(
         except BrokenProcessPool as error:
             raise RuntimeError(
                 f"prepare: a worker process died (killed, or out of memory) after {len(records)} of {len(stubs)} "
-                "units; "
-                "the finished ones are kept: run the same command again, with fewer --workers if memory was short."
+                "units; the finished ones are kept: run the same command again, with fewer --workers if memory was "
+                "short. A script that calls prepare() needs 'if __name__ == \"__main__\":' around it, or workers=1."
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
