@@ -255,6 +255,7 @@ class Commands:
         output_file: str | None = None,
         output_dir: str | None = None,
         weights: str | None = None,
+        device: str = "cpu",
         **overrides: Any,
     ) -> None:
         """Write a bundle for other programs: TorchScript of (image, noise) → confidence map, or ONNX with a runner.
@@ -268,11 +269,12 @@ class Commands:
             output_file: the TorchScript file.
             output_dir: folder of the ONNX networks, their settings and onnx_runner.py.
             weights: other weights than the bundle's own.
+            device: where the TorchScript will run, cpu or cuda; ONNX runs on either.
             overrides: configuration keys, e.g. --num_samples 16: fixed in TorchScript, the runner's default in ONNX.
         """
         from .export import export
 
-        print(f"Exported: {export(bundle, format, output_file, output_dir, weights, **overrides)}")
+        print(f"Exported: {export(bundle, format, output_file, output_dir, weights, device, **overrides)}")
 
     def pack(self, bundle: str, *, output_file: str) -> None:
         """Write a bundle, or a finished run, as the zip that monai.bundle.download and load take.

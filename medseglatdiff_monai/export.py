@@ -28,9 +28,12 @@ def export(
     output_file: str | Path | None = None,
     output_dir: str | Path | None = None,
     weights: str | Path | None = None,
+    device: str = "cpu",
     **overrides: Any,
 ) -> Path:
     """Export a bundle to ``output_file`` (``"torchscript"``) or ``output_dir`` (``"onnx"``); returns that path.
+
+    ``device`` is where TorchScript will run, see :func:`export_torchscript`; ONNX runs wherever its runner is told to.
 
     Raises:
         InputError: unknown format, or the place that belongs to the other one; and see :func:`export_torchscript` and
@@ -44,7 +47,7 @@ def export(
         wanted = "--output-file FILE.ts" if format == "torchscript" else "--output-dir FOLDER"
         raise InputError(f"--format {format} is written to {wanted}: give that alone.")
     if format == "torchscript":
-        return export_torchscript(bundle, place, weights, **overrides)
+        return export_torchscript(bundle, place, weights, device, **overrides)
     from .onnx_export import export_onnx
 
     return export_onnx(bundle, place, weights, **overrides)
@@ -71,7 +74,11 @@ def check_exportable(segmenter: Segmenter) -> LatentDiffusionSegmenter:
 
 
 def export_torchscript(
-    bundle: str | Path, output_file: str | Path, weights: str | Path | None = None, **overrides: Any
+    bundle: str | Path,
+    output_file: str | Path,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+    **overrides: Any,
 ) -> Path:
     """Trace a bundle's network.
 
@@ -81,13 +88,14 @@ def export_torchscript(
             preprocessing and standard normal noise (B, N, d, H/f, W/f), it returns (B, 1, H, W) in [0, 1]. B is free;
             N, H and W are those of the trace.
         weights: other weights than the bundle's own.
+        device: where the file will run: the trace keeps the device of what is made on the way.
         overrides: configuration keys.
 
     Raises:
         InputError: see :func:`~medseglatdiff_monai.bundle.load_segmenter` and :func:`check_exportable`; a sampler that
             draws noise at each step; a confidence that is not the mean of the samples.
     """
-    segmenter = load_segmenter(bundle, weights, device="cpu", **overrides)
+    segmenter = load_segmenter(bundle, weights, device=device, **overrides)
     network, inferer = check_exportable(segmenter), segmenter.inferer
     if inferer.confidence != "samples":
         raise InputError(
@@ -98,7 +106,7 @@ def export_torchscript(
         raise InputError(
             "The sampler 'ddpm' draws noise at every step and cannot be traced: use --sampler ddim or pndm."
         )
-    image = torch.rand(2, segmenter.in_channels, *segmenter.image_size)
+    image = torch.rand(2, segmenter.in_channels, *segmenter.image_size, device=segmenter.device)
     noise = network.draw_noise(image, network.num_samples, network.seed, ["a", "b"])
     with warnings.catch_warnings(), torch.no_grad():
         # The tracer warns of every Python number; sizes are meant to be fixed.
