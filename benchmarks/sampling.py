@@ -4,7 +4,7 @@ Usage: python benchmarks/sampling.py DATASET_DIR [--bundle NAME] [--max-cases 40
 
 Every validation case is drawn in each way, so that differences are within a case; their intervals are bootstraps over
 patients. ``--compare steps``: numbers of DDIM steps, and DDPM's noisy steps, with the most steps. ``--compare choices``
-(``drawing_….json``): independent noise for every sample, and no test-time augmentation, with what the bundle does.
+(``drawing_….json``): no test-time augmentation with what the bundle does.
 """
 
 from __future__ import annotations
@@ -53,11 +53,6 @@ def steps_and_samplers(segmenter: Segmenter, num_samples: int, seed: int) -> tup
 def choices(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str, Draw], str]:
     """What the bundle does, and what it would do without one of its choices; see :func:`steps_and_samplers`."""
     network = segmenter.network
-    draw_noise = network.draw_noise
-
-    def independent(image: torch.Tensor, number: int, *key) -> torch.Tensor:
-        # The first sample of each of twice as many pairs.
-        return draw_noise(image, 2 * number, *key)[:, ::2]
 
     def draw(**changed) -> Draw:
         def masks(image: torch.Tensor, case: str) -> torch.Tensor:
@@ -68,7 +63,6 @@ def choices(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str
 
     ways = {
         "as shipped": draw(),
-        "independent noise": draw(draw_noise=independent),
         "no test-time augmentation": draw(test_time_augmentation=False),
     }
     return ways, "as shipped"

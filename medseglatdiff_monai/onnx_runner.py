@@ -60,16 +60,10 @@ def torch_normal(seed: int, size: int) -> np.ndarray:
 
 
 def draw_noise(shape: Sequence[int], num_samples: int, seed: int, case: str = "") -> np.ndarray:
-    """Noise (N, d, h, w) of N samples of one case: pair k has a generator of its own, seeded by (seed, case, k).
-
-    The pair's second sample has the negative of the first one's noise.
-    """
-    noise: list[np.ndarray] = []
+    """Noise (N, d, h, w) of N samples of one case, each from a generator of its own seeded by (seed, case, sample)."""
+    noise = []
     for sample in range(num_samples):
-        if sample % 2:
-            noise.append(-noise[-1])
-            continue
-        digest = hashlib.sha256(f"{seed}/{case}/{sample // 2}".encode()).digest()
+        digest = hashlib.sha256(f"{seed}/{case}/{sample}".encode()).digest()
         noise.append(torch_normal(int.from_bytes(digest[:8], "big") >> 1, int(np.prod(shape))).reshape(shape))
     return np.stack(noise)
 

@@ -53,7 +53,7 @@ def subsample_case(
         raters: (R, H, W) bool.
         numbers: the numbers n; more than N counts as N.
         metrics: some of dice, iou, ged_v, ged_u, hm_iou. Dice and IoU are NaN where the readers' consensus is empty.
-        draws: subsets that are averaged; the first is the first n samples, the others are of random pairs of them.
+        draws: subsets that are averaged; the first is the first n samples, the others are random ones.
         seed: seed of the subsets.
         threshold: of the consensus, see :func:`~medseglatdiff_monai.fusion.fuse_ensemble`.
         fusion: likewise.
@@ -68,12 +68,7 @@ def subsample_case(
     def consensus(part: torch.Tensor) -> torch.Tensor:
         return fuse_ensemble(part, mean_mask(part).float(), threshold, fusion)["consensus_mask"]
 
-    def shuffled() -> np.ndarray:
-        # Whole pairs, as an evaluation with n samples has them: the noises of samples 2 p and 2 p + 1 are opposite.
-        order = (2 * rng.permutation((len(samples) + 1) // 2)[:, None] + [0, 1]).ravel()
-        return order[order < len(samples)]
-
-    orders = [np.arange(len(samples)), *(shuffled() for _ in range(draws - 1))]
+    orders = [np.arange(len(samples)), *(rng.permutation(len(samples)) for _ in range(draws - 1))]
     rows = []
     for number in numbers:
         # All N samples, or one order: nothing to average.

@@ -36,14 +36,8 @@ def noise_generator(seed: int, case: str, sample_index: int, device: torch.devic
 
 
 def draw_sample_noise(shape: Sequence[int], seed: int, case: str, sample_index: int) -> torch.Tensor:
-    """Standard normal noise that a sample starts from; those of samples 2 k and 2 k + 1 are each other's negatives.
-
-    Each alone is a draw like any other. The two of a pair are further apart than independent ones (antithetic variates,
-    Hammersley and Morton 1956), so that an ensemble of as many samples covers more of the distribution. Statistics that
-    ask for independent samples, as GED's U-statistic does, come out lower by what this adds to the samples' spread.
-    """
-    noise = torch.randn(*shape, generator=noise_generator(seed, case, sample_index // 2))
-    return -noise if sample_index % 2 else noise
+    """Standard normal noise that a sample starts from, independent of all other samples'."""
+    return torch.randn(*shape, generator=noise_generator(seed, case, sample_index))
 
 
 class LatentDiffusionSegmenter(nn.Module):

@@ -14,7 +14,7 @@ from small_runs import LUNG, SKIN, write_prepared
 from medseglatdiff_monai.benchmark import runner
 from medseglatdiff_monai.benchmark.report import render_report
 from medseglatdiff_monai.benchmark.runner import _Run, run_suite
-from medseglatdiff_monai.benchmark.scoring import score_subsamples, subsample_case
+from medseglatdiff_monai.benchmark.scoring import score_subsamples
 from medseglatdiff_monai.benchmark.suites import load_suite
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.training import TRAINING_STAGES
@@ -246,13 +246,3 @@ def test_an_empty_band_is_no_curve(data: Path, tmp_path: Path, scored: list[str]
     ]
     page = render_report(load_suite(suite), results)
     assert page.count("<svg") == 1 + others
-
-
-def test_subsets_of_the_samples_keep_pairs_together() -> None:
-    """The two of a pair are the halves of a square in one of two ways: only of whole pairs the union is the square."""
-    rows = torch.zeros(8, 8, dtype=torch.bool)
-    rows[:4] = True
-    samples = torch.stack([rows, ~rows, rows.T, ~rows.T, rows, ~rows])
-    square = torch.ones(1, 8, 8, dtype=torch.bool)
-    (scores,) = subsample_case(samples, square, [2], ["dice"], draws=20, seed=0)
-    assert scores["dice"] == 1.0
