@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from medseglatdiff_monai.benchmark.statistics import is_settled
+from medseglatdiff_monai.checkpoints import weights_sha256
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -51,6 +52,12 @@ def read(name: str) -> dict | None:
     """A result file, or ``None`` where it has not been made."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def age(result: dict) -> str:
+    """Says so where a measurement is not of the weights that the bundle ships now."""
+    weights = ROOT / "bundles" / result["bundle"] / "models" / "model.pt"
+    return "" if weights_sha256(weights) == result["weights_sha256"] else " Measured on earlier weights."
 
 
 def table(described: tuple[str, str, str], result: dict) -> str:
@@ -237,7 +244,7 @@ def thresholds() -> str:
         lines.append(f"| {name} | {row['dice']:.3f} | {row['dice_all']:.3f} | {row['empty']:.2f} |")
     head = (
         f"Lung bundle, {result['num_cases']} {result['split']} slices, {result['num_samples']} samples. Of all cases, "
-        "two empty masks count 1."
+        f"two empty masks count 1.{age(result)}"
     )
     return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/consensus_threshold.json`."
 
@@ -258,7 +265,7 @@ def sampling() -> str:
     first = result["results"][0]["ged_v"]
     head = (
         f"Lung bundle, {first['num_cases']} {result['split']} slices of {first['num_groups']} patients, "
-        f"{result['num_samples']} samples, 95% intervals by patient."
+        f"{result['num_samples']} samples, 95% intervals by patient.{age(result)}"
     )
     return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/sampling.json`."
 
