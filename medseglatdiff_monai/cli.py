@@ -467,11 +467,13 @@ def _name_and_folder(entry: Any) -> tuple[str, str]:
 
 def _describe_size(nodule: dict[str, Any]) -> str:
     """The numbers of a nodule that one looks for first."""
+    from .volumes import format_number
+
     parts = []
     for key, name, unit in (("volume_mm3", "volume", "mm³"), ("longest_diameter_mm", "diameter", "mm")):
         if nodule[key] is not None:
-            low, high = nodule[key]["interval"]
-            parts.append(f"{name} {nodule[key]['consensus']:.4g} {unit} ({low:.4g} to {high:.4g})")
+            low, high = (format_number(value) for value in nodule[key]["interval"])
+            parts.append(f"{name} {format_number(nodule[key]['consensus'])} {unit} ({low} to {high})")
     iou = nodule["agreement"]["mean_pairwise_iou"]
     return ", ".join(parts + ([] if iou is None else [f"agreement of the samples {iou:.2f} IoU"]))
 

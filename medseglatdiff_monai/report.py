@@ -21,7 +21,7 @@ from . import __version__
 from .errors import InputError
 from .io.panel import CONSENSUS_COLOUR, SAMPLE_COLOUR, TEXT_COLOUR
 from .predict import RESULT_VERSION
-from .volumes import summarize_values
+from .volumes import format_number, summarize_values
 
 __all__ = ["report"]
 
@@ -94,7 +94,7 @@ def report(run_folder: str | Path, output_file: str | Path | None = None) -> Pat
         loader=PackageLoader("medseglatdiff_monai", "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["number"] = _format_number
+    environment.filters["number"] = format_number
     text = environment.get_template("report.html").render(
         title=folder.resolve().name, inputs=inputs, runs=_group_runs(inputs), version=__version__
     )
@@ -329,8 +329,3 @@ def _group_runs(inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         else:
             groups.append({"provenance": entry["provenance"], "names": [entry["name"]]})
     return groups
-
-
-def _format_number(value: float) -> str:
-    """Four digits: 0.5330, 14.42, 809.2, 12345."""
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"

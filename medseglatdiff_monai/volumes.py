@@ -25,6 +25,7 @@ __all__ = [
     "PlaneEnsemble",
     "check_range",
     "draw_nodule",
+    "format_number",
     "longest_diameter",
     "measure_nodule",
     "summarize_values",
@@ -213,3 +214,8 @@ def longest_diameter(mask: np.ndarray, edges: np.ndarray) -> float:
     points = (np.stack([rows, columns], axis=1)[:, None] + steps).reshape(-1, 2)
     hull = points[ConvexHull(points).vertices]
     return float(pdist(hull @ np.asarray(edges, dtype=float).T).max())
+
+
+def format_number(value: float) -> str:
+    """A size as people read it, to four digits and never as a power of ten: 0.533, 14.42, 809.2, 12345."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -64,7 +64,8 @@ def test_report_holds_everything(run: Path, tmp_path: Path) -> None:
     assert "a<b>&c" in page.text
     picture, volume = (json.loads((run / f"{name}_prediction.json").read_text()) for name in ("a<b>&c", "chest"))
     for nodule in volume["nodules"]:
-        assert f"{nodule['volume_mm3']['consensus']:.4g}" in page.text
+        volume_mm3 = nodule["volume_mm3"]["consensus"]
+        assert (f"{volume_mm3:.0f}" if volume_mm3 >= 1000 else f"{volume_mm3:.4g}") in page.text
         for note in nodule["notes"]:
             assert note in page.text
     for area in picture["area_pixels"]["samples"]:

@@ -18,6 +18,7 @@ import numpy as np
 from ..bundle import Segmenter, load_segmenter
 from ..errors import InputError
 from ..io import parse_places
+from ..volumes import format_number
 from .case import Drawn, OpenCase, Sizes, open_case
 from .picture import (
     CONSENSUS_COLOUR,
@@ -450,10 +451,10 @@ def describe_sizes(drawn: Drawn, threshold: float, sample: int, number: int) -> 
     rows = []
     for key, name, unit in SIZE_ROWS:
         if key in summary:
-            low, high = summary[key]["interval"]
+            low, high = (format_number(value) for value in summary[key]["interval"])
             rows.append(
                 f'<tr><td>{name}, {unit}</td><td class="{key}">{_size(ours, key)}</td><td>{_size(one, key)}</td>'
-                f"<td>{low:.4g} to {high:.4g}</td></tr>"
+                f"<td>{low} to {high}</td></tr>"
             )
     head = "<tr><th></th><th>consensus</th><th>sample</th><th>5 % to 95 % of samples</th></tr>"
     return f'<table class="seg-table">{head}{"".join(rows)}</table>'
@@ -461,7 +462,7 @@ def describe_sizes(drawn: Drawn, threshold: float, sample: int, number: int) -> 
 
 def _size(sizes: Sizes, key: str) -> str:
     value = getattr(sizes, key)
-    return f"{value:.0f}" if value >= 1000 or key == "area_pixels" else f"{value:.4g}"
+    return f"{value:.0f}" if key == "area_pixels" else format_number(value)
 
 
 def describe_readers(drawn: Drawn, threshold: float) -> str:
