@@ -44,6 +44,8 @@ TIMES = (
     "Times are processor time of one thread of an {processor} that other programs used as well: they are to be "
     "compared with each other, not with another machine's."
 )
+# Of more systems the table says enough.
+MAX_SYSTEMS_IN_A_SENTENCE = 3
 # What says nothing where there is one reader, whose mask is never empty.
 SEVERAL_READERS = ("ged_u", "ece_band", "samples_nonempty", "raters_nonempty", "codec_mask_ged")
 
@@ -186,8 +188,15 @@ def comparison(name: str, trained: str) -> str:
     left_out = "".join(
         f" Left out: {entry['what']} ({entry['why']})."
         for entry in result["left_out"]
-        if "before its last epoch" not in entry["why"]
+        if "before its last epoch" not in entry["why"] and "--systems" not in entry["why"]
     )
+    names = {"ged_v": "GED", "hm_iou": "HM-IoU"}
+    differences = "; ".join(
+        f"{row['system']}, {names[row['metric']]} {interval_cell(row)}"
+        for row in result["comparisons"]
+        if row["metric"] in names and len(rows) <= MAX_SYSTEMS_IN_A_SENTENCE
+    )
+    differences = differences and f"\n\nDifferences to “Ours”, with their intervals: {differences}."
     head = (
         f"{measured['num_cases']} {result['dataset']['split']} slices of {measured['num_groups']} patients, LIDCv1 "
         "crops with four readers; 16 samples; 95% bootstrap intervals by patient. An asterisk marks a difference from "
@@ -197,7 +206,7 @@ def comparison(name: str, trained: str) -> str:
         f"minutes buy, not what the systems can reach. “Ours” is {trained}, trained anew: not the shipped weights."
         f"{left_out}"
     )
-    return f"{head}\n\n" + "\n".join(lines) + f"\n\nFrom `benchmarks/results/{name}.json`."
+    return f"{head}\n\n" + "\n".join(lines) + f"{differences}\n\nFrom `benchmarks/results/{name}.json`."
 
 
 def interval_cell(interval: dict, digits: int = 3) -> str:
