@@ -28,7 +28,7 @@ EXAMPLE = ("retinal_vessel_fundus_latent_diffusion", "images", "CHASE_DB1 (two r
 # Metric → (name, digits, what it is).
 METRICS = {
     "ged_v": ("GED (V-statistic)", 3, "lower is better"),
-    "ged_u": ("GED (U-statistic)", 3, "without self-pairs, unbiased"),
+    "ged_u": ("GED (U-statistic)", 3, "without self-pairs"),
     "hm_iou": ("HM-IoU", 3, "higher is better"),
     "dice": ("Dice of the consensus", 3, "against the readers' consensus (at least half of them), where not empty"),
     "iou": ("IoU of the consensus", 3, "likewise"),
