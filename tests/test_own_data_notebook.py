@@ -1,4 +1,4 @@
-"""The notebook on own data is stored without outputs and runs from its first cell to its last on a tiny budget."""
+"""The notebooks on own data are stored without outputs and run from first cell to last on a tiny budget."""
 
 from __future__ import annotations
 
@@ -11,13 +11,32 @@ import pytest
 from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "03_your_own_data.ipynb"
-BUDGET = "CASES, CODEC_EPOCHS, DIFFUSION_EPOCHS = 48, 60, 120"
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+DRAWN, RETINA = "03_your_own_data.ipynb", "04_retinal_vessels.ipynb"
 SECONDS_A_CELL = 300
 
 
-def test_notebook_is_stored_without_outputs() -> None:
-    cells = json.loads(NOTEBOOK.read_text())["cells"]
+def execute(name: str, changes: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list, str]:
+    """Run a notebook in ``folder`` with texts of its first code cell replaced; its outputs, and what it printed."""
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
+    notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    for old, new in changes.items():
+        assert old in first.source
+        first.source = first.source.replace(old, new)
+    manager = KernelManager()
+    # The interpreter of the tests, not whatever kernel a user may have registered under the same name.
+    manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, km=manager, timeout=SECONDS_A_CELL, resources=resources).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return outputs, "".join(output.get("text", "") for output in outputs if output.get("name") == "stdout")
+
+
+@pytest.mark.parametrize("name", [DRAWN, RETINA])
+def test_notebook_is_stored_without_outputs(name: str) -> None:
+    cells = json.loads((NOTEBOOKS / name).read_text())["cells"]
     assert [cell["cell_type"] for cell in cells].count("code") >= 6
     for cell in cells:
         assert not cell.get("outputs")
@@ -26,25 +45,37 @@ def test_notebook_is_stored_without_outputs() -> None:
 
 @pytest.mark.integration
 def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    assert BUDGET in first.source
-    first.source = first.source.replace(BUDGET, "CASES, CODEC_EPOCHS, DIFFUSION_EPOCHS = 16, 1, 1")
-    manager = KernelManager()
-    # The interpreter of the tests, not whatever kernel a user may have registered under the same name.
-    manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    NotebookClient(
-        notebook, km=manager, timeout=SECONDS_A_CELL, resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
-
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    outputs, printed = execute(
+        DRAWN,
+        {"CASES, CODEC_EPOCHS, DIFFUSION_EPOCHS = 48, 60, 120": "CASES, CODEC_EPOCHS, DIFFUSION_EPOCHS = 16, 1, 1"},
+        tmp_path,
+        monkeypatch,
+    )
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 1
     work = tmp_path / "own_data_output"
     assert {path.name for path in (work / "run" / "models").iterdir()} >= {"mask_codec.pt", "model.pt"}
     summary = json.loads((work / "evaluation" / "metrics.json").read_text())["summary"]
     assert summary["num_cases"] == 2
-    printed = "".join(output.get("text", "") for output in outputs if output.get("name") == "stdout")
     assert "FILL IN" in printed
     assert "codec_mask_dice" in printed
+
+
+@pytest.mark.integration
+def test_retinal_notebook_runs_on_the_photographs(unpack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = unpack("chase_db1_01-09.tar", r"\.(jpg|png)$")
+    outputs, printed = execute(
+        RETINA,
+        {
+            'SOURCE = Path("CHASE_DB1")': f"SOURCE = Path({str(source)!r})",
+            "DIFFUSION_EPOCHS, SAMPLES = 150, 300, 16": "DIFFUSION_EPOCHS, SAMPLES = 1, 1, 2",
+        },
+        tmp_path,
+        monkeypatch,
+    )
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 1
+    work = tmp_path / "retina_output"
+    summary = json.loads((work / "evaluation" / "metrics.json").read_text())["summary"]
+    # Both eyes of the one child whom the split leaves for validation.
+    assert summary["num_cases"] == 2
+    assert "FILL IN" in printed
+    assert "Image_01L" in (work / "prediction" / "report.html").read_text()
