@@ -104,26 +104,25 @@ def training_text(record: dict) -> str:
     )
 
 
-def augmentation() -> str:
-    """Markdown table of what test-time augmentation changes, a bundle a row."""
+def drawing() -> str:
+    """Markdown table of what each choice of drawing changes, for each bundle."""
     metrics = {"ged_v": "GED", "hm_iou": "HM-IoU", "dice": "Dice of the consensus"}
-    lines = [f"| bundle | {' | '.join(metrics.values())} |", "|---|---|---|---|"]
+    lines = [f"| | {' | '.join(metrics.values())} |", "|---|---|---|---|"]
     for key in BUNDLES:
         result = read(f"drawing_{key}")
         if result is None:
             continue
-        ways = {row["name"]: row for row in result["results"]}
-        shipped, plain = ways["as shipped"], ways["no test-time augmentation"]
-        cells = [f"{plain[metric]['mean']:.3f}, {interval_cell(plain[f'{metric}_difference'])}" for metric in metrics]
-        cases = f"{plain['ged_v']['num_cases']} {result['split']} cases, {result['num_samples']} samples"
-        means = " | ".join(f"{shipped[metric]['mean']:.3f}" for metric in metrics)
-        lines += [
-            f"| `{BUNDLES[key][0]}`, {cases} | {means} |",
-            f"| without | {' | '.join(cells)} |",
-        ]
+        for row in result["results"]:
+            if row["name"] == result["reference"]:
+                cases = f"{row['ged_v']['num_cases']} {result['split']} cases, {result['num_samples']} samples"
+                means = " | ".join(f"**{row[metric]['mean']:.3f}**" for metric in metrics)
+                lines.append(f"| **`{BUNDLES[key][0]}`**, {cases}{age(result)} | {means} |")
+            else:
+                cells = [interval_cell(row[f"{metric}_difference"]) for metric in metrics]
+                lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     head = (
-        "The shipped weights; in the second rows the difference to the first, with its 95% interval by patient or "
-        "sequence."
+        "The shipped weights, drawn as they are by default; below them what changes with another choice, with its 95% "
+        "interval by patient or sequence."
     )
     return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/drawing_*.json`."
 
@@ -259,7 +258,7 @@ def thresholds() -> str:
 
 
 def sampling() -> str:
-    """Markdown table of steps and sampler."""
+    """Markdown table of the number of steps."""
     result = read("sampling")
     if result is None:
         return "Not run yet."
@@ -401,7 +400,7 @@ def render() -> dict[Path, str]:
         ("systems.md", "comparison", comparison("ambiguity_laptop", "an older configuration, without context")),
         ("variants.md", "recipe", recipe()),
         ("variants.md", "sampling", sampling()),
-        ("variants.md", "augmentation", augmentation()),
+        ("variants.md", "drawing", drawing()),
         ("variants.md", "thresholds", thresholds()),
     ]
     costs = read("system_costs")

@@ -3,8 +3,8 @@
 Usage: python benchmarks/sampling.py DATASET_DIR [--bundle NAME] [--max-cases 40] [--compare steps] --output FILE
 
 Every validation case is drawn in each way, so that differences are within a case; their intervals are bootstraps over
-patients. ``--compare steps``: numbers of DDIM steps, and DDPM's noisy steps, with the most steps. ``--compare choices``
-(``drawing_….json``): no test-time augmentation with what the bundle does.
+patients. ``--compare steps``: numbers of the bundle's steps with the most of them. ``--compare choices``
+(``drawing_….json``): what the bundle would do without one of its choices, with what it does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import pandas as pd
@@ -33,37 +34,43 @@ from medseglatdiff_monai.metrics import (
     sample_diversity,
 )
 
-STEPS = (1, 2, 5, 10, 25, 50, 250)
+STEPS = (1, 2, 4, 6, 10, 25, 250)
 Draw = Callable[[torch.Tensor, str], torch.Tensor]
 
 
-def steps_and_samplers(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str, Draw], str]:
+def numbers_of_steps(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str, Draw], str]:
     """Functions of image and case to masks (1, N, H, W), by name, and the name of the one to compare with."""
 
-    def draw(**options) -> Draw:
+    def draw(steps: int) -> Draw:
         def masks(image: torch.Tensor, case: str) -> torch.Tensor:
-            return segmenter.network.ensemble_logits(image, num_samples, seed, [case], **options) > 0
+            return segmenter.network.ensemble_logits(image, num_samples, seed, [case], steps) > 0
 
         return masks
 
-    ways = {f"ddim, {steps} steps": draw(num_inference_steps=steps, sampler="ddim") for steps in STEPS}
-    return {**ways, "ddpm, 10 steps": draw(num_inference_steps=10, sampler="ddpm")}, f"ddim, {STEPS[-1]} steps"
+    return {f"{steps} steps": draw(steps) for steps in STEPS}, f"{STEPS[-1]} steps"
 
 
 def choices(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str, Draw], str]:
-    """What the bundle does, and what it would do without one of its choices; see :func:`steps_and_samplers`."""
+    """What the bundle does, and what it would do without one of its choices; see :func:`numbers_of_steps`."""
     network = segmenter.network
 
-    def draw(**changed) -> Draw:
+    def draw(of_network: dict[str, Any] | None = None, **of_process: Any) -> Draw:
         def masks(image: torch.Tensor, case: str) -> torch.Tensor:
-            with mock.patch.multiple(network, **changed) if changed else contextlib.nullcontext():
+            with contextlib.ExitStack() as stack:
+                for owner, changed in ((network, of_network), (network.process, of_process)):
+                    if changed:
+                        stack.enter_context(mock.patch.multiple(owner, **changed))
                 return network.ensemble_logits(image, num_samples, seed, [case]) > 0
 
         return masks
 
     ways = {
         "as shipped": draw(),
-        "no test-time augmentation": draw(test_time_augmentation=False),
+        "no test-time augmentation": draw({"test_time_augmentation": False}),
+        "DDIM, same timesteps": draw({"sampler": "ddim"}),
+        "down to the last timestep": draw(last_timestep=None),
+        "DDIM, evenly spaced timesteps": draw({"sampler": "ddim"}, timestep_power=1.0, last_timestep=None),
+        "DDPM, evenly spaced timesteps": draw({"sampler": "ddpm"}, timestep_power=1.0, last_timestep=None),
     }
     return ways, "as shipped"
 
@@ -75,7 +82,7 @@ def main() -> None:
     parser.add_argument("--compare", choices=("steps", "choices"), default="steps")
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.bundle)
-    compared = steps_and_samplers if arguments.compare == "steps" else choices
+    compared = numbers_of_steps if arguments.compare == "steps" else choices
     ways, reference = compared(segmenter, arguments.num_samples, arguments.seed)
     items = load_datalist(arguments.dataset_dir, arguments.split, arguments.max_cases, arguments.seed)
     rows: dict[str, list[dict]] = {name: [] for name in ways}

@@ -26,7 +26,7 @@ class EnsembleInferer(Inferer):
     Args:
         num_samples: n of Eq. 13.
         num_inference_steps: denoiser calls a sample; ``None`` takes the network's own.
-        sampler: ``"ddim"``, ``"ddpm"``, ``"pndm"``, or ``"rflow"`` of a rectified flow; ``None`` takes the
+        sampler: ``"dpm++"``, ``"ddim"``, ``"ddpm"``, ``"pndm"``, or ``"rflow"`` of a rectified flow; ``None`` takes the
             network's own.
         seed: seed of the noise.
         threshold: confidence from which a pixel belongs to the consensus mask.
@@ -102,6 +102,8 @@ def drawing_settings(inferer: EnsembleInferer, network: nn.Module) -> dict[str, 
         name: getattr(network, name, None)
         for name in ("num_inference_steps", "sampler", "guidance_scale", "test_time_augmentation")
     }
+    process = getattr(network, "process", None)
+    own |= {name: getattr(process, name, None) for name in ("timestep_power", "last_timestep")}
     chosen = {"num_inference_steps": inferer.num_inference_steps, "sampler": inferer.sampler}
     return {**own, **{name: value for name, value in chosen.items() if value is not None}}
 

@@ -1,9 +1,10 @@
 """Draws masks with onnxruntime and numpy alone: no torch, no MONAI. Exports carry a copy of this file.
 
 The networks beside it were written by ``medseglatdiff export BUNDLE --format onnx``; this module holds what stands
-between them: the noise, the deterministic DDIM steps (Song et al., arXiv 2010.02502, Eq. 12 with sigma = 0), the
-symmetries of test-time augmentation, and the fusion of the masks. Noise is that of PyTorch's CPU generator, number for
-number, so that an export draws the masks that the bundle draws, and not merely masks like them.
+between them: the noise, the steps of DPM-Solver++(2M) (Lu et al., arXiv 2211.01095) or DDIM (Song et al., arXiv
+2010.02502, Eq. 12 with sigma = 0), the symmetries of test-time augmentation, and the fusion of the masks. Noise is that
+of PyTorch's CPU generator, number for number, so that an export draws the masks that the bundle draws, and not merely
+masks like them.
 
     segmenter = OnnxSegmenter("lung_onnx")
     result = segmenter(image)      # (B, C, H, W) float32 in [0, 1] → confidence_map, consensus_mask, samples
@@ -19,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FORMAT_VERSION", "OnnxSegmenter", "ddim", "draw_noise", "torch_normal"]
+__all__ = ["FORMAT_VERSION", "OnnxSegmenter", "draw_noise", "sampling_timesteps", "solve", "torch_normal"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # Of an image in test-time augmentation: rotations, then mirror images; a rectangle has those below 4.
 SYMMETRIES = (0, 3, 5, 6, 1, 2, 4, 7)
 # Masks that go through the networks at once: bounds the memory.
@@ -68,8 +69,33 @@ def draw_noise(shape: Sequence[int], num_samples: int, seed: int, case: str = ""
     return np.stack(noise)
 
 
-def ddim(
-    denoise: Any, noise: np.ndarray, alpha_bar: np.ndarray, num_inference_steps: int, prediction_type: str
+def sampling_timesteps(steps: int, num_inference_steps: int, power: float, last_timestep: int | None) -> list[int]:
+    """Timesteps of ``steps`` that the denoiser is called at, from noise to data.
+
+    t_k = T - 1 - (T - 1 - last) · (k / (n - 1))^power T = ``steps`` and n = ``num_inference_steps``; a last timestep of
+    ``None`` is T / n - 1, and no two are equal.
+
+    Raises:
+        ValueError: ``num_inference_steps`` is not in [1, T].
+    """
+    if not 1 <= num_inference_steps <= steps:
+        raise ValueError(f"num_inference_steps must be in [1, {steps}], found {num_inference_steps}.")
+    last = round(steps / num_inference_steps) - 1 if last_timestep is None else last_timestep
+    last = min(last, steps - num_inference_steps)
+    timesteps = [steps - 1]
+    for step in range(1, num_inference_steps):
+        exact = steps - 1 - (steps - 1 - last) * (step / (num_inference_steps - 1)) ** power
+        timesteps.append(min(round(exact), timesteps[-1] - 1))
+    return timesteps
+
+
+def solve(
+    denoise: Any,
+    noise: np.ndarray,
+    alpha_bar: np.ndarray,
+    timesteps: Sequence[int],
+    prediction_type: str,
+    second_order: bool = True,
 ) -> np.ndarray:
     """Deterministic reverse process from ``noise`` (M, d, h, w) to the latents x_0 of the same shape.
 
@@ -77,36 +103,31 @@ def ddim(
         denoise: network as a function of z_t (M, d, h, w) and timesteps (M,) int64.
         noise: z_T, standard normal.
         alpha_bar: (T,), the schedule's cumulative products.
-        num_inference_steps: network calls, evenly spaced over the schedule and ending at its last bin.
+        timesteps: where the network is called, from noise to data.
         prediction_type: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
-
-    Raises:
-        ValueError: steps that do not divide T evenly enough (less than 95% of the schedule would be walked).
+        second_order: DPM-Solver++(2M); else DDIM.
     """
-    steps = len(alpha_bar)
-    if not 1 <= num_inference_steps <= steps:
-        raise ValueError(f"num_inference_steps must be in [1, {steps}], found {num_inference_steps}.")
-    ratio = steps // num_inference_steps
-    if ratio * num_inference_steps < 0.95 * steps:
-        good = f"{steps // (ratio + 1)} or {steps // ratio}"
-        raise ValueError(f"num_inference_steps = {num_inference_steps} does not divide {steps} evenly: choose {good}.")
-    z_t = noise.astype(np.float32)
-    for number in range(num_inference_steps, 0, -1):
-        t = ratio * number - 1
-        now = np.float32(alpha_bar[t])
-        before = np.float32(alpha_bar[t - ratio]) if t >= ratio else np.float32(1.0)
+    at = np.asarray(alpha_bar, np.float64)[list(timesteps)]
+    signal, deviation = np.sqrt(at).astype(np.float32), np.sqrt(1.0 - at).astype(np.float32)
+    half_log_snr = 0.5 * np.log(at / (1.0 - at))
+    z_t, previous = noise.astype(np.float32), None
+    for k, t in enumerate(timesteps):
         output = denoise(z_t, np.full(len(z_t), t, np.int64))
         if prediction_type == "sample":
             x_0 = output
-            eps = (z_t - np.sqrt(now) * x_0) / np.sqrt(1 - now)
         elif prediction_type == "epsilon":
-            eps = output
-            x_0 = (z_t - np.sqrt(1 - now) * eps) / np.sqrt(now)
+            x_0 = (z_t - deviation[k] * output) / signal[k]
         else:
-            x_0 = np.sqrt(now) * z_t - np.sqrt(1 - now) * output
-            eps = np.sqrt(now) * output + np.sqrt(1 - now) * z_t
-        z_t = np.sqrt(before) * x_0 + np.sqrt(1 - before) * eps
-    return z_t
+            x_0 = signal[k] * z_t - deviation[k] * output
+        if k + 1 == len(timesteps):
+            return x_0
+        target = x_0
+        if second_order and previous is not None:
+            ratio = (half_log_snr[k + 1] - half_log_snr[k]) / (half_log_snr[k] - half_log_snr[k - 1])
+            target = x_0 + np.float32(0.5 * ratio) * (x_0 - previous)
+        z_t = signal[k + 1] * target + deviation[k + 1] / deviation[k] * (z_t - signal[k] * target)
+        previous = x_0
+    raise ValueError("timesteps is empty; expected at least one.")
 
 
 def turn(x: np.ndarray, symmetry: int) -> np.ndarray:
@@ -249,6 +270,11 @@ class OnnxSegmenter:
         def denoise(z_t: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
             return self._denoiser.run(None, {"z_t": z_t, "timesteps": timesteps, "condition": condition})[0]
 
-        alpha_bar = np.asarray(self.settings["alpha_bar"])
-        x_0 = ddim(denoise, noise, alpha_bar, num_inference_steps, self.settings["prediction_type"])
+        settings = self.settings
+        alpha_bar = np.asarray(settings["alpha_bar"])
+        timesteps = sampling_timesteps(
+            len(alpha_bar), num_inference_steps, settings["timestep_power"], settings["last_timestep"]
+        )
+        second_order = settings["sampler"] == "dpm++"
+        x_0 = solve(denoise, noise, alpha_bar, timesteps, settings["prediction_type"], second_order)
         return self._mask_decoder.run(None, {"x_0": x_0})[0]

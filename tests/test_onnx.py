@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.networks.schedulers import DDIMScheduler
 from small_runs import LUNG, write_small_bundle
 
 from medseglatdiff_monai.bundle import load_segmenter
-from medseglatdiff_monai.diffusion import DiffusionProcess, sampling_timesteps
+from medseglatdiff_monai.diffusion import DiffusionProcess, sample
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks import draw_sample_noise
-from medseglatdiff_monai.onnx_runner import OnnxSegmenter, ddim, draw_noise, torch_normal
+from medseglatdiff_monai.onnx_runner import OnnxSegmenter, draw_noise, sampling_timesteps, solve, torch_normal
 
 # Runs the copy that lies in the export's folder, under an import system that refuses the package and its libraries.
 ALONE = """
@@ -70,26 +69,29 @@ def test_noise_belongs_to_seed_case_and_sample() -> None:
         torch_normal(0, 15)
 
 
+@pytest.mark.parametrize("sampler", ["dpm++", "ddim"])
 @pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])
-def test_steps_are_those_of_monai(prediction_type: str) -> None:
-    """With a linear stand-in for the network; MONAI's scheduler is the independent implementation."""
-    process = DiffusionProcess(prediction_type=prediction_type)
+@pytest.mark.parametrize(("power", "last"), [(1.0, None), (2.0, 700)])
+def test_steps_are_those_of_the_bundle(prediction_type: str, sampler: str, power: float, last: int | None) -> None:
+    """With a linear stand-in for the network."""
+    process = DiffusionProcess(
+        schedule="linear_beta", prediction_type=prediction_type, timestep_power=power, last_timestep=last
+    )
     noise = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
-    scheduler = DDIMScheduler(1000, process.schedule, prediction_type=prediction_type, clip_sample=False)
-    scheduler.set_timesteps(7)
-    z_t = torch.from_numpy(noise)
-    for t in sampling_timesteps(1000, 7):
-        z_t = scheduler.step(0.3 * z_t + t / 1000, t, z_t)[0]
-    found = ddim(lambda z, t: 0.3 * z + t[0] / 1000, noise, process.alpha_bar.double().numpy(), 7, prediction_type)
-    np.testing.assert_allclose(found, z_t.numpy(), rtol=1e-4, atol=1e-4)
+    expected = sample(lambda z, t: 0.3 * z + t.view(-1, 1, 1, 1) / 1000, torch.from_numpy(noise), process, 7, sampler)
+    timesteps = sampling_timesteps(1000, 7, power, last)
+    assert timesteps == process.sampling_timesteps(7)
+    found = solve(
+        lambda z, t: 0.3 * z + t[0] / 1000, noise, process.alpha_bar.double().numpy(), timesteps, prediction_type,
+        second_order=sampler == "dpm++",
+    )  # fmt: skip
+    np.testing.assert_allclose(found, expected.numpy(), rtol=2e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize(
-    ("steps", "message"), [(600, "choose 500 or 1000"), (0, r"\[1, 1000\]"), (1001, r"\[1, 1000\]")]
-)
-def test_steps_that_would_start_in_the_middle_are_refused(steps: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ddim(lambda z, t: z, np.zeros((1, 1, 4, 4)), np.linspace(0.99, 0.01, 1000), steps, "sample")
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_steps_out_of_range_are_refused(steps: int) -> None:
+    with pytest.raises(ValueError, match=r"\[1, 1000\]"):
+        sampling_timesteps(1000, steps, 1.0, None)
 
 
 @pytest.mark.integration

@@ -16,9 +16,41 @@ from torch import nn
 
 from ..errors import InputError
 
-__all__ = ["PREDICTION_TYPES", "DiffusionProcess"]
+__all__ = ["PREDICTION_TYPES", "DiffusionProcess", "sampling_timesteps"]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+
+
+def sampling_timesteps(
+    num_train_timesteps: int, num_inference_steps: int, power: float = 1.0, last_timestep: int | None = None
+) -> list[int]:
+    """Timesteps t_k = T - 1 - (T - 1 - last) · (k / (n - 1))^power, k = 0 … n - 1, from noise to data.
+
+    Evenly spaced to the last bin of the schedule by default, e.g. (1000, 4) → [999, 749, 499, 249]; a power above 1
+    lays more of them where there is more noise, e.g. (1000, 4, 2.0, 700) → [999, 966, 866, 700].
+
+    Args:
+        num_train_timesteps: T.
+        num_inference_steps: n.
+        power: 1 for equal distances.
+        last_timestep: where the last step, which arrives at x_0, starts; ``None`` takes T / n - 1. Of more steps than
+            there are timesteps from it on, the last one is T - n.
+
+    Raises:
+        InputError: ``num_inference_steps`` is not in [1, T].
+    """
+    final = num_train_timesteps - 1
+    if not 1 <= num_inference_steps <= num_train_timesteps:
+        raise InputError(f"num_inference_steps must be in [1, {num_train_timesteps}], found {num_inference_steps}.")
+    if last_timestep is None:
+        last_timestep = round(num_train_timesteps / num_inference_steps) - 1
+    last_timestep = min(last_timestep, num_train_timesteps - num_inference_steps)
+    timesteps = [final]
+    for step in range(1, num_inference_steps):
+        exact = final - (final - last_timestep) * (step / (num_inference_steps - 1)) ** power
+        # Rounded, the first of many steps would fall on one another.
+        timesteps.append(min(round(exact), timesteps[-1] - 1))
+    return timesteps
 
 
 class DiffusionProcess(nn.Module):
@@ -31,6 +63,10 @@ class DiffusionProcess(nn.Module):
         prediction_type: what the network predicts: ``"epsilon"``, ``"sample"`` (x0) or ``"v_prediction"``.
         input_scale: s, the standard deviation to which standardised latents are scaled.
         max_loss_weight: cap of the loss weight of x0-prediction, min(SNR + 1, cap); epsilon and v use weight 1.
+        timestep_power: spacing of the timesteps that are sampled at, see :func:`sampling_timesteps`: 1 for equal
+            distances; above 1 more of them lie where there is more noise, which is where a mask's shape is decided.
+        last_timestep: the one at which the predicted x0 is taken as it is. What later steps add is detail of the
+            outline that says little about readers. ``None``: as close to the data as the number of steps allows.
 
     Raises:
         InputError: an argument is out of range; the message names it.
@@ -45,6 +81,8 @@ class DiffusionProcess(nn.Module):
         prediction_type: str = "sample",
         input_scale: float = 0.5,
         max_loss_weight: float = 5.0,
+        timestep_power: float = 1.0,
+        last_timestep: int | None = None,
     ) -> None:
         super().__init__()
         if prediction_type not in PREDICTION_TYPES:
@@ -52,7 +90,13 @@ class DiffusionProcess(nn.Module):
             raise InputError(f"prediction_type must be one of {known}, found {prediction_type!r}.")
         if input_scale <= 0:
             raise InputError(f"input_scale must be positive, found {input_scale}.")
+        if timestep_power <= 0:
+            raise InputError(f"timestep_power must be positive, found {timestep_power}.")
+        if last_timestep is not None and not 0 <= last_timestep < num_train_timesteps:
+            raise InputError(f"last_timestep must be in [0, {num_train_timesteps}) or null, found {last_timestep}.")
         self.num_train_timesteps = num_train_timesteps
+        self.timestep_power = timestep_power
+        self.last_timestep = last_timestep
         self.schedule = schedule
         self.prediction_type = prediction_type
         self.input_scale = input_scale
@@ -105,6 +149,12 @@ class DiffusionProcess(nn.Module):
         if self.prediction_type == "v_prediction":
             return signal * output + noise * z_t
         return (z_t - signal * output) / noise
+
+    def sampling_timesteps(self, num_inference_steps: int) -> list[int]:
+        """The timesteps that ``num_inference_steps`` steps are taken at; see :func:`sampling_timesteps`."""
+        return sampling_timesteps(
+            self.num_train_timesteps, num_inference_steps, self.timestep_power, self.last_timestep
+        )
 
     def draw_timesteps(self, number: int, device: torch.device) -> torch.Tensor:
         """``number`` timesteps, uniform over [0, T) and stratified: one from each of ``number`` equal bins, shuffled.

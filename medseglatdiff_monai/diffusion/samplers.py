@@ -1,8 +1,8 @@
 """Samplers: from noise to a latent, along MONAI's DDPM, DDIM, PNDM and rectified-flow schedulers.
 
-``sample`` runs the reverse process over evenly spaced timesteps that end at the last bin of the schedule, so that the
-first step starts from (nearly) pure noise and the last one arrives at z_0 exactly. The posterior is DDPM's standard
-one; Eq. 5 and 12 of arXiv 2512.01292 carry an extra root and gamma_t in place of the posterior deviation.
+``sample`` runs the reverse process over the process's timesteps: the first step starts from (nearly) pure noise and the
+last one arrives at x_0 exactly. The posterior is DDPM's standard one; Eq. 5 and 12 of arXiv 2512.01292 carry an extra
+root and gamma_t in place of the posterior deviation.
 Random numbers come from one generator a sample, so that a sample does not depend on what it is batched with.
 """
 
@@ -18,28 +18,9 @@ from ..errors import InputError
 from .process import DiffusionProcess
 from .rectified_flow import RectifiedFlow
 
-__all__ = ["SAMPLERS", "sample", "sampling_timesteps"]
+__all__ = ["SAMPLERS", "sample"]
 
-SAMPLERS = ("ddim", "ddpm", "pndm", "rflow")
-
-
-def sampling_timesteps(num_train_timesteps: int, num_inference_steps: int) -> list[int]:
-    """Evenly spaced timesteps from noise to data, e.g. (1000, 4) → [999, 749, 499, 249].
-
-    Raises:
-        InputError: ``num_inference_steps`` is not in [1, num_train_timesteps].
-    """
-    if not 1 <= num_inference_steps <= num_train_timesteps:
-        raise InputError(f"num_inference_steps must be in [1, {num_train_timesteps}], found {num_inference_steps}.")
-    ratio = num_train_timesteps // num_inference_steps
-    if ratio * num_inference_steps < 0.95 * num_train_timesteps:
-        # MONAI steps by whole numbers of timesteps: the chain would start in the middle of the schedule.
-        good = num_train_timesteps // (ratio + 1), num_train_timesteps // ratio
-        raise InputError(
-            f"num_inference_steps = {num_inference_steps} does not divide {num_train_timesteps} evenly enough: choose "
-            f"{good[0]} or {good[1]}."
-        )
-    return [ratio * step - 1 for step in range(num_inference_steps, 0, -1)]
+SAMPLERS = ("dpm++", "ddim", "ddpm", "pndm", "rflow")
 
 
 def sample(
@@ -47,7 +28,7 @@ def sample(
     noise: torch.Tensor,
     process: DiffusionProcess | RectifiedFlow,
     num_inference_steps: int = 10,
-    sampler: str = "ddim",
+    sampler: str = "dpm++",
     generators: Sequence[torch.Generator] | None = None,
 ) -> torch.Tensor:
     """Run the reverse process.
@@ -57,10 +38,11 @@ def sample(
         noise: z_T (B, d, h, w[, e]), standard normal.
         process: the process that the network was trained for.
         num_inference_steps: number of network calls (PNDM makes one more).
-        sampler: ``"ddim"`` (deterministic, eta = 0), ``"ddpm"`` (ancestral; fewer steps than T use DDIM with eta = 1,
-            the same posterior on the respaced chain) or ``"pndm"`` (PLMS; on the cosine schedule, whose last timestep
-            leaves no signal, accurate from about 25 steps on); ``"rflow"`` (Euler steps) for a rectified flow, and for
-            that alone.
+        sampler: ``"dpm++"`` (DPM-Solver++(2M), Lu et al., arXiv 2211.01095, Algorithm 2: deterministic, of second
+            order), ``"ddim"`` (the same of first order, eta = 0), ``"ddpm"`` (ancestral; fewer steps than T use DDIM
+            with eta = 1, the same posterior on the respaced chain) or ``"pndm"`` (PLMS, on evenly spaced timesteps
+            whatever the process says; on the cosine schedule, whose last timestep leaves no signal, accurate from about
+            25 steps on); ``"rflow"`` (Euler steps) for a rectified flow, and for that alone.
         generators: one generator for each of the B samples; needed by ``"ddpm"`` alone.
 
     Returns:
@@ -82,40 +64,76 @@ def sample(
         raise InputError(
             f"sampler 'ddpm' draws noise at every step: give one generator for each of {len(noise)} samples."
         )
-    timesteps = sampling_timesteps(process.num_train_timesteps, num_inference_steps)
     if sampler == "pndm":
         return _sample_pndm(denoise, noise, process, num_inference_steps)
+
+    timesteps = process.sampling_timesteps(num_inference_steps)
+    if sampler == "dpm++":
+        return _sample_dpm(denoise, noise, process, timesteps)
 
     # A hair below 1: where the first step starts from next to no signal (cosine schedule), MONAI takes the root of
     # 1 - alpha_bar_prev - variance, which is 0 there but for a rounding error that may be negative.
     eta = 1.0 - 1e-5 if sampler == "ddpm" else 0.0
     ancestral = sampler == "ddpm" and num_inference_steps == process.num_train_timesteps
-    common: dict[str, Any] = {
-        "schedule": process.schedule,
-        "prediction_type": process.prediction_type,
-        "clip_sample": False,
-    }
     scheduler: DDPMScheduler | DDIMScheduler
     if ancestral:
-        scheduler = DDPMScheduler(process.num_train_timesteps, **common)
+        scheduler = DDPMScheduler(
+            num_inference_steps, process.schedule, prediction_type=process.prediction_type, clip_sample=False
+        )
     else:
-        scheduler = DDIMScheduler(process.num_train_timesteps, **common)
-    # MONAI spaces timesteps so that step() skips over a part of the schedule: only the step width is taken from it.
-    scheduler.set_timesteps(num_inference_steps)
-    scheduler.to(noise.device)
-
+        scheduler = _respaced_scheduler(process, timesteps, process.prediction_type)
     z_t = noise
-    for t in timesteps:
+    for position, t in _positions(timesteps):
         output = denoise(z_t, _repeat(t, z_t))
         if eta == 0.0:
-            z_t = scheduler.step(output, t, z_t)[0]
+            z_t = scheduler.step(output, position, z_t)[0]
             continue
         assert generators is not None
         steps = []
         for i, generator in enumerate(generators):
-            arguments = {"generator": generator} if ancestral else {"generator": generator, "eta": eta}
-            steps.append(scheduler.step(output[i : i + 1], t, z_t[i : i + 1], **arguments)[0])
+            arguments: dict[str, Any] = {"generator": generator} if ancestral else {"generator": generator, "eta": eta}
+            steps.append(scheduler.step(output[i : i + 1], position, z_t[i : i + 1], **arguments)[0])
         z_t = torch.cat(steps)
+    return z_t
+
+
+def _respaced_scheduler(process: DiffusionProcess, timesteps: list[int], prediction_type: str) -> DDIMScheduler:
+    """MONAI's DDIM on the chain of ``timesteps`` alone: by itself it steps by equal numbers of timesteps."""
+    scheduler = DDIMScheduler(len(timesteps), process.schedule, prediction_type=prediction_type, clip_sample=False)
+    scheduler.alphas_cumprod = process.alpha_bar[timesteps[::-1]]
+    return scheduler
+
+
+def _positions(timesteps: list[int]) -> list[tuple[int, int]]:
+    """Position of each timestep in the respaced chain, from noise (n - 1) to data (0), and the timestep itself."""
+    return list(zip(range(len(timesteps) - 1, -1, -1), timesteps, strict=True))
+
+
+def _sample_dpm(
+    denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    noise: torch.Tensor,
+    process: DiffusionProcess,
+    timesteps: list[int],
+) -> torch.Tensor:
+    """DPM-Solver++(2M): DDIM's step with the x0 that two network outputs extrapolate to (arXiv 2211.01095, Eq. 15)."""
+    scheduler = _respaced_scheduler(process, timesteps, "sample")
+    alpha_bar = process.alpha_bar[timesteps]
+    half_log_snr = 0.5 * torch.log(alpha_bar / (1.0 - alpha_bar))
+    z_t = noise
+    previous: torch.Tensor | None = None
+    for number, (position, t) in enumerate(_positions(timesteps)):
+        batch = _repeat(t, z_t)
+        x_0 = process.predict_x0(denoise(z_t, batch), z_t, batch)
+        extrapolated = x_0
+        # The last step ends where the log SNR is infinite: it stays of first order.
+        if previous is not None and position > 0:
+            step, last_step = (
+                half_log_snr[number + 1] - half_log_snr[number],
+                half_log_snr[number] - half_log_snr[number - 1],
+            )
+            extrapolated = x_0 + 0.5 * step / last_step * (x_0 - previous)
+        z_t = scheduler.step(extrapolated, position, z_t)[0]
+        previous = x_0
     return z_t
 
 
@@ -150,8 +168,21 @@ def _sample_pndm(
     process: DiffusionProcess,
     num_inference_steps: int,
 ) -> torch.Tensor:
-    """PLMS. MONAI's PNDM knows epsilon and v alone, so every target is converted to epsilon."""
-    ratio = process.num_train_timesteps // num_inference_steps
+    """PLMS. MONAI's PNDM knows epsilon and v alone, so every target is converted to epsilon.
+
+    Raises:
+        InputError: steps that do not divide T evenly enough (less than 95% of the schedule would be walked).
+    """
+    steps = process.num_train_timesteps
+    if not 1 <= num_inference_steps <= steps:
+        raise InputError(f"num_inference_steps must be in [1, {steps}], found {num_inference_steps}.")
+    ratio = steps // num_inference_steps
+    if ratio * num_inference_steps < 0.95 * steps:
+        # MONAI's PNDM steps by whole numbers of timesteps: the chain would start in the middle of the schedule.
+        raise InputError(
+            f"num_inference_steps = {num_inference_steps} does not divide {steps} evenly enough for PNDM: choose "
+            f"{steps // (ratio + 1)} or {steps // ratio}."
+        )
     scheduler = PNDMScheduler(
         process.num_train_timesteps, process.schedule, skip_prk_steps=True, set_alpha_to_one=True,
         prediction_type="epsilon", steps_offset=ratio - 1,

@@ -50,7 +50,7 @@ class LatentDiffusionSegmenter(nn.Module):
         process: the diffusion process, or a rectified flow.
         num_samples: n of Eq. 13, used by :meth:`forward`.
         num_inference_steps: denoiser calls a sample.
-        sampler: ``"ddim"``, ``"ddpm"``, ``"pndm"``, or ``"rflow"`` for a rectified flow.
+        sampler: ``"dpm++"``, ``"ddim"``, ``"ddpm"``, ``"pndm"``, or ``"rflow"`` for a rectified flow.
         seed: seed of the noise that :meth:`forward` draws.
         condition_dropout: share of the training draws whose condition is withheld, so that the network learns masks
             without an image too. It is replaced by zeros, the mean of a standardised latent: no weight is added, and
@@ -74,7 +74,7 @@ class LatentDiffusionSegmenter(nn.Module):
         process: DiffusionProcess | RectifiedFlow,
         num_samples: int = 5,
         num_inference_steps: int = 10,
-        sampler: str = "ddim",
+        sampler: str = "dpm++",
         seed: int = 0,
         condition_dropout: float = 0.0,
         guidance_scale: float = 0.0,

@@ -35,13 +35,28 @@ def test_timesteps_start_at_noise_and_are_even():
     assert sampling_timesteps(1000, 4) == [999, 749, 499, 249]
     assert sampling_timesteps(1000, 1) == [999]
     assert sampling_timesteps(1000, 1000) == list(range(999, -1, -1))
-    assert len(sampling_timesteps(1000, 30)) == 30
+    assert sampling_timesteps(1000, 3) == [999, 666, 332]
     with pytest.raises(ValueError, match=r"\[1, 1000\]"):
         sampling_timesteps(1000, 0)
+    with pytest.raises(ValueError, match=r"\[1, 1000\]"):
+        sampling_timesteps(1000, 1001)
+
+
+def test_timesteps_that_are_denser_near_noise():
+    # By hand: 999 - 299 * (0, 1/9, 4/9, 1).
+    assert sampling_timesteps(1000, 4, power=2.0, last_timestep=700) == [999, 966, 866, 700]
+    assert sampling_timesteps(1000, 1, power=2.0, last_timestep=700) == [999]
+    many = sampling_timesteps(1000, 250, power=2.0, last_timestep=700)
+    assert len(set(many)) == 250
+    assert many == sorted(many, reverse=True)
+    assert (many[0], many[-1]) == (999, 700)
+    # More steps than there are timesteps from 700 on: the last one makes room.
+    assert sampling_timesteps(1000, 400, power=2.0, last_timestep=700)[-1] == 600
+    assert sampling_timesteps(1000, 1000, power=2.0, last_timestep=700) == list(range(999, -1, -1))
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "pndm"])
+@pytest.mark.parametrize("sampler", ["dpm++", "ddim", "ddpm", "pndm"])
 @pytest.mark.parametrize("steps", [1, 7, 10, 50])
 def test_oracle_denoiser_recovers_x0(prediction_type, sampler, steps):
     # Not the cosine schedule: its last step leaves a signal of 5e-5, by which epsilon-prediction would divide.
@@ -53,7 +68,9 @@ def test_oracle_denoiser_recovers_x0(prediction_type, sampler, steps):
     torch.testing.assert_close(result, x_0, atol=2e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 100), ("ddpm", 200), ("ddpm", 1000), ("pndm", 100)])
+@pytest.mark.parametrize(
+    ("sampler", "steps"), [("dpm++", 25), ("ddim", 100), ("ddpm", 200), ("ddpm", 1000), ("pndm", 100)]
+)
 def test_gaussian_data_come_out_with_their_mean_and_deviation(sampler, steps):
     process = DiffusionProcess(prediction_type="sample").double()
     torch.manual_seed(2)
@@ -69,7 +86,7 @@ def test_ddim_equals_the_formula_step_for_step():
     torch.manual_seed(3)
     z = torch.randn(2, 1, 3, 3, dtype=torch.float64)
     model = lambda z_t, t: torch.tanh(z_t) * (t.view(-1, 1, 1, 1) / 1000.0)  # noqa: E731
-    result = sample(model, z, process, 8)
+    result = sample(model, z, process, 8, "ddim")
     steps = sampling_timesteps(1000, 8)
     for t, previous in zip(steps, [*steps[1:], None], strict=True):
         eps = torch.tanh(z) * (t / 1000.0)
@@ -77,6 +94,45 @@ def test_ddim_equals_the_formula_step_for_step():
         b = process.alpha_bar[previous] if previous is not None else torch.tensor(1.0, dtype=torch.float64)
         z = b.sqrt() * (z - (1 - a).sqrt() * eps) / a.sqrt() + (1 - b).sqrt() * eps
     torch.testing.assert_close(result, z, atol=1e-6, rtol=1e-6)
+
+
+def test_dpm_solver_equals_the_formula_step_for_step():
+    """In the paper's own form (arXiv 2211.01095, Eq. 15 and Algorithm 2), with exponentials of the half log SNR."""
+    process = DiffusionProcess(prediction_type="v_prediction", timestep_power=2.0, last_timestep=300).double()
+    torch.manual_seed(3)
+    z = torch.randn(2, 1, 3, 3, dtype=torch.float64)
+    model = lambda z_t, t: torch.tanh(z_t) * (t.view(-1, 1, 1, 1) / 1000.0)  # noqa: E731
+    result = sample(model, z, process, 6, "dpm++")
+    steps = process.sampling_timesteps(6)
+    alpha, sigma = process.alpha_bar.sqrt(), (1 - process.alpha_bar).sqrt()
+    log_snr = torch.log(alpha / sigma)
+    x_0: list[torch.Tensor] = []
+    for i, t in enumerate(steps):
+        x_0.append(alpha[t] * z - sigma[t] * torch.tanh(z) * (t / 1000.0))
+        if i + 1 == len(steps):
+            break
+        following, h, d = steps[i + 1], log_snr[steps[i + 1]] - log_snr[t], x_0[-1]
+        if i:
+            r = (log_snr[t] - log_snr[steps[i - 1]]) / h
+            d = (1 + 1 / (2 * r)) * x_0[-1] - 1 / (2 * r) * x_0[-2]
+        z = sigma[following] / sigma[t] * z - alpha[following] * (torch.exp(-h) - 1) * d
+    torch.testing.assert_close(result, x_0[-1], atol=1e-6, rtol=1e-6)
+
+
+def test_dpm_solver_is_of_second_order_on_gaussian_data():
+    process = DiffusionProcess(last_timestep=200).double()
+    torch.manual_seed(5)
+    noise = torch.randn(4, 1, 8, 8, dtype=torch.float64)
+    denoise = gaussian_denoiser(process, 0.7, 0.3)
+    exact = sample(denoise, noise, process, 800, "dpm++")
+
+    def error(sampler: str, steps: int) -> float:
+        return float((sample(denoise, noise, process, steps, sampler) - exact).abs().mean())
+
+    # Twice the steps: half the error of a method of first order, a quarter of one of second.
+    assert 1.8 < error("ddim", 20) / error("ddim", 40) < 2.3
+    assert 3.5 < error("dpm++", 20) / error("dpm++", 40) < 4.8
+    assert error("dpm++", 10) < 0.3 * error("ddim", 10)
 
 
 @pytest.mark.parametrize("steps", [10, 1000])
@@ -90,7 +146,7 @@ def test_a_sample_does_not_depend_on_its_batch(steps):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 25, 50, 250, 1000])
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "pndm"])
+@pytest.mark.parametrize("sampler", ["dpm++", "ddim", "ddpm", "pndm"])
 @pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
 def test_every_number_of_steps_of_the_sweep_recovers_x0(steps, sampler, prediction_type):
     # PLMS extrapolates noise, which the cosine schedule's first step does not show in x0.
@@ -110,3 +166,9 @@ def test_bad_arguments_are_named():
         sample(lambda z, t: z, noise, process, 2, "euler")
     with pytest.raises(ValueError, match="one generator for each of 2"):
         sample(lambda z, t: z, noise, process, 2, "ddpm")
+    with pytest.raises(ValueError, match="choose 500 or 1000"):
+        sample(lambda z, t: z, noise, process, 600, "pndm")
+    with pytest.raises(ValueError, match="timestep_power must be positive"):
+        DiffusionProcess(timestep_power=0.0)
+    with pytest.raises(ValueError, match=r"last_timestep must be in \[0, 1000\)"):
+        DiffusionProcess(last_timestep=1000)
