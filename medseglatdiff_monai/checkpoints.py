@@ -108,7 +108,8 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
 def save_weights(module: nn.Module, path: str | Path, half: bool = True) -> None:
     """Write the flat state dict of ``module``, floating-point tensors in half precision."""
     state = {
-        name: (value.detach().cpu().half() if half and value.is_floating_point() else value.detach().cpu())
+        # Contiguous, so that a file does not tell in which memory format its network was trained.
+        name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in module.state_dict().items()
     }
     save_tensors(state, path)

@@ -16,6 +16,7 @@ from small_runs import LUNG, SKIN, run_sizes, small_sizes, write_prepared
 from medseglatdiff_monai import engines, training
 from medseglatdiff_monai.bundle import load_stage_config
 from medseglatdiff_monai.checkpoints import load_tensors
+from medseglatdiff_monai.data import LoadCased
 from medseglatdiff_monai.engines import GradientClipping
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.training import TRAINING_STAGES, train
@@ -65,6 +66,50 @@ def assert_same_weights(run: Path, reference: Path) -> None:
         assert found[name].keys() == state.keys()
         different = [key for key, value in state.items() if not torch.equal(found[name][key], value)]
         assert different == [], name
+
+
+def test_channels_last_trains_the_same_weights(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory format that CUDA takes by default changes the order of sums alone."""
+    formats = []
+
+    class Recorded(training.ConfigWorkflow):
+        def finalize(self) -> None:
+            weight = self.parser.get_parsed_content("network").segmenter.denoiser.conv_in.conv.weight
+            formats.append(weight.is_contiguous(memory_format=torch.channels_last))
+            super().finalize()
+
+    monkeypatch.setattr(training, "ConfigWorkflow", Recorded)
+    weights = whole / "models" / "model.pt"
+    small = {**SIZES, "max_epochs": 1, "initial_weights": weights}
+    plain, found = (
+        load_tensors(
+            train(LUNG, data, output_dir=tmp_path / str(chosen), channels_last=chosen, **small) / "models/model.pt"
+        )
+        for chosen in (False, True)
+    )
+    assert formats == [False, True]
+    assert all(value.is_contiguous() for value in found.values())
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name].float(), value.float(), rtol=0.02, atol=2e-3, msg=name)
+    before = load_tensors(weights)
+    assert any(name.startswith("denoiser") and not torch.equal(value, found[name]) for name, value in before.items())
+
+
+def test_every_image_is_read_once(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    class Counted(LoadCased):
+        def __call__(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+            read.append(data["case"])
+            return super().__call__(data, *args, **kwargs)
+
+    monkeypatch.setattr("medseglatdiff_monai.data.LoadCased", Counted)
+    train(LUNG, data, output_dir=tmp_path, initial_weights=whole / "models" / "model.pt", **{**SIZES, "max_epochs": 3})
+    assert sorted(read) == sorted(f"case-{number}" for number in range(12))
 
 
 def test_stages_run_in_order_and_finished_ones_are_skipped(data: Path, tmp_path: Path, started: list[str]) -> None:
