@@ -44,6 +44,8 @@ TIMES = (
     "Times are processor time of one thread of an {processor} that other programs used as well: they are to be "
     "compared with each other, not with another machine's."
 )
+# What decides how a bundle draws its masks, by its names in the configuration.
+DRAWING = ("num_inference_steps", "sampler", "timestep_power", "last_timestep", "test_time_augmentation")
 # Of more systems the table says enough.
 MAX_SYSTEMS_IN_A_SENTENCE = 3
 # What says nothing where there is one reader, whose mask is never empty.
@@ -57,9 +59,14 @@ def read(name: str) -> dict | None:
 
 
 def age(result: dict) -> str:
-    """Says so where a measurement is not of the weights that the bundle ships now."""
-    weights = ROOT / "bundles" / result["bundle"] / "models" / "model.pt"
-    return "" if weights_sha256(weights) == result["weights_sha256"] else " Measured on earlier weights."
+    """Says so where a measurement is not of the weights that the bundle ships now, or not of how it draws masks now."""
+    bundle = ROOT / "bundles" / result["bundle"]
+    if weights_sha256(bundle / "models" / "model.pt") != result["weights_sha256"]:
+        return " Measured on earlier weights."
+    now = json.loads((bundle / "configs" / "evaluate.json").read_text())
+    drawn = result.get("settings", {})
+    same = all(drawn.get(name) == now[name] for name in DRAWING)
+    return "" if same else " Measured before masks were drawn as they are now."
 
 
 def table(described: tuple[str, str, str], result: dict) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from medseglatdiff_monai.bundle import Segmenter
 from medseglatdiff_monai.evaluation import provenance
+from medseglatdiff_monai.inferer import drawing_settings
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -29,11 +30,11 @@ def measurement_arguments(description: str | None, seed: int, output: str | None
 
 
 def write_record(arguments: argparse.Namespace, segmenter: Segmenter, results: dict[str, Any]) -> None:
-    """Write ``results`` beside the shared arguments, the checksum of the weights, hardware, versions and commit."""
+    """Write ``results`` beside the arguments, how masks are drawn, checksum of the weights, hardware and versions."""
     record = {
         **results,
         "num_samples": arguments.num_samples,
-        "num_inference_steps": segmenter.inferer.num_inference_steps or segmenter.network.num_inference_steps,
+        "settings": drawing_settings(segmenter.inferer, segmenter.network),
         "split": arguments.split,
         "seed": arguments.seed,
         "bundle": arguments.bundle,

@@ -35,6 +35,15 @@ from medseglatdiff_monai.metrics import (
 )
 
 STEPS = (1, 2, 4, 6, 10, 25, 250)
+# Sampler, power of the spacing and last timestep, see DiffusionProcess.
+PATHS = (
+    ("ddim", 2.0, 700),
+    ("dpm++", 2.0, 700),
+    ("dpm++", 2.0, 0),
+    ("dpm++", 1.0, 0),
+    ("ddim", 1.0, 0),
+    ("ddpm", 1.0, 0),
+)
 Draw = Callable[[torch.Tensor, str], torch.Tensor]
 
 
@@ -64,14 +73,12 @@ def choices(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str
 
         return masks
 
-    ways = {
-        "as shipped": draw(),
-        "no test-time augmentation": draw({"test_time_augmentation": False}),
-        "DDIM, same timesteps": draw({"sampler": "ddim"}),
-        "down to the last timestep": draw(last_timestep=None),
-        "DDIM, evenly spaced timesteps": draw({"sampler": "ddim"}, timestep_power=1.0, last_timestep=None),
-        "DDPM, evenly spaced timesteps": draw({"sampler": "ddpm"}, timestep_power=1.0, last_timestep=None),
-    }
+    ways = {"as shipped": draw(), "no test-time augmentation": draw({"test_time_augmentation": False})}
+    process = network.process
+    for sampler, power, last in PATHS:
+        if (sampler, power, last) != (network.sampler, process.timestep_power, process.last_timestep):
+            name = f"`{sampler}`, power {power:g}, last timestep {last or 'as even steps'}"
+            ways[name] = draw({"sampler": sampler}, timestep_power=power, last_timestep=last)
     return ways, "as shipped"
 
 

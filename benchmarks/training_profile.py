@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/training_profile.py DATASET_DIR [--bundle NAME] [--steps 60] [--batch-size 16] [--output FILE]
 
-Some steps of the bundle's last stage, from its shipped weights, exactly as ``medseglatdiff train`` runs them. Recorded
-are the time of a step, the share of it that is spent waiting for data, and on CUDA the share of the wall time in which
-the device was busy. The first steps, in which caches fill and kernels are chosen, are left out.
+Some steps of the bundle's last stage, from its shipped weights, with the trainer of ``medseglatdiff train`` in mixed
+precision. Recorded are the time of a step, the share of the wall time that is spent waiting for data, and on CUDA the
+share in which the device was busy; there the steps are synchronised to be timed. The first steps are left out.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from records import RESULTS
 
 from medseglatdiff_monai.bundle import find_bundle, write_run_folder
 from medseglatdiff_monai.checkpoints import weights_sha256
+from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.evaluation import provenance
 
 WARM_UP = 10
@@ -101,6 +102,11 @@ def main() -> None:
             dataset_dir=str(arguments.dataset_dir.absolute()),
         )  # fmt: skip
         workflow.initialize()
+        if len(workflow.parser.get_parsed_content("train#dataloader")) < WARM_UP + arguments.steps:
+            raise InputError(
+                f"{arguments.dataset_dir} has too few training cases for {WARM_UP} + {arguments.steps} batches of "
+                f"{arguments.batch_size}: choose fewer --steps."
+            )
         profile = StepProfile(arguments.steps)
         profile.attach(workflow.parser.get_parsed_content("train#trainer"))
         workflow.run()

@@ -349,6 +349,6 @@ def write_run_folder(
 
 
 def _without_budget(config: dict) -> dict:
-    """A run may go on with more time, more epochs or other workers; everything else must stay."""
-    free = {"max_minutes", "deadline", "max_epochs", "num_workers", "cache_workers", "tracking_uri"}
+    """A run may go on with more time, more epochs or another use of memory and workers; everything else must stay."""
+    free = {"max_minutes", "deadline", "max_epochs", "num_workers", "cache_workers", "cache_rate", "tracking_uri"}
     return {key: value for key, value in config.items() if key not in free}

@@ -104,7 +104,7 @@ def export_torchscript(
         )
     if network.sampler == "ddpm":
         raise InputError(
-            "The sampler 'ddpm' draws noise at every step and cannot be traced: use --sampler ddim or pndm."
+            "The sampler 'ddpm' draws noise at every step and cannot be traced: use --sampler dpm++ or ddim."
         )
     image = torch.rand(2, segmenter.in_channels, *segmenter.image_size, device=segmenter.device)
     noise = network.draw_noise(image, network.num_samples, network.seed, ["a", "b"])

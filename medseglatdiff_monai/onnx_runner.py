@@ -69,22 +69,25 @@ def draw_noise(shape: Sequence[int], num_samples: int, seed: int, case: str = ""
     return np.stack(noise)
 
 
-def sampling_timesteps(steps: int, num_inference_steps: int, power: float, last_timestep: int | None) -> list[int]:
-    """Timesteps of ``steps`` that the denoiser is called at, from noise to data.
+def sampling_timesteps(
+    num_train_timesteps: int, num_inference_steps: int, power: float, last_timestep: int
+) -> list[int]:
+    """Timesteps that the denoiser is called at, from noise to data.
 
-    t_k = T - 1 - (T - 1 - last) · (k / (n - 1))^power T = ``steps`` and n = ``num_inference_steps``; a last timestep of
-    ``None`` is T / n - 1, and no two are equal.
+    t_k = T - 1 - (T - 1 - last) · (k / (n - 1))^power for T ``num_train_timesteps`` and n ``num_inference_steps``;
+    ``last_timestep`` counts for at least T / n - 1 and at most T - n, and no two are equal.
 
     Raises:
         ValueError: ``num_inference_steps`` is not in [1, T].
     """
-    if not 1 <= num_inference_steps <= steps:
-        raise ValueError(f"num_inference_steps must be in [1, {steps}], found {num_inference_steps}.")
-    last = round(steps / num_inference_steps) - 1 if last_timestep is None else last_timestep
-    last = min(last, steps - num_inference_steps)
-    timesteps = [steps - 1]
+    final = num_train_timesteps - 1
+    if not 1 <= num_inference_steps <= num_train_timesteps:
+        raise ValueError(f"num_inference_steps must be in [1, {num_train_timesteps}], found {num_inference_steps}.")
+    last = max(last_timestep, round(num_train_timesteps / num_inference_steps) - 1)
+    last = min(last, num_train_timesteps - num_inference_steps)
+    timesteps = [final]
     for step in range(1, num_inference_steps):
-        exact = steps - 1 - (steps - 1 - last) * (step / (num_inference_steps - 1)) ** power
+        exact = final - (final - last) * (step / (num_inference_steps - 1)) ** power
         timesteps.append(min(round(exact), timesteps[-1] - 1))
     return timesteps
 

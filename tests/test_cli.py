@@ -170,7 +170,7 @@ def test_exported_file_takes_image_and_noise(bundle: Path, tmp_path: Path) -> No
 def test_sampler_that_draws_on_the_way_is_not_exported(bundle: Path, tmp_path: Path) -> None:
     done = medseglatdiff("export", bundle, "--output-file", tmp_path / "model.ts", "--sampler", "ddpm")
     assert done.returncode == 1
-    assert "--sampler ddim or pndm" in done.stderr
+    assert "--sampler dpm++ or ddim" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -71,8 +71,8 @@ def test_noise_belongs_to_seed_case_and_sample() -> None:
 
 @pytest.mark.parametrize("sampler", ["dpm++", "ddim"])
 @pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])
-@pytest.mark.parametrize(("power", "last"), [(1.0, None), (2.0, 700)])
-def test_steps_are_those_of_the_bundle(prediction_type: str, sampler: str, power: float, last: int | None) -> None:
+@pytest.mark.parametrize(("power", "last"), [(1.0, 0), (2.0, 250)])
+def test_steps_are_those_of_the_bundle(prediction_type: str, sampler: str, power: float, last: int) -> None:
     """With a linear stand-in for the network."""
     process = DiffusionProcess(
         schedule="linear_beta", prediction_type=prediction_type, timestep_power=power, last_timestep=last
@@ -91,7 +91,7 @@ def test_steps_are_those_of_the_bundle(prediction_type: str, sampler: str, power
 @pytest.mark.parametrize("steps", [0, 1001])
 def test_steps_out_of_range_are_refused(steps: int) -> None:
     with pytest.raises(ValueError, match=r"\[1, 1000\]"):
-        sampling_timesteps(1000, steps, 1.0, None)
+        sampling_timesteps(1000, steps, 1.0, 0)
 
 
 @pytest.mark.integration

@@ -97,9 +97,7 @@ def test_channels_last_trains_the_same_weights(
     assert any(name.startswith("denoiser") and not torch.equal(value, found[name]) for name, value in before.items())
 
 
-def test_every_image_is_read_once(
-    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_image_is_read_once(data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     class Counted(LoadCased):

@@ -53,7 +53,7 @@ LUNG = "lung_nodule_ct_latent_diffusion"
 # Keys that change where or how fast a stage is trained, not what comes out.
 WITHOUT_EFFECT = {
     "bundle_root", "output_dir", "dataset_dir", "weights", "image_codec_weights", "mask_codec_weights", "tracking_uri",
-    "tracker", "tracked_parameters", "experiment_name", "max_minutes", "num_workers", "cache_workers",
+    "tracker", "tracked_parameters", "experiment_name", "max_minutes", "num_workers", "cache_workers", "cache_rate",
     "checkpoint_interval", "device", "stage",
 }  # fmt: skip
 

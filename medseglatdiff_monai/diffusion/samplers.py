@@ -119,6 +119,7 @@ def _sample_dpm(
     scheduler = _respaced_scheduler(process, timesteps, "sample")
     alpha_bar = process.alpha_bar[timesteps]
     half_log_snr = 0.5 * torch.log(alpha_bar / (1.0 - alpha_bar))
+    h = half_log_snr.diff()
     z_t = noise
     previous: torch.Tensor | None = None
     for number, (position, t) in enumerate(_positions(timesteps)):
@@ -127,11 +128,7 @@ def _sample_dpm(
         extrapolated = x_0
         # The last step ends where the log SNR is infinite: it stays of first order.
         if previous is not None and position > 0:
-            step, last_step = (
-                half_log_snr[number + 1] - half_log_snr[number],
-                half_log_snr[number] - half_log_snr[number - 1],
-            )
-            extrapolated = x_0 + 0.5 * step / last_step * (x_0 - previous)
+            extrapolated = x_0 + 0.5 * h[number] / h[number - 1] * (x_0 - previous)
         z_t = scheduler.step(extrapolated, position, z_t)[0]
         previous = x_0
     return z_t

@@ -129,8 +129,10 @@ class FrequencyParser(nn.Module):
                 f"The frequency filter is learned for features of {self.side}×{self.side}, found "
                 f"{x.shape[-2]}×{x.shape[-1]}. MedSegDiff takes images of the image_size it was trained with."
             )
+        # A network in the memory format channels_last would hold the parts of a number apart.
+        weight = self.weight.float().contiguous()
         # Half precision has no FFT of every size.
-        spectrum = torch.fft.rfft2(x.float(), norm="ortho") * torch.view_as_complex(self.weight.float())
+        spectrum = torch.fft.rfft2(x.float(), norm="ortho") * torch.view_as_complex(weight)
         return torch.fft.irfft2(spectrum, s=(self.side, self.side), norm="ortho").to(x.dtype)
 
 

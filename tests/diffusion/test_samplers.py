@@ -50,6 +50,8 @@ def test_timesteps_that_are_denser_near_noise():
     assert len(set(many)) == 250
     assert many == sorted(many, reverse=True)
     assert (many[0], many[-1]) == (999, 700)
+    # Few steps end no later than even ones do.
+    assert sampling_timesteps(1000, 4, power=2.0) == [999, 916, 666, 249]
     # More steps than there are timesteps from 700 on: the last one makes room.
     assert sampling_timesteps(1000, 400, power=2.0, last_timestep=700)[-1] == 600
     assert sampling_timesteps(1000, 1000, power=2.0, last_timestep=700) == list(range(999, -1, -1))
@@ -57,10 +59,13 @@ def test_timesteps_that_are_denser_near_noise():
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("sampler", ["dpm++", "ddim", "ddpm", "pndm"])
-@pytest.mark.parametrize("steps", [1, 7, 10, 50])
-def test_oracle_denoiser_recovers_x0(prediction_type, sampler, steps):
+@pytest.mark.parametrize("steps", [1, 2, 7, 10, 50])
+@pytest.mark.parametrize(("power", "last"), [(1.0, 0), (2.0, 400)])
+def test_oracle_denoiser_recovers_x0(prediction_type, sampler, steps, power, last):
     # Not the cosine schedule: its last step leaves a signal of 5e-5, by which epsilon-prediction would divide.
-    process = DiffusionProcess(schedule="linear_beta", prediction_type=prediction_type).double()
+    process = DiffusionProcess(
+        schedule="scaled_linear_beta", prediction_type=prediction_type, timestep_power=power, last_timestep=last
+    ).double()
     torch.manual_seed(1)
     x_0 = torch.randn(3, 2, 4, 4, dtype=torch.float64)
     generators = [noise_generator(0, "case", i) for i in range(3)]
@@ -168,7 +173,9 @@ def test_bad_arguments_are_named():
         sample(lambda z, t: z, noise, process, 2, "ddpm")
     with pytest.raises(ValueError, match="choose 500 or 1000"):
         sample(lambda z, t: z, noise, process, 600, "pndm")
-    with pytest.raises(ValueError, match="timestep_power must be positive"):
-        DiffusionProcess(timestep_power=0.0)
+    with pytest.raises(ValueError, match="timestep_power must be at least 1"):
+        DiffusionProcess(timestep_power=0.9)
     with pytest.raises(ValueError, match=r"last_timestep must be in \[0, 1000\)"):
         DiffusionProcess(last_timestep=1000)
+    with pytest.raises(ValueError, match=r"leaves a share of 0\.007 of the signal"):
+        DiffusionProcess(schedule="linear_beta", last_timestep=700)

@@ -100,7 +100,7 @@ def test_weights_without_context_are_taken_to_start_from(make_segmenter, tmp_pat
         load_weights(network, tmp_path / "part.pt", may_lack=CONTEXT)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", ["dpm++", "ddim", "ddpm"])
 def test_masks_do_not_depend_on_the_batch(make_segmenter, sampler: str) -> None:
     network = make_segmenter(sampler=sampler)
     images = torch.rand(3, 1, 32, 32)
