@@ -34,7 +34,9 @@ ONE_TO_ONE: dict[str, dict[str, Any]] = {
     "unetr": {f"{NETWORK}#hidden_size": 24, f"{NETWORK}#mlp_dim": 24, f"{NETWORK}#feature_size": 4},
     "swinunetr": {f"{NETWORK}#feature_size": 12, f"{NETWORK}#depths": [1, 1, 1, 1]},
 }
+# As on CUDA: not every parameter of four dimensions is a convolution's.
 PIXELS = {
+    "channels_last": True,
     "image_size": 32, "denoiser_channels": [16, 16, 16], "denoiser_attention_levels": [False, False, True],
     "denoiser_res_blocks": 1, "denoiser_head_channels": 8, "denoiser_norm_groups": 8, "val_num_inference_steps": 2,
 }  # fmt: skip

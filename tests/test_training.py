@@ -239,9 +239,11 @@ def test_codec_weights_of_other_sizes_are_refused(data: Path, whole: Path, tmp_p
     assert not (tmp_path / "models" / "model.pt").exists()
 
 
-def test_more_epochs_are_no_other_configuration(data: Path, whole: Path, tmp_path: Path, started: list[str]) -> None:
+def test_more_epochs_or_less_memory_are_no_other_configuration(
+    data: Path, whole: Path, tmp_path: Path, started: list[str]
+) -> None:
     run = shutil.copytree(whole, tmp_path / "run")
-    train(LUNG, data, output_dir=run, **{**SIZES, "max_epochs": 3})
+    train(LUNG, data, output_dir=run, **{**SIZES, "max_epochs": 3, "cache_rate": 0.0})
     assert started == []
 
 
