@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_client import KernelManager
-from nbclient import NotebookClient
+from run_notebook import run_notebook
 from small_runs import LUNG, copy_bundle
 
 from medseglatdiff_monai.bundle import bundles_dir
@@ -30,21 +28,13 @@ def test_notebook_is_stored_without_outputs(path: Path) -> None:
 
 def _run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, int]:
     """Run a notebook in a folder; returns what it printed, and how many pictures it showed."""
-    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
     if not (bundles_dir() / LUNG / "models" / "model.pt").is_file():
         # A checkout without weights: the same cells on a copy of the bundle with random ones.
         first = next(cell for cell in notebook.cells if cell.cell_type == "code")
         assert f'BUNDLE = "{LUNG}"' in first.source
         first.source = first.source.replace(f'"{LUNG}"', repr(str(copy_bundle(LUNG, folder / "bundle"))))
-    manager = KernelManager()
-    # The interpreter of the tests, not whatever kernel a user may have registered under the same name.
-    manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    NotebookClient(
-        notebook, km=manager, timeout=SECONDS_A_CELL, resources={"metadata": {"path": str(folder)}}
-    ).execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    outputs = run_notebook(notebook, folder, SECONDS_A_CELL, monkeypatch)
     pictures = sum("image/png" in output.get("data", {}) for output in outputs)
     return "".join(output.get("text", "") for output in outputs), pictures
 
