@@ -14,7 +14,6 @@ import json
 import statistics
 import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -45,7 +44,6 @@ class StepProfile:
         self.wall_seconds = 0.0
         self._since = 0.0
         self._started = 0.0
-        self._stack = ExitStack()
         self._profiler: torch.profiler.profile | None = None
 
     def attach(self, trainer: Engine) -> None:
@@ -69,13 +67,14 @@ class StepProfile:
     def _start(self, engine: Engine) -> None:
         if torch.cuda.is_available():
             activities = [torch.profiler.ProfilerActivity.CUDA]
-            self._profiler = self._stack.enter_context(torch.profiler.profile(activities=activities))
+            self._profiler = torch.profiler.profile(activities=activities)
+            self._profiler.start()
         self._started = time.perf_counter()
 
     def _stop(self, engine: Engine) -> None:
         self.wall_seconds = time.perf_counter() - self._started
-        self._stack.close()
         if self._profiler is not None:
+            self._profiler.stop()
             self.device_seconds = sum(event.self_device_time_total for event in self._profiler.key_averages()) / 1e6
         engine.terminate()
 

@@ -17,6 +17,7 @@ SECONDS_A_CELL = 300
 def execute(name: str, changes: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list, str]:
     """Run a notebook in ``folder`` with texts of its first code cell replaced; its outputs, and what it printed."""
     notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
+    assert [cell.cell_type for cell in notebook.cells].count("code") >= 6
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
     for old, new in changes.items():
         assert old in first.source

@@ -107,7 +107,7 @@ class DiffusionProcess(nn.Module):
         # Recomputed from the configuration, so not part of the checkpoint.
         self.register_buffer("alpha_bar", cast(torch.Tensor, alphas_cumprod).clone(), persistent=False)
         signal = float(self.alpha_bar[last_timestep])
-        if signal < MIN_LAST_SIGNAL:
+        if last_timestep and signal < MIN_LAST_SIGNAL:
             raise InputError(
                 f"last_timestep = {last_timestep} leaves a share of {signal:.3f} of the signal (alpha_bar) on the "
                 f"schedule {schedule!r} of {num_train_timesteps} timesteps: all samples would come out alike. Choose "

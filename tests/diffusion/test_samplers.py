@@ -42,6 +42,11 @@ def test_timesteps_start_at_noise_and_are_even():
         sampling_timesteps(1000, 1001)
 
 
+def test_a_process_of_a_single_timestep_has_an_end():
+    # Of the cosine schedule it leaves next to no signal; there is no other to choose.
+    assert DiffusionProcess(num_train_timesteps=1).sampling_timesteps(1) == [0]
+
+
 def test_timesteps_that_are_denser_near_noise():
     # By hand: 999 - 299 * (0, 1/9, 4/9, 1).
     assert sampling_timesteps(1000, 4, power=2.0, last_timestep=700) == [999, 966, 866, 700]
