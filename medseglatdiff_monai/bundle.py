@@ -4,6 +4,8 @@ This is the only module that knows the JSON layout. ``configs/`` holds every sta
 joins them with the one small file in which bundles differ into stage files that stand alone, since a downloaded bundle
 has no ``configs/`` beside it. ``run_stage`` is ``monai.bundle run`` on such a file, after the overrides were checked:
 MONAI takes a misspelt key in silence.
+
+torch and MONAI are imported where they are used: to import them takes seconds, and a wrong name is to be told before.
 """
 
 from __future__ import annotations
@@ -13,16 +15,16 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from monai.bundle import ConfigParser
-from monai.bundle.utils import merge_kv
-
-from .checkpoints import save_json, weights_sha256
 from .errors import InputError, did_you_mean, unwrapped_errors
-from .inferer import EnsembleInferer
-from .networks import LatentDiffusionSegmenter, OneToOneSegmenter
+
+if TYPE_CHECKING:
+    import torch
+    from monai.bundle import ConfigParser
+
+    from .inferer import EnsembleInferer
+    from .networks import LatentDiffusionSegmenter, OneToOneSegmenter
 
 __all__ = [
     "STAGES",
@@ -60,6 +62,11 @@ def _read_json(path: Path) -> dict:
 
 def _merge(config: dict, changes: Mapping[str, Any]) -> dict:
     """``changes`` with MONAI's keys (``a#b`` goes deep, ``+a`` extends) merged into ``config``."""
+    if not changes:
+        return config
+    from monai.bundle import ConfigParser
+    from monai.bundle.utils import merge_kv
+
     parser = ConfigParser(config)
     for key, value in changes.items():
         merge_kv(parser, key, value)
@@ -212,6 +219,8 @@ class Segmenter:
     @property
     def weights_sha256(self) -> str:
         """SHA-256 of the weights file."""
+        from .checkpoints import weights_sha256
+
         return weights_sha256(self.weights_path)
 
     @property
@@ -250,6 +259,8 @@ def inference_config(
     config["bundle_root"] = str(root)
     if weights is not None:
         config["weights"] = str(weights)
+    from monai.bundle import ConfigParser
+
     parser = ConfigParser(config)
     if not Path(parser.get_parsed_content("weights")).is_file():
         raise InputError(
@@ -279,6 +290,8 @@ def load_segmenter(
         InputError: no such bundle, experiment or key; weights that are missing or do not fit.
     """
     parser = inference_config(bundle, "inference", weights, experiment, overrides)
+    import torch
+
     if device is not None:
         parser["device"] = str(device)
     target = torch.device(parser.get_parsed_content("device"))
@@ -323,6 +336,8 @@ def write_run_folder(
     Raises:
         InputError: the folder belongs to a run with another configuration.
     """
+    from .checkpoints import save_json
+
     root = find_bundle(bundle)
     output = Path(output_dir).absolute()
     configs = {stage: load_stage_config(root, stage, experiment, overrides) for stage in STAGES}

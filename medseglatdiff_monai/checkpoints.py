@@ -12,15 +12,16 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import torch
 import torch.distributed as dist
-from ignite.engine import Engine, Events
-from ignite.handlers import EMAHandler
 from torch import nn
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
 
 __all__ = [
     "StageCheckpoint",
@@ -194,6 +195,9 @@ class StageCheckpoint:
         self.state_path = self.weights_path.with_name(f"training_state_{self.weights_path.name}")
         self.interval = interval
         self.averaging_decay = averaging_decay
+        # Here and in `attach`: only training needs ignite.
+        from ignite.handlers import EMAHandler
+
         self.ema = EMAHandler(self.network, momentum=1.0 - averaging_decay) if averaging_decay > 0 else None
 
     @property
@@ -203,6 +207,8 @@ class StageCheckpoint:
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
+        from ignite.engine import Events
+
         engine.add_event_handler(Events.STARTED, self._restore)
         if self.ema is not None:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._set_momentum)

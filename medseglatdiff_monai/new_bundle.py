@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
-
 from .bundle import (
     STAGES,
     build_bundle,
@@ -314,6 +312,9 @@ def _check_sizes(config: dict) -> None:
     for option, value in (("image_size", side), ("channels", channels)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InputError(f"{option} is {value!r}; expected a positive whole number.")
+    # Here: MONAI takes seconds to import, and a wrong argument is to be told before.
+    from monai.bundle import ConfigParser
+
     try:
         with unwrapped_errors():
             network = ConfigParser(config).get_parsed_content("network_def")

@@ -20,7 +20,6 @@ import numpy as np
 from . import __version__
 from .errors import InputError
 from .io.panel import CONSENSUS_COLOUR, SAMPLE_COLOUR, TEXT_COLOUR
-from .predict import RESULT_VERSION
 from .volumes import format_number, summarize_values
 
 __all__ = ["report"]
@@ -119,6 +118,9 @@ def _read_input(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: no record of a prediction ({error!r}); run 'medseglatdiff predict' again."
         ) from error
+    # Here: it imports MONAI, which takes seconds, and a folder without predictions is to be told before.
+    from .predict import RESULT_VERSION
+
     if version != RESULT_VERSION:
         raise InputError(
             f"{path}: version {version!r} of the record; this program knows {RESULT_VERSION}. Predict again, or use "

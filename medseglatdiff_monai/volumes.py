@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from monai.data import MetaTensor
-from scipy.spatial import ConvexHull
-from scipy.spatial.distance import pdist
 
 from .errors import InputError
-from .metrics import pairwise_iou
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 __all__ = [
     "Nodule",
@@ -177,6 +176,9 @@ def measure_nodule(nodule: Nodule, voxel_mm3: float | None) -> dict[str, Any]:
     number = len(nodule.samples)
     iou = None
     if number > 1:
+        # Here: it imports MONAI, which takes seconds, and who only checks or formats numbers does without.
+        from .metrics import pairwise_iou
+
         table = pairwise_iou(nodule.samples[None], nodule.samples[None])[0]
         iou = round(float((table.sum() - table.diagonal().sum()) / (number * (number - 1))), 4)
     return {
@@ -211,6 +213,10 @@ def longest_diameter(mask: np.ndarray, edges: np.ndarray) -> float:
     if not len(rows):
         return 0.0
     steps = np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, -0.5], [0.0, 0.5]])
+    # Here: who only checks or formats numbers does without.
+    from scipy.spatial import ConvexHull
+    from scipy.spatial.distance import pdist
+
     points = (np.stack([rows, columns], axis=1)[:, None] + steps).reshape(-1, 2)
     hull = points[ConvexHull(points).vertices]
     return float(pdist(hull @ np.asarray(edges, dtype=float).T).max())

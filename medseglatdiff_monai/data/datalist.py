@@ -10,8 +10,6 @@ import json
 import random
 from pathlib import Path
 
-from monai.data import load_decathlon_datalist
-
 from ..errors import InputError
 from .splits import normalize_split
 
@@ -53,6 +51,9 @@ def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None =
     if not info.get(name):
         counts = {key: len(info.get(key, [])) for key in ("training", "validation", "test")}
         raise InputError(f"The {name} part of {dataset_dir} is empty; it holds {counts}. Choose another split.")
+    # Here: MONAI takes seconds to import, and a missing data set is to be told before.
+    from monai.data import load_decathlon_datalist
+
     path = Path(dataset_dir).absolute() / "dataset.json"
     items = load_decathlon_datalist(str(path), is_segmentation=True, data_list_key=name, base_dir=str(path.parent))
     if max_cases is not None and max_cases < len(items):
