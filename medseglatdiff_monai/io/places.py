@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.nodule_crop import index_to_point, point_to_index
 from ..errors import InputError
-from .reading import NiftiInput, RasterInput, VolumeInput
+
+if TYPE_CHECKING:
+    from .reading import RasterInput, VolumeInput
 
 __all__ = ["Place", "find_points", "parse_places"]
 
@@ -96,6 +97,10 @@ def find_points(source: RasterInput | VolumeInput, places: Sequence[Place], crop
     Raises:
         InputError: a place is missing, outside the volume, or of no use here.
     """
+    # Here: they import MONAI, which takes seconds, and `parse_places` does without.
+    from ..data.nodule_crop import index_to_point
+    from .reading import NiftiInput, RasterInput
+
     nothing = np.empty((0, 3))
     argument = f"--{places[0][0]}" if places else ""
     if isinstance(source, RasterInput):
@@ -127,6 +132,8 @@ def find_points(source: RasterInput | VolumeInput, places: Sequence[Place], crop
 
 
 def _check_inside(source: VolumeInput, place: Place) -> np.ndarray:
+    from ..data.nodule_crop import index_to_point, point_to_index
+
     name, numbers = place
     if name == "index":
         point = index_to_point(numbers, source.affine)

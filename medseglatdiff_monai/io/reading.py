@@ -24,11 +24,10 @@ from ..data.dicom_series import DicomSeries, check_ct, check_slices, find_series
 from ..data.nodule_crop import ExtractNoduleCrop, ExtractSlice, index_to_point, paste_crop, point_to_index
 from ..data.transforms import LoadCase
 from ..errors import InputError
+from .formats import NIFTI_SUFFIXES, RASTER_SUFFIXES, check_path
 
 __all__ = ["DicomInput", "NiftiInput", "RasterInput", "VolumeInput", "open_input"]
 
-RASTER_SUFFIXES = (".png", ".jpg", ".jpeg")
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
 # What Pillow calls the pixels that a network of so many channels takes.
 RASTER_MODES = {1: ("L", "I;16", "I;16B", "I"), 3: ("RGB",)}
 CHANNEL_NAMES = {1: "one grey channel", 3: "three channels (RGB)"}
@@ -242,20 +241,12 @@ def open_input(path: str | Path, in_channels: int) -> RasterInput | VolumeInput:
             DICOM file in it, no CT series or several, missing or doubled slices.
     """
     path = Path(path)
-    name = path.name.lower()
+    check_path(path)
     if path.is_dir():
         return _open_series(path, in_channels)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file or folder. Give a PNG, JPEG or NIfTI file, or a folder of DICOM files.")
-    if name.endswith(NIFTI_SUFFIXES):
+    if path.name.lower().endswith(NIFTI_SUFFIXES):
         return _open_nifti(path, in_channels)
-    if name.endswith(RASTER_SUFFIXES):
-        return _open_raster(path, in_channels)
-    if name.endswith(".dcm"):
-        raise InputError(f"{path}: a single DICOM file; give the folder of its series, {path.parent}.")
-    raise InputError(
-        f"{path}: unknown format; expected {', '.join(RASTER_SUFFIXES + NIFTI_SUFFIXES)} or a folder of DICOM files."
-    )
+    return _open_raster(path, in_channels)
 
 
 def _stem(path: Path, suffixes: Sequence[str]) -> str:

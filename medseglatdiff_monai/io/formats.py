@@ -1,0 +1,28 @@
+"""Which files can be read, by their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import InputError
+
+__all__ = ["NIFTI_SUFFIXES", "RASTER_SUFFIXES", "check_path"]
+
+RASTER_SUFFIXES = (".png", ".jpg", ".jpeg")
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+
+
+def check_path(path: Path) -> None:
+    """Raise the InputError of a path that is neither a folder nor a file with a known suffix; nothing is opened."""
+    if path.is_dir():
+        return
+    if not path.is_file():
+        raise InputError(f"{path}: no such file or folder. Give a PNG, JPEG or NIfTI file, or a folder of DICOM files.")
+    name = path.name.lower()
+    if name.endswith(".dcm"):
+        raise InputError(f"{path}: a single DICOM file; give the folder of its series, {path.parent}.")
+    if not name.endswith(RASTER_SUFFIXES + NIFTI_SUFFIXES):
+        raise InputError(
+            f"{path}: unknown format; expected {', '.join(RASTER_SUFFIXES + NIFTI_SUFFIXES)} or a folder of DICOM "
+            "files."
+        )
