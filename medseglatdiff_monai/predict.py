@@ -21,6 +21,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, SpatialPadd
 from monai.transforms.utils import convert_applied_interp_mode
 
+from .arguments import check_predict
 from .bundle import Segmenter, experiment_name, load_segmenter
 from .data.nodule_crop import index_to_point, point_to_index
 from .data.transforms import LoadCased
@@ -39,13 +40,12 @@ from .io import (
     draw_panel,
     find_points,
     open_input,
-    parse_places,
     save_png,
     save_samples,
     save_volume,
 )
 from .networks import CodecBase, OneToOneSegmenter
-from .volumes import INTERVAL_PERCENT, Nodule, check_range, draw_nodule, measure_nodule
+from .volumes import INTERVAL_PERCENT, Nodule, draw_nodule, measure_nodule
 
 __all__ = ["Prediction", "predict", "predict_image"]
 
@@ -137,17 +137,9 @@ def predict(
             twice, outside the volume or not needed; an image that the network cannot take; DICOM results asked for
             without highdicom, or of a series that lacks what they must repeat.
     """
-    paths = [Path(path) for path in ([inputs] if isinstance(inputs, str | Path) else inputs)]
-    if not paths:
-        raise InputError("No input: give at least one PNG, JPEG or NIfTI file, or a folder with a DICOM CT series.")
-    _check_count("--num-samples", num_samples)
-    _check_count("--num-inference-steps", num_inference_steps)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputError(f"--seed is {seed!r}; expected an integer.")
-    check_range(slices, reach_mm)
-    if dicom is not None and not isinstance(dicom, bool):
-        raise InputError(f"--dicom is {dicom!r}; expected True or False, or left out.")
-    places = parse_places({"point": point, "index": index, "roi": roi}, len(paths))
+    paths, places = check_predict(
+        inputs, num_samples, num_inference_steps, seed, point, index, roi, slices, reach_mm, dicom, device
+    )
     segmenter = load_segmenter(
         bundle, weights, experiment, device,
         num_samples=num_samples, num_inference_steps=num_inference_steps, seed=seed, **overrides,
@@ -236,11 +228,6 @@ def predict_image(image: MetaTensor, segmenter: Segmenter) -> Prediction:
 def _steps(segmenter: Segmenter) -> Sequence[Any]:
     preprocessing = segmenter.preprocessing
     return preprocessing.transforms if isinstance(preprocessing, Compose) else [preprocessing]
-
-
-def _check_count(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise InputError(f"{name} is {value!r}; expected an integer of at least 1.")
 
 
 def _check_stems(opened: Sequence[RasterInput | VolumeInput]) -> None:
