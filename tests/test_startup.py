@@ -1,0 +1,122 @@
+"""What a command imports: nothing heavy before its arguments are checked, and no package that it does not use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_bundle import LUNG, write_tiny_bundle
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).resolve().parents[1]
+# Each takes tenths of a second or more to import.
+HEAVY = {
+    "SimpleITK", "highdicom", "ignite", "itk", "matplotlib", "mlflow", "monai", "nibabel", "onnx", "onnxruntime",
+    "pandas", "pydicom", "pylidc", "scipy", "skimage", "sklearn", "sqlalchemy", "statsmodels", "tensorboard", "torch",
+}  # fmt: skip
+# Runs the command line and says on the last line of stdout what was imported before and by it.
+SCRIPT = """
+import json, sys
+if sys.argv.pop(1) == "monai first":
+    import monai
+before = set(sys.modules)
+from medseglatdiff_monai.cli import main
+status = None
+if sys.argv[1:]:
+    try:
+        main()
+    except SystemExit as error:
+        status = str(error)
+print()
+print(json.dumps({"status": status, "new": sorted(set(sys.modules) - before)}))
+"""
+
+
+def imports(*arguments: object, first: str = "") -> tuple[str | None, set[str]]:
+    """How a command ended (``None``: well), and the modules that it imported, after MONAI itself where so asked."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PAGER": "cat"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, first, *map(str, arguments)],
+        capture_output=True, text=True, env=environment, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    return result["status"], set(result["new"])
+
+
+def packages(modules: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in modules}
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "one.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_the_command_line_itself_imports_nothing_heavy() -> None:
+    _, modules = imports()
+    assert not packages(modules) & {*HEAVY, "numpy"}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    status, modules = imports("--help")
+    assert status == "0"
+    assert not packages(modules) & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["predict", "lung", "{image}"], "No bundle 'lung'"),
+        (["predict", LUNG, "missing.png"], "missing.png: no such file or folder"),
+        (["predict", LUNG, "{image}", "--num_sample=3"], "Unknown configuration key 'num_sample'"),
+        (["predict", LUNG, "{image}", "--device=gpu"], "--device is 'gpu'"),
+        (["predict", LUNG, "{image}", "--num-samples=0"], "--num-samples is 0"),
+        (["predict", LUNG, "{image}", "--point=1,2"], "--point is (1, 2)"),
+        (["predict", LUNG, "{image}", "--experiment=none"], "No experiment 'none'"),
+        (["train", "lung", "--dataset-dir=d"], "No bundle 'lung'"),
+        (["train", LUNG, "--dataset-dir=missing"], "No prepared data set at missing"),
+        (["evaluate", "lung", "--dataset-dir=d"], "No bundle 'lung'"),
+        (["export", "lung"], "No bundle 'lung'"),
+        (["pack", "lung"], "No bundle 'lung'"),
+        (["register", "lung", "--tracking-uri=sqlite:///m.db"], "No bundle 'lung'"),
+        (["view", "--bundle=lung"], "No bundle 'lung'"),
+        (["check-bundle", "lung"], "No bundle 'lung'"),
+        (["report", "missing"], "missing: no such folder"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_heavy_is_imported(
+    wrong: list[str], message: str, image: Path, tmp_path: Path
+) -> None:
+    arguments = [part.replace("{image}", str(image)) for part in wrong]
+    if wrong[0] in ("predict", "train", "evaluate"):
+        arguments.append(f"--output-dir={tmp_path / 'out'}")
+    elif wrong[0] in ("export", "pack"):
+        arguments.append(f"--output-file={tmp_path / 'out'}")
+    status, modules = imports(*arguments)
+    assert status is not None
+    assert message in status
+    assert not packages(modules) & HEAVY
+
+
+def test_a_prediction_imports_only_what_it_uses(image: Path, tmp_path: Path) -> None:
+    """``import monai`` brings nearly all of HEAVY with it; what counts here is what a prediction adds to that."""
+    bundle = write_tiny_bundle(tmp_path)
+    status, modules = imports("predict", bundle, image, "--output-dir", tmp_path / "out", first="monai first")
+    assert status is None
+    assert (tmp_path / "out" / "one_consensus.png").is_file()
+    assert packages(modules) & HEAVY <= {"matplotlib", "scipy", "torch"}
+    assert not {
+        "matplotlib.pyplot", "medseglatdiff_monai.benchmark", "medseglatdiff_monai.mlflow_model",
+        "medseglatdiff_monai.onnx_runner", "medseglatdiff_monai.tracking", "medseglatdiff_monai.training",
+        "medseglatdiff_monai.view", "scipy.stats",
+    } & modules  # fmt: skip
