@@ -85,8 +85,8 @@ def export_torchscript(
     Args:
         bundle: folder, or name under ``bundles/``.
         output_file: receives the TorchScript. Called with image (B, C, H, W) in the range of the bundle's
-            preprocessing and standard normal noise (B, N, d, H/f, W/f), it returns (B, 1, H, W) in [0, 1]. B is free;
-            N, H and W are those of the trace.
+            preprocessing and standard normal noise (B, N, d, H/f, W/f), of k passes of the sampler ``direct``
+            (B, N, k · d, H/f, W/f), it returns (B, 1, H, W) in [0, 1]. B is free; N, H and W are those of the trace.
         weights: other weights than the bundle's own.
         device: where the file will run: the trace keeps the device of what is made on the way.
         overrides: configuration keys.
@@ -107,7 +107,7 @@ def export_torchscript(
             "The sampler 'ddpm' draws noise at every step and cannot be traced: use --sampler dpm++ or ddim."
         )
     image = torch.rand(2, segmenter.in_channels, *segmenter.image_size, device=segmenter.device)
-    noise = network.draw_noise(image, network.num_samples, network.seed, ["a", "b"])
+    noise = network.draw_noise(image, network.num_samples, network.seed, ["a", "b"], network.count_passes())
     with warnings.catch_warnings(), torch.no_grad():
         # The tracer warns of every Python number; sizes are meant to be fixed.
         warnings.simplefilter("ignore")

@@ -65,8 +65,8 @@ def export_onnx(
         overrides: configuration keys; ``num_samples``, ``num_inference_steps``, ``seed`` become the runner's defaults.
 
     Raises:
-        InputError: see :func:`~medseglatdiff_monai.bundle.load_segmenter`; another sampler than DPM++ and DDIM, which
-            are those that the runner has; the extra ``[onnx]`` is not installed.
+        InputError: see :func:`~medseglatdiff_monai.bundle.load_segmenter`; another sampler than those that the
+            runner has: direct, DPM++ and DDIM; the extra ``[onnx]`` is not installed.
     """
     missing = [name for name in ("onnx", "onnxscript") if not optional_import(name)[1]]
     if missing:
@@ -76,9 +76,9 @@ def export_onnx(
     if len(segmenter.image_size) != 2:
         raise InputError("The runner of ONNX exports draws masks of images, not of volumes: use --format torchscript.")
     sampler = inferer.sampler or network.sampler
-    if sampler not in ("dpm++", "ddim"):
+    if sampler not in ("direct", "dpm++", "ddim"):
         raise InputError(
-            f"The runner of ONNX exports samples with dpm++ or ddim, found {sampler!r}: use --sampler ddim."
+            f"The runner of ONNX exports samples with direct, dpm++ or ddim, found {sampler!r}: use --sampler ddim."
         )
     image = torch.rand(2, segmenter.in_channels, *segmenter.image_size)
     network.mask_codec.check_size(image.shape[2:])
@@ -109,6 +109,7 @@ def export_onnx(
         "timestep_power": network.process.timestep_power,
         "last_timestep": network.process.last_timestep,
         "seed": inferer.seed,
+        "noise_scale": network.noise_scale,
         "test_time_augmentation": network.test_time_augmentation,
         "threshold": inferer.threshold,
         "confidence": inferer.confidence,

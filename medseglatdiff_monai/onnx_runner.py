@@ -1,10 +1,10 @@
 """Draws masks with onnxruntime and numpy alone: no torch, no MONAI. Exports carry a copy of this file.
 
 The networks beside it were written by ``medseglatdiff export BUNDLE --format onnx``; this module holds what stands
-between them: the noise, the steps of DPM-Solver++(2M) (Lu et al., arXiv 2211.01095) or DDIM (Song et al., arXiv
-2010.02502, Eq. 12 with sigma = 0), the symmetries of test-time augmentation, and the fusion of the masks. Noise is that
-of PyTorch's CPU generator, number for number, so that an export draws the masks that the bundle draws, and not merely
-masks like them.
+between them: the noise, the passes of the direct sampler, the steps of DPM-Solver++(2M) (Lu et al., arXiv 2211.01095)
+or DDIM (Song et al., arXiv 2010.02502, Eq. 12 with sigma = 0), the symmetries of test-time augmentation, and the fusion
+of the masks. Noise is that of PyTorch's CPU generator, number for number, so that an export draws the masks that the
+bundle draws, and not merely masks like them.
 
     segmenter = OnnxSegmenter("lung_onnx")
     result = segmenter(image)      # (B, C, H, W) float32 in [0, 1] → confidence_map, consensus_mask, samples
@@ -20,9 +20,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FORMAT_VERSION", "OnnxSegmenter", "draw_noise", "sampling_timesteps", "solve", "torch_normal"]
+__all__ = [
+    "FORMAT_VERSION",
+    "OnnxSegmenter",
+    "direct_timesteps",
+    "draw_noise",
+    "sampling_timesteps",
+    "solve",
+    "solve_directly",
+    "torch_normal",
+]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 # Of an image in test-time augmentation: rotations, then mirror images; a rectangle has those below 4.
 SYMMETRIES = (0, 3, 5, 6, 1, 2, 4, 7)
 # Masks that go through the networks at once: bounds the memory.
@@ -60,13 +69,27 @@ def torch_normal(seed: int, size: int) -> np.ndarray:
     return values
 
 
-def draw_noise(shape: Sequence[int], num_samples: int, seed: int, case: str = "") -> np.ndarray:
-    """Noise (N, d, h, w) of N samples of one case, each from a generator of its own seeded by (seed, case, sample)."""
-    noise = []
-    for sample in range(num_samples):
-        digest = hashlib.sha256(f"{seed}/{case}/{sample}".encode()).digest()
-        noise.append(torch_normal(int.from_bytes(digest[:8], "big") >> 1, int(np.prod(shape))).reshape(shape))
-    return np.stack(noise)
+def draw_noise(shape: Sequence[int], num_samples: int, seed: int, case: str = "", passes: int = 1) -> np.ndarray:
+    """Noise (N, passes · d, h, w) of N samples of one case, from generators seeded by (seed, case, sample, pass)."""
+
+    def draw(owner: str) -> np.ndarray:
+        digest = hashlib.sha256(owner.encode()).digest()
+        return torch_normal(int.from_bytes(digest[:8], "big") >> 1, int(np.prod(shape))).reshape(shape)
+
+    first = [f"{seed}/{case}/{sample}" for sample in range(num_samples)]
+    return np.stack([np.concatenate([draw(own), *(draw(f"{own}/{p}") for p in range(1, passes))]) for own in first])
+
+
+def direct_timesteps(num_train_timesteps: int, passes: int) -> list[int]:
+    """Timesteps of the direct sampler's passes: T - 1 and evenly on over 30% of T.
+
+    Raises:
+        ValueError: ``passes`` is not in [1, 0.3 T].
+    """
+    most = max(1, int(0.3 * num_train_timesteps))
+    if not 1 <= passes <= most:
+        raise ValueError(f"num_inference_steps of the sampler 'direct' must be in [1, {most}], found {passes}.")
+    return [num_train_timesteps - 1 - round(0.3 * num_train_timesteps * i / passes) for i in range(passes)]
 
 
 def sampling_timesteps(
@@ -131,6 +154,36 @@ def solve(
         z_t = signal[k + 1] * target + deviation[k + 1] / deviation[k] * (z_t - signal[k] * target)
         previous = x_0
     raise ValueError("timesteps is empty; expected at least one.")
+
+
+def solve_directly(
+    denoise: Any,
+    noise: np.ndarray,
+    alpha_bar: np.ndarray,
+    timesteps: Sequence[int],
+    prediction_type: str,
+    noise_scale: float = 1.0,
+) -> np.ndarray:
+    """Latents x_0 (M, d, h, w) in a pass a timestep; before each pass but the first, x_0 is given fresh noise.
+
+    Args:
+        denoise: see :func:`solve`.
+        noise: of all passes, stacked: (M, passes · d, h, w), standard normal.
+        alpha_bar: (T,).
+        timesteps: see :func:`direct_timesteps`.
+        prediction_type: ``"sample"`` or ``"v_prediction"``.
+        noise_scale: factor on the first pass's noise.
+    """
+    x_0: np.ndarray | None = None
+    for part, t in zip(np.split(noise.astype(np.float32), len(timesteps), axis=1), timesteps, strict=True):
+        signal = np.float32(np.sqrt(alpha_bar[t]))
+        deviation = np.float32(np.sqrt(1.0 - alpha_bar[t]))
+        z_t = np.float32(noise_scale) * part if x_0 is None else signal * x_0 + deviation * part
+        output = denoise(z_t, np.full(len(z_t), t, np.int64))
+        x_0 = output if prediction_type == "sample" else signal * z_t - deviation * output
+    if x_0 is None:
+        raise ValueError("timesteps is empty; expected at least one.")
+    return x_0
 
 
 def turn(x: np.ndarray, symmetry: int) -> np.ndarray:
@@ -199,7 +252,8 @@ class OnnxSegmenter:
             num_inference_steps: denoiser calls a mask; by default the bundle's.
             seed: seed of the noise; by default the bundle's.
             cases: B case ids that the noise belongs to; without them all images share the noise of (seed, sample).
-            noise: (B, N, d, h, w) standard normal, instead of the noise drawn here.
+            noise: (B, N, d, h, w) standard normal, instead of the noise drawn here; of more than one pass of the direct
+                sampler (B, N, passes · d, h, w).
 
         Returns:
             ``samples`` (B, N, H, W) bool, ``logits`` (the same) float32, ``confidence_map`` (B, 1, H, W) float32 in
@@ -218,12 +272,15 @@ class OnnxSegmenter:
             )
         if cases is not None and len(cases) != len(image):
             raise ValueError(f"cases must name each of the {len(image)} images, found {len(cases)} names.")
+        steps = num_inference_steps or settings["num_inference_steps"]
+        passes = steps if settings["sampler"] == "direct" else 1
         shape = tuple(settings["latent_shape"])
         if noise is None:
             number = settings["num_samples"] if num_samples is None else num_samples
             seed = settings["seed"] if seed is None else seed
-            drawn = {case: draw_noise(shape, number, seed, case) for case in dict.fromkeys(cases or [""])}
+            drawn = {case: draw_noise(shape, number, seed, case, passes) for case in dict.fromkeys(cases or [""])}
             noise = np.stack([drawn[case] for case in (cases or [""] * len(image))])
+        shape = (passes * shape[0], *shape[1:])
         if noise.shape[:1] != image.shape[:1] or noise.shape[2:] != shape:
             raise ValueError(f"The noise is {noise.shape}; expected ({len(image)}, N, {', '.join(map(str, shape))}).")
         number = noise.shape[1]
@@ -237,7 +294,6 @@ class OnnxSegmenter:
         condition = np.stack([encoded[symmetry] for symmetry in turns], axis=1)
         condition = condition.reshape(-1, *condition.shape[2:])
         noise = noise.reshape(-1, *shape)
-        steps = num_inference_steps or settings["num_inference_steps"]
         logits = np.concatenate(
             [
                 self._draw(noise[start : start + CHUNK_SIZE], condition[start : start + CHUNK_SIZE], steps)
@@ -275,6 +331,12 @@ class OnnxSegmenter:
 
         settings = self.settings
         alpha_bar = np.asarray(settings["alpha_bar"])
+        if settings["sampler"] == "direct":
+            timesteps = direct_timesteps(len(alpha_bar), num_inference_steps)
+            x_0 = solve_directly(
+                denoise, noise, alpha_bar, timesteps, settings["prediction_type"], settings["noise_scale"]
+            )
+            return self._mask_decoder.run(None, {"x_0": x_0})[0]
         timesteps = sampling_timesteps(
             len(alpha_bar), num_inference_steps, settings["timestep_power"], settings["last_timestep"]
         )

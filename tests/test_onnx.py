@@ -16,7 +16,15 @@ from medseglatdiff_monai.bundle import load_segmenter
 from medseglatdiff_monai.diffusion import DiffusionProcess, sample
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks import draw_sample_noise
-from medseglatdiff_monai.onnx_runner import OnnxSegmenter, draw_noise, sampling_timesteps, solve, torch_normal
+from medseglatdiff_monai.onnx_runner import (
+    OnnxSegmenter,
+    direct_timesteps,
+    draw_noise,
+    sampling_timesteps,
+    solve,
+    solve_directly,
+    torch_normal,
+)
 
 # Runs the copy that lies in the export's folder, under an import system that refuses the package and its libraries.
 ALONE = """
@@ -67,6 +75,31 @@ def test_noise_belongs_to_seed_case_and_sample() -> None:
         np.testing.assert_allclose(found[number], expected, rtol=0, atol=2e-6)
     with pytest.raises(ValueError, match="at least 16"):
         torch_normal(0, 15)
+
+
+def test_noise_of_several_passes() -> None:
+    found = draw_noise((4, 8, 8), 2, seed=7, case="scan-1", passes=3)
+    assert found.shape == (2, 12, 8, 8)
+    for sample_index in range(2):
+        expected = torch.cat([draw_sample_noise((4, 8, 8), 7, "scan-1", sample_index, p) for p in range(3)])
+        np.testing.assert_allclose(found[sample_index], expected.numpy(), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
+@pytest.mark.parametrize("passes", [1, 3])
+def test_direct_passes_are_those_of_the_bundle(prediction_type: str, passes: int) -> None:
+    process = DiffusionProcess(prediction_type=prediction_type)
+    noise = np.random.default_rng(0).standard_normal((2, 3 * passes, 4, 4)).astype(np.float32)
+    expected = sample(
+        lambda z, t: 0.3 * z + t.view(-1, 1, 1, 1) / 1000, torch.from_numpy(noise), process, passes, "direct",
+        noise_scale=0.7,
+    )  # fmt: skip
+    timesteps = direct_timesteps(1000, passes)
+    assert timesteps == process.direct_timesteps(passes)
+    found = solve_directly(
+        lambda z, t: 0.3 * z + t[0] / 1000, noise, process.alpha_bar.double().numpy(), timesteps, prediction_type, 0.7
+    )
+    np.testing.assert_allclose(found, expected.numpy(), rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("sampler", ["dpm++", "ddim"])

@@ -16,11 +16,13 @@ from torch import nn
 
 from ..errors import InputError
 
-__all__ = ["PREDICTION_TYPES", "DiffusionProcess", "sampling_timesteps"]
+__all__ = ["PREDICTION_TYPES", "DiffusionProcess", "direct_timesteps", "sampling_timesteps"]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 # With less, the mean of all masks is what a network predicts; timestep 700 of the cosine schedule has 0.2.
 MIN_LAST_SIGNAL = 0.1
+# Share of the schedule, from pure noise on, over which the passes of the direct sampler are spread.
+DIRECT_SHARE = 0.3
 
 
 def sampling_timesteps(
@@ -52,6 +54,18 @@ def sampling_timesteps(
         # Rounded, the first of many steps would fall on one another.
         timesteps.append(min(round(exact), timesteps[-1] - 1))
     return timesteps
+
+
+def direct_timesteps(first: int, num_train_timesteps: int, passes: int) -> list[int]:
+    """Timesteps of the direct sampler: ``first``, pure noise, and evenly on over 30% of T: (999, 1000, 2) → [999, 849].
+
+    Raises:
+        InputError: ``passes`` is not in [1, 0.3 T].
+    """
+    most = max(1, int(DIRECT_SHARE * num_train_timesteps))
+    if not 1 <= passes <= most:
+        raise InputError(f"num_inference_steps of the sampler 'direct' must be in [1, {most}], found {passes}.")
+    return [first - round(DIRECT_SHARE * num_train_timesteps * i / passes) for i in range(passes)]
 
 
 class DiffusionProcess(nn.Module):
@@ -164,6 +178,10 @@ class DiffusionProcess(nn.Module):
         return sampling_timesteps(
             self.num_train_timesteps, num_inference_steps, self.timestep_power, self.last_timestep
         )
+
+    def direct_timesteps(self, passes: int) -> list[int]:
+        """The timesteps of ``passes`` passes of the direct sampler; see :func:`direct_timesteps`."""
+        return direct_timesteps(self.num_train_timesteps - 1, self.num_train_timesteps, passes)
 
     def draw_timesteps(self, number: int, device: torch.device) -> torch.Tensor:
         """``number`` timesteps, uniform over [0, T) and stratified: one from each of ``number`` equal bins, shuffled.

@@ -12,12 +12,13 @@ from monai.networks.schedulers import RFlowScheduler
 from torch import nn
 
 from ..errors import InputError
+from .process import direct_timesteps
 
 __all__ = ["RectifiedFlow"]
 
 
 class RectifiedFlow(nn.Module):
-    """Forward path, target and timesteps; sampled by ``"rflow"`` alone.
+    """Forward path, target and timesteps; sampled by ``"rflow"``, or in one pass by ``"direct"``.
 
     Args:
         num_train_timesteps: T, the number of training timesteps.
@@ -61,6 +62,10 @@ class RectifiedFlow(nn.Module):
     def predict_x0(self, output: torch.Tensor, z_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """x0 = z_t + t · v that a velocity stands for; tensors (B, d, h, w[, e]), ``timesteps`` (B,)."""
         return z_t + output * (timesteps / self.num_train_timesteps).view(-1, *([1] * (z_t.ndim - 1)))
+
+    def direct_timesteps(self, passes: int) -> list[int]:
+        """The timesteps of ``passes`` passes of the direct sampler; see :func:`~.process.direct_timesteps`."""
+        return direct_timesteps(self.num_train_timesteps, self.num_train_timesteps, passes)
 
     def draw_timesteps(self, number: int, device: torch.device) -> torch.Tensor:
         """``number`` timesteps, uniform over [1, T] and stratified as those of the diffusion process.

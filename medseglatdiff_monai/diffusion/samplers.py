@@ -1,4 +1,4 @@
-"""Samplers: from noise to a latent, along MONAI's DDPM, DDIM, PNDM and rectified-flow schedulers.
+"""Samplers: from noise to a latent, in one pass, or along MONAI's DDPM, DDIM, PNDM and rectified-flow schedulers.
 
 ``sample`` runs the reverse process over the process's timesteps: the first step starts from (nearly) pure noise and the
 last one arrives at x_0 exactly. The posterior is DDPM's standard one; Eq. 5 and 12 of arXiv 2512.01292 carry an extra
@@ -20,7 +20,7 @@ from .rectified_flow import RectifiedFlow
 
 __all__ = ["SAMPLERS", "sample"]
 
-SAMPLERS = ("dpm++", "ddim", "ddpm", "pndm", "rflow")
+SAMPLERS = ("direct", "dpm++", "ddim", "ddpm", "pndm", "rflow")
 
 
 def sample(
@@ -30,20 +30,29 @@ def sample(
     num_inference_steps: int = 10,
     sampler: str = "dpm++",
     generators: Sequence[torch.Generator] | None = None,
+    noise_scale: float = 1.0,
 ) -> torch.Tensor:
     """Run the reverse process.
 
     Args:
         denoise: network as a function of z_t (B, d, h, w[, e]) and timesteps (B,) int64.
-        noise: z_T (B, d, h, w[, e]), standard normal.
+        noise: z_T (B, d, h, w[, e]), standard normal; for ``"direct"`` the noise of all passes, stacked to
+            (B, passes · d, h, w[, e]).
         process: the process that the network was trained for.
         num_inference_steps: number of network calls (PNDM makes one more).
-        sampler: ``"dpm++"`` (DPM-Solver++(2M), Lu et al., arXiv 2211.01095, Algorithm 2: deterministic, of second
-            order), ``"ddim"`` (the same of first order, eta = 0), ``"ddpm"`` (ancestral; fewer steps than T use DDIM
-            with eta = 1, the same posterior on the respaced chain) or ``"pndm"`` (PLMS, on evenly spaced timesteps
-            whatever the process says; on the cosine schedule, whose last timestep leaves no signal, accurate from about
-            25 steps on); ``"rflow"`` (Euler steps) for a rectified flow, and for that alone.
+        sampler: one of
+
+            - ``"direct"``: x_0 from pure noise in one pass; before each further pass it is given fresh noise. For
+              networks that the scoring stage has trained.
+            - ``"dpm++"``: DPM-Solver++(2M), Lu et al., arXiv 2211.01095, Algorithm 2: deterministic, of second order.
+            - ``"ddim"``: the same of first order, eta = 0.
+            - ``"ddpm"``: ancestral; fewer steps than T use DDIM with eta = 1, the same posterior on the respaced chain.
+            - ``"pndm"``: PLMS, on evenly spaced timesteps whatever the process says; on the cosine schedule, whose last
+              timestep leaves no signal, accurate from about 25 steps on.
+            - ``"rflow"``: Euler steps, for a rectified flow, which has this one and ``"direct"`` alone.
         generators: one generator for each of the B samples; needed by ``"ddpm"`` alone.
+        noise_scale: factor on the noise that ``"direct"`` starts from. The other samplers take it as it is: their path
+            begins in noise of the schedule's own size.
 
     Returns:
         Scaled latent x_0 (B, d, h, w[, e]); divide by ``process.input_scale`` for the standardised latent.
@@ -54,9 +63,13 @@ def sample(
     """
     if sampler not in SAMPLERS:
         raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, found {sampler!r}.")
+    if sampler == "direct":
+        return _sample_direct(denoise, noise, process, num_inference_steps, noise_scale)
     if isinstance(process, RectifiedFlow):
         if sampler != "rflow":
-            raise InputError(f"The process is a rectified flow, and sampler is {sampler!r}: use --sampler rflow.")
+            raise InputError(
+                f"The process is a rectified flow, and sampler is {sampler!r}: use --sampler rflow or direct."
+            )
         return _sample_rflow(denoise, noise, process, num_inference_steps)
     if sampler == "rflow":
         raise InputError("sampler 'rflow' needs a rectified flow, and the process is a diffusion: use --sampler ddim.")
@@ -95,6 +108,34 @@ def sample(
             steps.append(scheduler.step(output[i : i + 1], position, z_t[i : i + 1], **arguments)[0])
         z_t = torch.cat(steps)
     return z_t
+
+
+def _sample_direct(
+    denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    noise: torch.Tensor,
+    process: DiffusionProcess | RectifiedFlow,
+    passes: int,
+    noise_scale: float,
+) -> torch.Tensor:
+    """One pass at pure noise; before each further one the predicted x_0 is given fresh noise at the next timestep."""
+    if process.prediction_type == "epsilon":
+        raise InputError(
+            "sampler 'direct' takes x_0 from pure noise, of which a network that predicts noise (prediction_type "
+            "'epsilon') says nothing: use --sampler ddim, or train with 'sample' or 'v_prediction'."
+        )
+    x_0: torch.Tensor | None = None
+    timesteps = process.direct_timesteps(passes)
+    if noise.shape[1] % passes:
+        raise InputError(
+            f"The noise of {passes} passes of the sampler 'direct' is stacked along its channels, and {noise.shape[1]} "
+            "channels cannot be shared out among them."
+        )
+    for part, t in zip(noise.chunk(passes, dim=1), timesteps, strict=True):
+        batch = _repeat(t, part)
+        z_t = noise_scale * part if x_0 is None else process.add_noise(x_0, part, batch)
+        x_0 = process.predict_x0(denoise(z_t, batch), z_t, batch)
+    assert x_0 is not None
+    return x_0
 
 
 def _respaced_scheduler(process: DiffusionProcess, timesteps: list[int], prediction_type: str) -> DDIMScheduler:

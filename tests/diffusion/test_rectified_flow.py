@@ -65,6 +65,20 @@ def test_oracle_velocity_recovers_x0_in_any_number_of_steps(steps):
     torch.testing.assert_close(sample(lambda z_t, t: x_0 - noise, noise, process, steps, "rflow"), x_0)
 
 
+@pytest.mark.parametrize("passes", [1, 3])
+def test_direct_passes_recover_x0_from_fresh_noise(passes):
+    process = RectifiedFlow()
+    x_0, noise = torch.randn(2, 2, 4, 4), torch.randn(2, 2 * passes, 4, 4)
+    calls = []
+
+    def velocity(z_t, timesteps):
+        calls.append(int(timesteps[0]))
+        return (x_0 - z_t) / (timesteps.view(-1, 1, 1, 1) / 1000)
+
+    torch.testing.assert_close(sample(velocity, noise, process, passes, "direct"), x_0)
+    assert calls == {1: [1000], 3: [1000, 900, 800]}[passes]
+
+
 def test_timesteps_are_stratified_and_reach_pure_noise():
     process = RectifiedFlow()
     drawn = torch.stack([process.draw_timesteps(1000, torch.device("cpu")) for _ in range(20)])

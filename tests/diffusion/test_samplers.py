@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medseglatdiff_monai.diffusion import DiffusionProcess, sample, sampling_timesteps
+from medseglatdiff_monai.diffusion import DiffusionProcess, RectifiedFlow, sample, sampling_timesteps
+from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks import noise_generator
 
 
@@ -76,6 +77,30 @@ def test_oracle_denoiser_recovers_x0(prediction_type, sampler, steps, power, las
     generators = [noise_generator(0, "case", i) for i in range(3)]
     result = sample(oracle(process, x_0), torch.randn_like(x_0), process, steps, sampler, generators)
     torch.testing.assert_close(result, x_0, atol=2e-3, rtol=1e-3)
+
+
+def test_direct_passes_equal_the_formula():
+    process = DiffusionProcess(prediction_type="v_prediction").double()
+    noise = torch.randn(2, 6, 3, 3, dtype=torch.float64)
+    calls = []
+
+    def model(z_t, t):
+        calls.append(int(t[0]))
+        return torch.tanh(z_t) * (t.view(-1, 1, 1, 1) / 1000.0)
+
+    result = sample(model, noise, process, 3, "direct")
+    alpha, sigma = process.alpha_bar.sqrt(), (1 - process.alpha_bar).sqrt()
+    z, x_0 = noise[:, :2], None
+    # 30% of 1000 timesteps, in thirds.
+    for i, t in enumerate([999, 899, 799]):
+        if x_0 is not None:
+            z = alpha[t] * x_0 + sigma[t] * noise[:, 2 * i : 2 * i + 2]
+        x_0 = alpha[t] * z - sigma[t] * torch.tanh(z) * (t / 1000.0)
+    assert calls == [999, 899, 799]
+    torch.testing.assert_close(result, x_0, atol=1e-6, rtol=1e-6)
+    # One pass is the network's own answer to noise.
+    alone = sample(lambda z_t, t: 0.5 * z_t, noise, DiffusionProcess().double(), 1, "direct")
+    torch.testing.assert_close(alone, 0.5 * noise)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +201,11 @@ def test_bad_arguments_are_named():
         sample(lambda z, t: z, noise, process, 2, "euler")
     with pytest.raises(ValueError, match="one generator for each of 2"):
         sample(lambda z, t: z, noise, process, 2, "ddpm")
+    for passes in (0, 301):
+        with pytest.raises(ValueError, match=rf"'direct' must be in \[1, 300\], found {passes}"):
+            sample(lambda z, t: z, torch.zeros(2, 301, 2, 2), process, passes, "direct")
+    with pytest.raises(ValueError, match="'epsilon'"):
+        sample(lambda z, t: z, noise, DiffusionProcess(prediction_type="epsilon"), 1, "direct")
     with pytest.raises(ValueError, match="choose 500 or 1000"):
         sample(lambda z, t: z, noise, process, 600, "pndm")
     with pytest.raises(ValueError, match="timestep_power must be at least 1"):
@@ -184,3 +214,63 @@ def test_bad_arguments_are_named():
         DiffusionProcess(last_timestep=1000)
     with pytest.raises(ValueError, match=r"leaves a share of 0\.007 of the signal"):
         DiffusionProcess(schedule="linear_beta", last_timestep=700)
+
+
+def test_timesteps_of_the_direct_sampler():
+    process = DiffusionProcess()
+    assert process.direct_timesteps(1) == [999]
+    assert process.direct_timesteps(2) == [999, 849]
+    assert process.direct_timesteps(3) == [999, 899, 799]
+    assert RectifiedFlow().direct_timesteps(2) == [1000, 850]
+    for passes in (0, 301):
+        with pytest.raises(InputError, match=r"\[1, 300\]"):
+            process.direct_timesteps(passes)
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
+@pytest.mark.parametrize("passes", [1, 2, 5])
+def test_direct_recovers_what_an_oracle_knows(prediction_type, passes):
+    process = DiffusionProcess(prediction_type=prediction_type)
+    x_0 = torch.randn(3, 2, 4, 4)
+    found = sample(oracle(process, x_0), torch.randn(3, 2 * passes, 4, 4), process, passes, "direct")
+    torch.testing.assert_close(found, x_0, atol=1e-3, rtol=0)
+
+
+def test_direct_gives_each_pass_its_own_noise():
+    process, seen = DiffusionProcess(), []
+
+    def denoise(z_t, timesteps):
+        seen.append((z_t.clone(), int(timesteps[0])))
+        return torch.full_like(z_t, 2.0)
+
+    noise = torch.randn(1, 4, 3, 3)
+    assert torch.equal(sample(denoise, noise, process, 2, "direct"), torch.full((1, 2, 3, 3), 2.0))
+    alpha_bar = process.alpha_bar[849]
+    expected = alpha_bar.sqrt() * 2.0 + (1 - alpha_bar).sqrt() * noise[:, 2:]
+    assert [t for _, t in seen] == [999, 849]
+    torch.testing.assert_close(seen[0][0], noise[:, :2])
+    torch.testing.assert_close(seen[1][0], expected)
+
+
+def test_noise_scale_is_for_the_first_pass_of_direct_alone():
+    process, noise = DiffusionProcess(), torch.randn(1, 4, 3, 3)
+    denoise = lambda z, t: 0.5 * z  # noqa: E731
+    first = sample(denoise, noise[:, :2], process, 1, "direct", noise_scale=0.6)
+    torch.testing.assert_close(first, 0.3 * noise[:, :2])
+    alpha_bar = process.alpha_bar[849]
+    second = sample(denoise, noise, process, 2, "direct", noise_scale=0.6)
+    torch.testing.assert_close(second, 0.5 * (alpha_bar.sqrt() * first + (1 - alpha_bar).sqrt() * noise[:, 2:]))
+    steps = sample(denoise, noise, process, 3, "dpm++")
+    torch.testing.assert_close(sample(denoise, noise, process, 3, "dpm++", noise_scale=0.6), steps)
+
+
+def test_direct_on_a_rectified_flow_is_one_euler_step():
+    process, noise = RectifiedFlow(), torch.randn(2, 3, 4, 4)
+    denoise = lambda z, t: torch.tanh(z) + t.view(-1, 1, 1, 1) / 1000  # noqa: E731
+    found = sample(denoise, noise, process, 1, "direct")
+    torch.testing.assert_close(found, sample(denoise, noise, process, 1, "rflow"))
+
+
+def test_direct_refuses_a_network_that_predicts_noise():
+    with pytest.raises(InputError, match="--sampler ddim"):
+        sample(lambda z, t: z, torch.randn(1, 1, 4, 4), DiffusionProcess(prediction_type="epsilon"), 1, "direct")
