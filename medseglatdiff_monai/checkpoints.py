@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from .errors import InputError
+from .networks.encoders import load_published_weights
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -34,12 +36,17 @@ __all__ = [
     "save_text",
     "save_weights",
     "stage_finished",
+    "start_from_weights",
     "weights_sha256",
 ]
 
+logger = logging.getLogger(__name__)
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-# Parts of a network that weights to start from need not have; untrained they change no condition.
-CONTEXT = ("conditioner.context.", "conditioner.to_condition.", "conditioner.to_mean_mask.")
+# Parts of a segmenter that weights to start from bring along as a whole, or that start anew as a whole.
+PARTS = (
+    "mask_codec.", "conditioner.codec.", "conditioner.image_encoder.", "conditioner.", "denoiser.",
+)  # fmt: skip
 
 
 def save_bytes(write: Callable[[BinaryIO], object], path: str | Path) -> None:
@@ -116,14 +123,13 @@ def save_weights(module: nn.Module, path: str | Path, half: bool = True) -> None
     save_tensors(state, path)
 
 
-def load_weights(module: ModuleT, path: str | Path, needed: bool = True, may_lack: Sequence[str] = ()) -> ModuleT:
+def load_weights(module: ModuleT, path: str | Path, needed: bool = True) -> ModuleT:
     """Load a flat state dict into ``module`` and return it.
 
     Args:
         module: the network.
         path: file of weights.
         needed: ``False`` leaves the module as it is: a codec that has no training stage of its own.
-        may_lack: beginnings of the names of tensors that stay as they are where the file has none of them.
 
     Raises:
         InputError: the file is missing or damaged, or its tensors do not fit the network; the message names the file
@@ -134,10 +140,6 @@ def load_weights(module: ModuleT, path: str | Path, needed: bool = True, may_lac
     state = load_tensors(path)
     own = module.state_dict()
     missing = sorted(own.keys() - state.keys())
-    for beginning in may_lack:
-        # All of them or none: a part would be a damaged file.
-        if not any(name.startswith(beginning) for name in state):
-            missing = [name for name in missing if not name.startswith(beginning)]
     unexpected = sorted(state.keys() - own.keys())
     shapes = [
         f"{name} is {tuple(getattr(state[name], 'shape', ())) or 'no array'}, the network has {tuple(own[name].shape)}"
@@ -154,6 +156,46 @@ def load_weights(module: ModuleT, path: str | Path, needed: bool = True, may_lac
         )
     module.load_state_dict({**own, **{name: value.to(own[name].dtype) for name, value in state.items()}})
     return module
+
+
+def start_from_weights(network: nn.Module, path: str | Path) -> list[str]:
+    """Load the parts of ``network`` whose tensors all are in a file, in the same shapes; the others start anew.
+
+    So weights of a smaller network, of another denoiser, or of before there was an image encoder can be gone on from.
+    Said in the log, part by part.
+
+    Returns:
+        The parts that start anew, e.g. ``["denoiser"]``.
+
+    Raises:
+        InputError: the file is missing or damaged, has another mask codec, which is not trained here, or nothing that
+            fits at all.
+    """
+    state, own = load_tensors(path), network.state_dict()
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in own.items():
+        part = next((beginning for beginning in PARTS if name.startswith(beginning)), "")
+        parts.setdefault(part, {})[name] = value
+    anew = []
+    for part, tensors in parts.items():
+        fits = all(
+            isinstance(state.get(name), torch.Tensor) and state[name].shape == value.shape
+            for name, value in tensors.items()
+        )
+        if fits:
+            own |= {name: state[name].to(value.dtype) for name, value in tensors.items()}
+        else:
+            anew.append(part.removesuffix("."))
+    if "mask_codec" in anew or len(anew) == len(parts):
+        raise InputError(
+            f"The weights {path} do not fit the network: {', '.join(anew)} would start anew, and the "
+            "mask codec is not trained in this stage. Use weights whose mask codec has the same sizes, or train all "
+            "stages."
+        )
+    network.load_state_dict(own)
+    if anew:
+        logger.info("%s: trained anew, as its sizes differ or it is not there: %s.", path, ", ".join(anew))
+    return anew
 
 
 def weights_sha256(path: str | Path) -> str:
@@ -175,8 +217,9 @@ class StageCheckpoint:
         averaging_decay: decay of the weight averaging per iteration; 0 keeps the online weights.
         interval: epochs between two writes.
         initial_weights: weights that a new run starts from, e.g. those that a bundle came with. Their optimizer's state
-            is not part of them, so that the learning rate warms up again. Weights from before the conditioner had
-            context are taken, too: the context starts anew, and as no change.
+            is not part of them, so that the learning rate warms up again. See :func:`start_from_weights`.
+        published_encoder: an image encoder that the initial weights do not have starts from its published ImageNet
+            weights, see :func:`~medseglatdiff_monai.networks.load_published_weights`; else at random.
     """
 
     def __init__(
@@ -187,7 +230,9 @@ class StageCheckpoint:
         averaging_decay: float = 0.0,
         interval: int = 1,
         initial_weights: str | Path | None = None,
+        published_encoder: bool = True,
     ) -> None:
+        self.published_encoder = published_encoder
         self.initial_weights = initial_weights
         self.network = getattr(network, "module", network)
         self.optimizer = optimizer
@@ -228,9 +273,13 @@ class StageCheckpoint:
                 "another --output_dir, or move the file away to train the stage anew."
             )
         if not self.state_path.is_file():
+            taken: list[str] = []
             if self.initial_weights is not None:
-                load_weights(self.network, self.initial_weights, may_lack=CONTEXT)
-                self.averaged.load_state_dict(self.network.state_dict())
+                anew = tuple(start_from_weights(self.network, self.initial_weights))
+                taken = [name for name in self.network.state_dict() if not name.startswith(anew)]
+            if self.published_encoder:
+                load_published_weights(self.network, taken)
+            self.averaged.load_state_dict(self.network.state_dict())
             return
         state = load_tensors(self.state_path)
         try:

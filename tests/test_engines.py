@@ -67,7 +67,7 @@ def test_augmentation_of_a_rectangle_flips_alone() -> None:
     assert matches.any(1).all()
 
 
-@pytest.mark.parametrize("change", ["gamma", "brightness", "contrast"])
+@pytest.mark.parametrize("change", ["gamma", "brightness", "contrast", "colour"])
 def test_intensities_change_within_bounds_and_labels_do_not(change: str) -> None:
     batch = make_batch(64)
     image, label = BatchAugmentation(flips=False, **{change: 0.3})(batch["image"], batch["label"])
@@ -79,6 +79,8 @@ def test_intensities_change_within_bounds_and_labels_do_not(change: str) -> None
         drawn = (image.log() / before.log()).log()
     elif change == "brightness":
         drawn = image - before
+    elif change == "colour":
+        drawn = image / before - 1
     else:
         mean = before.mean((1, 2, 3), keepdim=True)
         drawn = (image - mean) / (before - mean) - 1
@@ -227,8 +229,9 @@ def test_transforms_and_kept_latents_exclude_each_other() -> None:
     from monai.transforms import Compose
 
     latents = SimpleNamespace(target="consensus")
-    with pytest.raises(InputError, match="--cache_latents false"):
-        PrepareDenoising(target="consensus", augmentation=TransformAugmentation(Compose([])), latents=latents)
+    for augmentation in (TransformAugmentation(Compose([])), BatchAugmentation(rotation=10.0)):
+        with pytest.raises(InputError, match="--cache_latents false"):
+            PrepareDenoising(target="consensus", augmentation=augmentation, latents=latents)
 
 
 def test_gradient_is_clipped_to_the_norm() -> None:

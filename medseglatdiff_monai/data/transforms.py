@@ -16,7 +16,15 @@ import torch
 from monai.config import KeysCollection
 from monai.config.type_definitions import NdarrayOrTensor
 from monai.data import MetaTensor, PILReader
-from monai.transforms import EnsureChannelFirst, LoadImage, MapTransform, RandomizableTransform, Transform
+from monai.transforms import (
+    CenterSpatialCropd,
+    Compose,
+    EnsureChannelFirst,
+    LoadImage,
+    MapTransform,
+    RandomizableTransform,
+    Transform,
+)
 from monai.utils import convert_to_tensor
 
 from medseglatdiff_monai.errors import InputError
@@ -242,6 +250,22 @@ class NormalizeCropd(MapTransform):
         for key in self.key_iterator(normalized):
             normalized[key] = self.normalize(normalized[key])
         return normalized
+
+
+def without_window(preprocessing: Compose) -> Compose:
+    """Preprocessing without its last step, the window that is cut out of a crop: training cuts it after augmentation.
+
+    Raises:
+        InputError: the last step is no ``CenterSpatialCropd``.
+    """
+    *steps, last = preprocessing.transforms
+    if not isinstance(last, CenterSpatialCropd):
+        raise InputError(
+            f"The last step of preprocessing_transforms is {type(last).__name__}; expected CenterSpatialCropd, in "
+            'whose place the augmentation cuts its window. Set training_preprocessing to "@preprocessing", and an '
+            "augmentation without window."
+        )
+    return Compose(steps)
 
 
 class ReaderConsensusd(MapTransform):

@@ -2,26 +2,33 @@
 
 from .codecs import CodecBase, IdentityCodec, VQVAECodec
 from .conditioner import CodecConditioner
+from .denoising_network import DenoisingNetwork, ScoringNetwork
+from .encoders import ENCODERS, EncoderContext, EncoderUNet, ImageEncoder, load_published_weights
 from .kl_codec import KLCodec
 from .nnunet_plan import PlannedUNet, UNetPlan, plan_unet
 from .one_to_one import OneToOneSegmenter, SegmentationLoss, SegmentingNetwork
 from .pixel_denoisers import DenseImageEncoder, FrequencyParser, MedSegDiffDenoiser, SegDiffDenoiser
 from .quantizer import QuantizerOutput, VectorQuantizer
-from .segmenter import DenoisingNetwork, LatentDiffusionSegmenter, draw_sample_noise, noise_generator
+from .segmenter import LatentDiffusionSegmenter, draw_sample_noise, noise_generator
 
 __all__ = [
+    "ENCODERS",
     "CodecBase",
     "CodecConditioner",
     "DenoisingNetwork",
     "DenseImageEncoder",
+    "EncoderContext",
+    "EncoderUNet",
     "FrequencyParser",
     "IdentityCodec",
+    "ImageEncoder",
     "KLCodec",
     "LatentDiffusionSegmenter",
     "MedSegDiffDenoiser",
     "OneToOneSegmenter",
     "PlannedUNet",
     "QuantizerOutput",
+    "ScoringNetwork",
     "SegDiffDenoiser",
     "SegmentationLoss",
     "SegmentingNetwork",
@@ -29,6 +36,7 @@ __all__ = [
     "VQVAECodec",
     "VectorQuantizer",
     "draw_sample_noise",
+    "load_published_weights",
     "noise_generator",
     "plan_unet",
 ]

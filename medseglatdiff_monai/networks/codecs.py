@@ -171,8 +171,9 @@ class VQVAECodec(CodecBase):
         commitment_cost: beta of Eq. 9.
         codebook_update: ``"ema"`` or ``"gradient"`` (Eq. 8).
         codebook_decay: decay of the moving averages of the codebook.
-        quantize_latents: whether :meth:`encode` returns quantised latents (the paper's z-bar) or continuous ones that
-            :meth:`decode` quantises.
+        quantize_latents: whether :meth:`encode` returns quantised latents (the paper's z-bar) or continuous ones.
+        quantize_decoded: whether :meth:`decode` quantises what it is given. Without, the decoder makes much the same
+            mask of a sampled latent, in half the time.
         latent_noise: standard deviation, in units of the latent's own, of the noise added to continuous latents in
             training; it makes the decoder tolerant to the small errors of a diffusion model.
         positive_weight: w, see :class:`CodecBase`.
@@ -191,6 +192,7 @@ class VQVAECodec(CodecBase):
         codebook_update: str = "ema",
         codebook_decay: float = 0.99,
         quantize_latents: bool = False,
+        quantize_decoded: bool = True,
         latent_noise: float = 0.0,
         positive_weight: float | str = 1.0,
         correct_logits: bool = True,
@@ -205,6 +207,7 @@ class VQVAECodec(CodecBase):
             )
         channels = tuple(channels)
         self.quantize_latents = quantize_latents
+        self.quantize_decoded = quantize_decoded
         self.latent_noise = latent_noise
         levels = len(channels)
         self.encoder = Encoder(
@@ -238,8 +241,10 @@ class VQVAECodec(CodecBase):
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Latent (B, d, h, w[, e]) → image in its own range, or mask logits (B, 1, H, W[, D]) corrected by log w."""
-        if self.quantizer is not None:
-            z = self.quantizer.quantize(z)
+        if self.quantizer is not None and self.quantize_decoded:
+            quantized = self.quantizer.quantize(z)
+            # A loss on decoded masks reaches the latent as if it had not been quantised.
+            z = z + (quantized - z).detach() if torch.is_grad_enabled() and z.requires_grad else quantized
         return self.correction(self.decoder(z))
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

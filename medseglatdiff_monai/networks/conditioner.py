@@ -1,4 +1,4 @@
-"""What the denoiser is told of the image: the image codec's latent, and on request its context in the whole image."""
+"""What the denoiser is told of the image: the image codec's latent, and on request what the whole image says of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import InputError
 from .codecs import CodecBase, check_divisible
+from .encoders import EncoderContext
 
 __all__ = ["CodecConditioner"]
 
@@ -24,34 +25,52 @@ class CodecConditioner(nn.Module):
     The encoder sees some pixels around each place. With ``context_channels`` a U-Net over the latent adds what the
     whole image says of it, computed once an image, not once a denoising step. A head on the same features predicts the
     mean of the readers' masks: :class:`~medseglatdiff_monai.losses.DenoisingLoss` teaches the U-Net by it, which takes
-    minutes where the noisy denoising loss takes hours. The last layer that adds to the condition starts at zero, so
-    that a network trained without context can be trained on with it.
+    minutes where the noisy denoising loss takes hours. With ``image_encoder`` an encoder with ImageNet weights does the
+    same from the image itself, see :class:`~medseglatdiff_monai.networks.encoders.EncoderContext`; with both, their
+    additions and logits add up. The last layers that add to the condition start at zero, so that a network trained
+    without can be trained on with them.
 
     Args:
         codec: image codec; only its encoder (and codebook, if it quantises) are kept.
         trainable: fit the encoder with the denoiser.
         context_channels: channels of the U-Net's levels, each at half the resolution of the one before; none: no U-Net.
         spatial_dims: of the U-Net, 2 or 3.
+        image_encoder: a key of :data:`~medseglatdiff_monai.networks.encoders.ENCODERS`, or ``None``.
+        image_encoder_channels: channels of the decoder that brings its features to the latent's grid.
+        image_encoder_depth: how many of its strides 2, 4, 8, 16, 32 it has.
 
     Raises:
-        InputError: a codec that quantises is to be trained, or context is asked for with a frozen codec.
+        InputError: a codec that quantises is to be trained; context or an image encoder is asked for with a frozen
+            codec; an image encoder that does not fit.
     """
 
     def __init__(
-        self, codec: CodecBase, trainable: bool = True, context_channels: Sequence[int] = (), spatial_dims: int = 2
+        self,
+        codec: CodecBase,
+        trainable: bool = True,
+        context_channels: Sequence[int] = (),
+        spatial_dims: int = 2,
+        image_encoder: str | None = None,
+        image_encoder_channels: int = 64,
+        image_encoder_depth: int = 5,
     ) -> None:
         super().__init__()
         if trainable and getattr(codec, "quantize_latents", False):
             raise InputError("A quantised condition has no gradient: train the conditioner or quantise, not both.")
-        if context_channels and not trainable:
+        if (context_channels or image_encoder) and not trainable:
             raise InputError(
-                f"context_channels is {list(context_channels)}, and the conditioner is frozen: its U-Net would never "
-                "be trained. Set trainable_conditioner to true, or context_channels to []."
+                f"context_channels is {list(context_channels)} and image_encoder {image_encoder!r}, and the "
+                "conditioner is frozen: they would never be trained. Set trainable_conditioner to true, or "
+                "context_channels to [] and image_encoder to null."
+            )
+        if image_encoder and spatial_dims != 2:
+            raise InputError(
+                f"image_encoder {image_encoder!r} is for images, and spatial_dims is {spatial_dims}: null."
             )
         self.codec = codec.encoder_only()
         self.trainable = trainable
         self.context: nn.Module | None = None
-        self.context_multiple = 2 ** (len(context_channels) - 1) if context_channels else 1
+        self.size_multiple = codec.downsampling * 2 ** max(0, len(context_channels) - 1)
         if context_channels:
             features = context_channels[0]
             self.context = UNet(
@@ -69,6 +88,12 @@ class CodecConditioner(nn.Module):
             self.to_mean_mask = convolution(features, codec.downsampling**spatial_dims, 1)
             for parameter in self.to_condition.parameters():
                 nn.init.zeros_(parameter)
+        self.image_encoder: EncoderContext | None = None
+        if image_encoder:
+            self.image_encoder = EncoderContext(
+                image_encoder, codec.latent_channels, codec.downsampling, image_encoder_channels, image_encoder_depth
+            )
+            self.size_multiple = max(self.size_multiple, self.image_encoder.size_multiple)
         self.requires_grad_(trainable)
         self.codec.eval()
 
@@ -82,20 +107,29 @@ class CodecConditioner(nn.Module):
     def condition_and_mean_mask(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Image (B, C, H, W[, D]) → condition (B, d_X, h, w[, e]) and logits (B, 1, H, W[, D]) of the mean mask.
 
-        The logits are ``None`` where there is no context.
+        The logits are ``None`` where there is neither context nor an image encoder.
 
         Raises:
-            InputError: the U-Net cannot halve the latent often enough.
+            InputError: an image that cannot be halved often enough.
         """
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             z = self.codec.standardize(self.codec.encode(image))
-            if self.context is None:
+            if self.context is None and self.image_encoder is None:
                 return z, None
-            multiple = self.context_multiple * self.codec.downsampling
-            check_divisible(image.shape[2:], multiple, f"{multiple}, by which codec and context reduce it")
-            features = self.context(z)
-            logits = pixelshuffle(self.to_mean_mask(features), z.ndim - 2, self.codec.downsampling)
-            return z + self.to_condition(features), logits
+            check_divisible(
+                image.shape[2:], self.size_multiple, f"{self.size_multiple}, by which codec and context reduce it"
+            )
+            logits: list[torch.Tensor] = []
+            condition = z
+            if self.context is not None:
+                features = self.context(z)
+                condition = condition + self.to_condition(features)
+                logits.append(pixelshuffle(self.to_mean_mask(features), z.ndim - 2, self.codec.downsampling))
+            if self.image_encoder is not None:
+                addition, mean_mask = self.image_encoder(image)
+                condition = condition + addition
+                logits.append(mean_mask)
+            return condition, torch.stack(logits).sum(0)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Image (B, C, H, W[, D]) → condition (B, d_X, H/f, W/f[, D/f])."""

@@ -1,8 +1,7 @@
 """The composite network: image → condition, noise + condition → mask latent, mask latent → mask (Eq. 11-13).
 
 :class:`LatentDiffusionSegmenter` is the one module that the bundles call ``network_def`` and whose flat state dict is
-``models/model.pt``. :class:`DenoisingNetwork` wraps it for training: images and readers' masks in, predictions and
-targets out, so that a distributed wrapper sees a single forward pass.
+``models/model.pt``. Training wraps it, see :mod:`~medseglatdiff_monai.networks.denoising_network`.
 """
 
 from __future__ import annotations
@@ -19,10 +18,12 @@ from ..symmetries import apply_symmetry, list_symmetries, undo_symmetry
 from .codecs import CodecBase
 from .conditioner import CodecConditioner
 
-__all__ = ["DenoisingNetwork", "LatentDiffusionSegmenter", "draw_sample_noise", "noise_generator"]
+__all__ = ["LatentDiffusionSegmenter", "draw_sample_noise", "noise_generator"]
 
 
-def noise_generator(seed: int, case: str, sample_index: int, device: torch.device | str = "cpu") -> torch.Generator:
+def noise_generator(
+    seed: int, case: str, sample_index: int, device: torch.device | str = "cpu", pass_index: int = 0
+) -> torch.Generator:
     """Generator that belongs to one sample of one case, whatever batch, chunk, rank or path it is computed in.
 
     Args:
@@ -30,14 +31,18 @@ def noise_generator(seed: int, case: str, sample_index: int, device: torch.devic
         case: case id, or "" where the same noise is wanted for every image.
         sample_index: number of the sample within the ensemble.
         device: device of the generator.
+        pass_index: number of the pass of the direct sampler.
     """
-    digest = hashlib.sha256(f"{seed}/{case}/{sample_index}".encode()).digest()
+    owner = f"{seed}/{case}/{sample_index}" + (f"/{pass_index}" if pass_index else "")
+    digest = hashlib.sha256(owner.encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def draw_sample_noise(shape: Sequence[int], seed: int, case: str, sample_index: int) -> torch.Tensor:
-    """Standard normal noise that a sample starts from, independent of all other samples'."""
-    return torch.randn(*shape, generator=noise_generator(seed, case, sample_index))
+def draw_sample_noise(
+    shape: Sequence[int], seed: int, case: str, sample_index: int, pass_index: int = 0
+) -> torch.Tensor:
+    """Standard normal noise that a sample starts from, or gets before a pass, independent of all others'."""
+    return torch.randn(*shape, generator=noise_generator(seed, case, sample_index, pass_index=pass_index))
 
 
 class LatentDiffusionSegmenter(nn.Module):
@@ -50,7 +55,8 @@ class LatentDiffusionSegmenter(nn.Module):
         process: the diffusion process, or a rectified flow.
         num_samples: n of Eq. 13, used by :meth:`forward`.
         num_inference_steps: denoiser calls a sample.
-        sampler: ``"dpm++"``, ``"ddim"``, ``"ddpm"``, ``"pndm"``, or ``"rflow"`` for a rectified flow.
+        sampler: ``"direct"``, ``"dpm++"``, ``"ddim"``, ``"ddpm"``, ``"pndm"``, or ``"rflow"`` for a rectified flow; see
+            :func:`~medseglatdiff_monai.diffusion.sample`.
         seed: seed of the noise that :meth:`forward` draws.
         condition_dropout: share of the training draws whose condition is withheld, so that the network learns masks
             without an image too. It is replaced by zeros, the mean of a standardised latent: no weight is added, and
@@ -60,10 +66,12 @@ class LatentDiffusionSegmenter(nn.Module):
         test_time_augmentation: each sample sees the image turned by another of its symmetries (the first as it is), and
             its mask is turned back. The network's errors differ from turn to turn and cancel in the consensus; the
             denoiser works no more than without, the conditioner once for each symmetry that is used.
+        noise_scale: factor on the noise of the sampler ``"direct"``. Below 1 samples lie closer to what is likeliest,
+            which makes up for a network that spreads them too far.
 
     Raises:
-        InputError: codecs whose downsampling differs, a dropout outside [0, 1), a negative guidance scale, or guidance
-            of a network that was never trained without condition.
+        InputError: codecs whose downsampling differs, a dropout outside [0, 1), a negative guidance scale, guidance of
+            a network that was never trained without condition, or a noise scale that is not positive.
     """
 
     def __init__(
@@ -79,6 +87,7 @@ class LatentDiffusionSegmenter(nn.Module):
         condition_dropout: float = 0.0,
         guidance_scale: float = 0.0,
         test_time_augmentation: bool = False,
+        noise_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if mask_codec.downsampling != conditioner.codec.downsampling:
@@ -95,6 +104,9 @@ class LatentDiffusionSegmenter(nn.Module):
                 f"guidance_scale = {guidance_scale} needs a network that was trained with condition_dropout above 0 "
                 "(experiment ablations/guidance), since it subtracts what the network says without an image."
             )
+        if noise_scale <= 0.0:
+            raise InputError(f"noise_scale must be positive, found {noise_scale}.")
+        self.noise_scale = noise_scale
         self.condition_dropout = condition_dropout
         self.guidance_scale = guidance_scale
         self.test_time_augmentation = test_time_augmentation
@@ -120,18 +132,30 @@ class LatentDiffusionSegmenter(nn.Module):
         f = self.mask_codec.downsampling
         return (self.mask_codec.latent_channels, *(side // f for side in image.shape[2:]))
 
-    def draw_noise(self, image: torch.Tensor, num_samples: int, seed: int, cases: Sequence[str]) -> torch.Tensor:
-        """:func:`draw_sample_noise` of each case and sample (B, N, d, h, w[, e]), on the image's device.
+    def draw_noise(
+        self, image: torch.Tensor, num_samples: int, seed: int, cases: Sequence[str], passes: int = 1
+    ) -> torch.Tensor:
+        """:func:`draw_sample_noise` of each case and sample (B, N, passes · d, h, w[, e]), on the image's device.
 
-        One entry in ``cases`` for each image, or a single one whose noise all images share.
+        One entry in ``cases`` for each image, or a single one whose noise all images share. More than one pass is for
+        the sampler ``"direct"``, whose passes have noise of their own.
         """
         shape = self.latent_shape(image)
-        noise = [torch.stack([draw_sample_noise(shape, seed, case, i) for i in range(num_samples)]) for case in cases]
-        drawn = torch.stack(noise)
+        drawn = torch.stack(
+            [
+                torch.cat([draw_sample_noise(shape, seed, case, i, p) for p in range(passes)])
+                for case in cases
+                for i in range(num_samples)
+            ]
+        ).unflatten(0, (len(cases), num_samples))
         if torch.jit.is_tracing():
             # The tracer would record the draw itself, whose generator moves on from call to call: keep the numbers.
             drawn = torch.from_numpy(drawn.numpy().copy())
         return drawn.to(image.device).expand(image.shape[0], *[-1] * (len(shape) + 1))
+
+    def count_passes(self, num_inference_steps: int | None = None, sampler: str | None = None) -> int:
+        """How many noises a sample needs: one for each pass of the sampler ``"direct"``, otherwise one."""
+        return (num_inference_steps or self.num_inference_steps) if (sampler or self.sampler) == "direct" else 1
 
     def choose_symmetries(self, image: torch.Tensor, num_samples: int) -> torch.Tensor:
         """The K symmetries in which the samples see ``image`` (B, C, H, W[, D]): sample i sees the i-th modulo K."""
@@ -201,6 +225,7 @@ class LatentDiffusionSegmenter(nn.Module):
             num_inference_steps or self.num_inference_steps,
             sampler or self.sampler,
             generators,
+            self.noise_scale,
         )
         return self.decode_latents(x_0)
 
@@ -235,7 +260,8 @@ class LatentDiffusionSegmenter(nn.Module):
         turned = self.turn_images(image, symmetries)
         condition = torch.cat([self.conditioner(part) for part in turned.split(chunk_size)])
         cases = list(cases or [""])
-        noise = self.draw_noise(image, num_samples, seed, cases).flatten(0, 1)
+        passes = self.count_passes(num_inference_steps, sampler)
+        noise = self.draw_noise(image, num_samples, seed, cases, passes).flatten(0, 1)
         logits = []
         for rows in torch.arange(len(noise), device=image.device).split(chunk_size):
             generators = None
@@ -257,14 +283,15 @@ class LatentDiffusionSegmenter(nn.Module):
 
         Args:
             image: (B, C, H, W[, D]) in the range of the bundle's preprocessing.
-            noise: (B, N, d, h, w[, e]) standard normal; drawn from (seed, sample index) if left out.
+            noise: (B, N, d, h, w[, e]) standard normal, of the sampler ``"direct"`` (B, N, passes · d, h, w[, e]);
+                drawn from (seed, sample index) if left out.
 
         Returns:
             (B, 1, H, W[, D]) float32 in [0, 1]: the mean of the binary samples.
         """
         self.mask_codec.check_size(image.shape[2:])
         if noise is None:
-            noise = self.draw_noise(image, self.num_samples, self.seed, [""])
+            noise = self.draw_noise(image, self.num_samples, self.seed, [""], self.count_passes())
         number = noise.shape[1]
         symmetries = self.choose_symmetries(image, number)
         turn = torch.arange(number, device=image.device) % len(symmetries)
@@ -280,52 +307,3 @@ class LatentDiffusionSegmenter(nn.Module):
         logits = undo_symmetry(logits, symmetries[turn].repeat(image.shape[0]))
         masks = (logits > 0).float().unflatten(0, (image.shape[0], number))
         return masks.mean(dim=1)
-
-
-class DenoisingNetwork(nn.Module):
-    """Training view of a segmenter: what Eq. 4 compares, for several draws of noise and reader an image.
-
-    The condition is computed once an image and shared by its draws.
-
-    Args:
-        segmenter: the network that is trained.
-    """
-
-    def __init__(self, segmenter: LatentDiffusionSegmenter) -> None:
-        super().__init__()
-        self.segmenter = segmenter
-
-    def forward(
-        self, image: torch.Tensor, masks: torch.Tensor, latents: torch.Tensor | None = None
-    ) -> dict[str, torch.Tensor]:
-        """Draw noise and timesteps and predict.
-
-        Args:
-            image: (B, C, H, W[, D]).
-            masks: (B, M, H, W[, D]) in {0, 1}, one target a draw.
-            latents: scaled latents of the masks (B, M, d, h, w[, e]), if they are known already.
-
-        Returns:
-            ``prediction`` and ``target`` (B * M, d, h, w[, e]) and ``weight`` (B * M,); of a conditioner with context
-            also ``mean_mask_logits`` and ``mean_mask`` (B, 1, H, W[, D]), the latter in [0, 1].
-        """
-        net = self.segmenter
-        draws = masks.shape[1]
-        x_0 = net.encode_masks(masks.flatten(0, 1)[:, None]) if latents is None else latents.flatten(0, 1)
-        x_0 = x_0.float()
-        eps = torch.randn_like(x_0)
-        timesteps = net.process.draw_timesteps(len(x_0), x_0.device)
-        condition, mean_mask_logits = net.conditioner.condition_and_mean_mask(image)
-        condition = condition.repeat_interleave(draws, dim=0)
-        if self.training:
-            condition = net.drop_condition(condition)
-        output = net.denoise(net.process.add_noise(x_0, eps, timesteps), timesteps, condition)
-        result = {
-            "prediction": output.float(),
-            "target": net.process.target(x_0, eps, timesteps),
-            "weight": net.process.loss_weight(timesteps),
-        }
-        if mean_mask_logits is not None:
-            # The draws' mean is the readers' where each is drawn equally often, and an unbiased estimate of it else.
-            result |= {"mean_mask_logits": mean_mask_logits.float(), "mean_mask": masks.mean(dim=1, keepdim=True)}
-        return result

@@ -7,7 +7,13 @@ import torch
 import torch.nn.functional as F
 from ignite.engine import Engine
 
-from medseglatdiff_monai.checkpoints import CONTEXT, StageCheckpoint, load_weights, save_tensors, save_weights
+from medseglatdiff_monai.checkpoints import (
+    StageCheckpoint,
+    load_weights,
+    save_tensors,
+    save_weights,
+    start_from_weights,
+)
 from medseglatdiff_monai.losses import DenoisingLoss
 from medseglatdiff_monai.networks import CodecConditioner, DenoisingNetwork, VQVAECodec
 
@@ -93,14 +99,20 @@ def test_weights_without_context_are_taken_to_start_from(make_segmenter, tmp_pat
     image = torch.rand(2, 1, 32, 32)
     assert torch.equal(network(image), old(image))
 
-    part = network.state_dict()
+    # Context of which a tensor is missing starts anew as a whole.
+    part = {name: torch.full_like(value, 3) for name, value in network.state_dict().items()}
     del part["conditioner.to_mean_mask.bias"]
     save_tensors(part, tmp_path / "part.pt")
     with pytest.raises(ValueError, match=r"1 tensors are missing \(first: conditioner\.to_mean_mask\.bias\)"):
-        load_weights(network, tmp_path / "part.pt", may_lack=CONTEXT)
+        load_weights(network, tmp_path / "part.pt")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert start_from_weights(network, tmp_path / "part.pt") == ["conditioner"]
+    for name, value in network.state_dict().items():
+        anew = name.startswith("conditioner.") and not name.startswith("conditioner.codec.")
+        assert torch.equal(value, before[name] if anew else part[name]), name
 
 
-@pytest.mark.parametrize("sampler", ["dpm++", "ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", ["direct", "dpm++", "ddim", "ddpm"])
 def test_masks_do_not_depend_on_the_batch(make_segmenter, sampler: str) -> None:
     network = make_segmenter(sampler=sampler)
     images = torch.rand(3, 1, 32, 32)
@@ -115,5 +127,9 @@ def test_masks_do_not_depend_on_the_batch(make_segmenter, sampler: str) -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="never be trained"):
         make_conditioner(trainable=False, context_channels=(16, 24))
+    with pytest.raises(ValueError, match="never be trained"):
+        make_conditioner(trainable=False, image_encoder="efficientnet-lite0")
+    with pytest.raises(ValueError, match="is for images"):
+        make_conditioner(dims=3, image_encoder="efficientnet-lite0")
     with pytest.raises(ValueError, match="multiple of 16"):
         make_conditioner(context_channels=(16, 16, 16))(torch.rand(1, 1, 24, 32))
