@@ -48,6 +48,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "image_codec": ("network", "data", "training", "image_codec"),
     "mask_codec": ("network", "data", "training", "mask_codec"),
     "train": ("network", "data", "training", "diffusion"),
+    "scoring": ("network", "data", "training", "diffusion", "scoring"),
     "evaluate": ("network", "data", "evaluate"),
     "inference": ("network", "data", "inference"),
 }

@@ -100,7 +100,7 @@ def drawing_settings(inferer: EnsembleInferer, network: nn.Module) -> dict[str, 
     """
     own = {
         name: getattr(network, name, None)
-        for name in ("num_inference_steps", "sampler", "guidance_scale", "test_time_augmentation")
+        for name in ("num_inference_steps", "sampler", "guidance_scale", "test_time_augmentation", "noise_scale")
     }
     process = getattr(network, "process", None)
     own |= {name: getattr(process, name, None) for name in ("timestep_power", "last_timestep")}

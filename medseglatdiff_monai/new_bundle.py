@@ -325,11 +325,13 @@ def _check_sizes(config: dict) -> None:
     codec = config.get("mask_codec_def", {}).get("_target_", "")
     levels = len(config["mask_codec_channels"]) if codec.endswith(("VQVAECodec", "KLCodec")) else 0
     multiple = 2 ** (levels + len(config["denoiser_channels"]) - 1)
+    # All are powers of two: the largest is a multiple of the others.
+    multiple = max(multiple, getattr(getattr(network, "conditioner", None), "size_multiple", 1))
     if hasattr(network, "denoiser") and side % multiple:
         nearest = max(multiple, round(side / multiple) * multiple)
         raise InputError(
-            f"image_size is {side}; codec and denoiser halve it {multiple.bit_length() - 1} times: expected a multiple "
-            f"of {multiple}, e.g. {nearest}."
+            f"image_size is {side}; codecs, image encoder and denoiser halve it {multiple.bit_length() - 1} times: "
+            f"expected a multiple of {multiple}, e.g. {nearest}."
         )
 
 

@@ -499,6 +499,16 @@ def _note_seen(seen: tuple[int, int, int, int], shape: Sequence[int], what: str)
     ]
 
 
+def _describe_steps(record: dict[str, Any]) -> str:
+    """How a mask was sampled, for the panel: one pass of a network, or steps of a sampler, and the seed."""
+    steps, sampler = record["num_inference_steps"], record["sampler"]
+    if sampler in ("none", None):
+        return "one mask, no samples"
+    if sampler == "direct":
+        return f"{steps} {'pass' if steps == 1 else 'passes'}, seed {record['seed']}"
+    return f"{steps} {sampler.upper()} steps, seed {record['seed']}"
+
+
 def _draw_plane(
     found: Prediction,
     plane: MetaTensor,
@@ -525,8 +535,7 @@ def _draw_plane(
         subtitle=(
             f"{extra}{'consensus' if extra else 'Consensus'} {consensus_area:.0f} {unit}, samples {min(size):.0f} to "
             f"{max(size):.0f} {unit}  ·  "
-            f"{record['num_inference_steps']} {record['sampler'].upper()} steps, seed {record['seed']}  ·  "
-            f"{record['bundle']}"
+            f"{_describe_steps(record)}  ·  {record['bundle']}"
         ),
         sample_titles=[
             f"Sample {number + 1}: {f'{area:.0f} {unit}' if area else 'empty'}" for number, area in enumerate(size)

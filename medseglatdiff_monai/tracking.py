@@ -38,8 +38,10 @@ __all__ = ["RunTracker", "SharedHandler", "open_store", "read_run_ids", "sqlite_
 logger = logging.getLogger(__name__)
 
 RECORD = "mlruns.json"
-# With it a run is finished; its stage file is called train.json, as MONAI wants it.
-LAST_STAGE = "diffusion"
+# Its stage file is called train.json, as MONAI wants it.
+DIFFUSION = "diffusion"
+# Stages whose validation samples masks.
+SEGMENTER_STAGES = (DIFFUSION, "scoring")
 # A server that is down must not hold a training up; MLflow's own patience is minutes for every call.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -129,12 +131,13 @@ class RunTracker:
     Args:
         tracking_uri: server or database; ``None`` or ``False`` switches tracking off.
         output_dir: the run's folder.
-        stage: name of the stage: ``"image_codec"``, ``"mask_codec"`` or ``"diffusion"``.
+        stage: name of the stage: ``"image_codec"``, ``"mask_codec"``, ``"diffusion"`` or ``"scoring"``.
         dataset_dir: prepared folder, whose ``dataset.json`` is recorded by its digest.
         parameters: what is logged as parameters, values as they were used.
         experiment_name: MLflow experiment.
         log_interval: iterations between two entries of loss and learning rate.
         num_panel_cases: cases of the first validation batch that are drawn after each validation; 0 for none.
+        last: whether the parent run is finished with this stage.
     """
 
     def __init__(
@@ -147,6 +150,7 @@ class RunTracker:
         experiment_name: str = "medseglatdiff",
         log_interval: int = 20,
         num_panel_cases: int = 4,
+        last: bool = True,
     ) -> None:
         self.tracking_uri = (os.environ.get("MLFLOW_TRACKING_URI") or str(tracking_uri)) if tracking_uri else None
         self.output_dir = Path(output_dir).absolute()
@@ -156,6 +160,7 @@ class RunTracker:
         self.experiment_name = experiment_name
         self.log_interval = log_interval
         self.num_panel_cases = num_panel_cases
+        self.last = last
         self._client: Any = None
         self._run_id: str | None = None
         self._parent_id: str | None = None
@@ -249,7 +254,7 @@ class RunTracker:
         # What prepared the data and how, but no list of cases: ids of patients stay where the data is.
         head = {key: value for key, value in info.items() if key not in counts} | {"counts": counts, "sha256": digest}
         self._client.log_text(self._run_id, json.dumps(head, indent=2) + "\n", "data/dataset.json")
-        path = self.output_dir / "configs" / f"{'train' if self.stage == LAST_STAGE else self.stage}.json"
+        path = self.output_dir / "configs" / f"{'train' if self.stage == DIFFUSION else self.stage}.json"
         if path.is_file():
             config = {**json.loads(path.read_text()), "tracking_uri": _without_password(str(self.tracking_uri))}
             self._client.log_text(self._run_id, json.dumps(config, indent=2) + "\n", f"configs/{path.name}")
@@ -353,7 +358,7 @@ class RunTracker:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _caption(self) -> str:
-        if self.stage == LAST_STAGE:
+        if self.stage in SEGMENTER_STAGES:
             return "Validation cases: readers and samples"
         return "Validation cases: target (as reader) and reconstruction (as sample)"
 
@@ -369,7 +374,7 @@ class RunTracker:
         if self.tracking_uri is None:
             return
         # The parent is done with its last stage; until then it waits for the next one.
-        whole = status if status != "FINISHED" or self.stage == LAST_STAGE else "RUNNING"
+        whole = status if status != "FINISHED" or self.last else "RUNNING"
 
         def close() -> None:
             self._client.set_terminated(self._run_id, status)

@@ -1,4 +1,4 @@
-"""Training a bundle: image codec, mask codec, segmenter, one after the other, each resumable.
+"""Training a bundle: image codec, mask codec, diffusion, scoring, one after the other, each resumable.
 
 Every stage is a MONAI bundle configuration run by MONAI's own workflow; this module only decides which one is due, how
 much time is left for it, and where it goes on. Which stages there are is the configuration's ``training_stages``. What
@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,22 @@ from .bundle import experiment_name, find_bundle, load_stage_config, write_run_f
 from .checkpoints import load_tensors, save_json, stage_finished
 from .data.datalist import load_dataset_info
 from .errors import InputError, unwrapped_errors
+from .networks.encoders import ENCODERS, find_published_weights
 from .networks.nnunet_plan import training_spacing
 
-__all__ = ["TRAINING_STAGES", "count_multiply_accumulates", "train"]
+__all__ = ["TRAINING_STAGES", "count_multiply_accumulates", "stage_weights", "train"]
 
 # Stage → the file of weights that it leaves in models/.
-TRAINING_STAGES = {"image_codec": "image_codec.pt", "mask_codec": "mask_codec.pt", "train": "model.pt"}
+TRAINING_STAGES = {
+    "image_codec": "image_codec.pt", "mask_codec": "mask_codec.pt", "train": "diffusion.pt", "scoring": "model.pt",
+}  # fmt: skip
 
 logger = logging.getLogger(__name__)
+
+
+def stage_weights(stage: str, stages: Sequence[str]) -> str:
+    """File name of a stage's weights in ``models/``: the last one leaves ``model.pt``, a codec its own."""
+    return "model.pt" if stage == "train" and "scoring" not in stages else TRAINING_STAGES[stage]
 
 
 def train(
@@ -55,7 +63,7 @@ def train(
             of the learning rate comes to its end with the time, see
             :class:`~medseglatdiff_monai.engines.LearningRateSchedule`.
         initial_weights: a bundle's ``models/model.pt`` to go on from; it holds the mask codec and the image encoder, so
-            that only the last stage is run.
+            that only the last stage is run, the scoring stage where there is one.
         overrides: configuration keys, e.g. ``max_epochs=3``, ``batch_size=8``.
 
     Returns:
@@ -76,13 +84,13 @@ def train(
     if initial_weights is not None:
         # Before anything is cached or written: a file that is missing or no weights at all.
         load_tensors(initial_weights)
-        overrides = {
-            **overrides, "initial_weights": str(Path(initial_weights).absolute()), "training_stages": ["train"]
-        }  # fmt: skip
+        last = _read_stages(load_stage_config(root, "train", experiment, overrides))[-1]
+        overrides = {**overrides, "initial_weights": str(Path(initial_weights).absolute()), "training_stages": [last]}
     name = experiment_name(experiment)
     default = Path("runs") / (root.name if name is None else f"{root.name}_{name.replace('/', '_')}")
     config = load_stage_config(root, "train", experiment, overrides)
     stages = _read_stages(config)
+    _check_stages(stages, config, initial_weights is None)
     _check_dataset(dataset_dir, config)
     output = write_run_folder(
         root, output_dir or default, experiment, {**_spacing_override(dataset_dir, config), **overrides}
@@ -90,7 +98,7 @@ def train(
     record = _Record(output, max_minutes, dataset_dir)
     deadline = None if max_minutes is None else time.monotonic() + 60.0 * max_minutes
     for stage in stages:
-        path = output / "models" / TRAINING_STAGES[stage]
+        path = output / "models" / stage_weights(stage, stages)
         if stage_finished(path):
             logger.info("Stage %s is finished already: %s", stage, path)
             continue
@@ -120,14 +128,32 @@ def train(
 
 def _read_stages(config: Mapping[str, Any]) -> list[str]:
     """``training_stages`` of a configuration, checked."""
-    # Bundles from before the key have all three.
-    stages = config.get("training_stages", list(TRAINING_STAGES))
+    # Bundles from before the key have the stages that there were.
+    stages = config.get("training_stages", ["image_codec", "mask_codec", "train"])
     order = [stage for stage in TRAINING_STAGES if stage in stages]
     if list(stages) != order or not order:
         raise InputError(
             f"training_stages is {stages}; expected at least one of {list(TRAINING_STAGES)}, in this order."
         )
     return order
+
+
+def _check_stages(stages: Sequence[str], config: Mapping[str, Any], starts_anew: bool) -> None:
+    """Refuse what a later stage would refuse after hours, and stages after which the sampler does not fit."""
+    if "scoring" in stages and config.get("prediction_type") == "epsilon":
+        raise InputError(
+            "The scoring stage takes masks from pure noise, of which a network that predicts noise says nothing: give "
+            "--prediction_type sample, or leave 'scoring' out of --training_stages."
+        )
+    samples = str(config.get("network_def", {}).get("_target_", "")).endswith("LatentDiffusionSegmenter")
+    if samples and stages[-1] == "train" and config.get("sampler") == "direct":
+        raise InputError(
+            "The sampler 'direct' is for what the scoring stage leaves, and training_stages ends with 'train': add "
+            "'scoring', or give --sampler dpm++ --num_inference_steps 10."
+        )
+    # An expression is left to the stage itself.
+    if starts_anew and config.get("image_encoder") in ENCODERS and config.get("published_encoder"):
+        find_published_weights(config["image_encoder"])
 
 
 def _spacing_override(dataset_dir: str | Path, config: Mapping[str, Any]) -> dict[str, Any]:

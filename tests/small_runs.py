@@ -26,6 +26,7 @@ STAGE_TYPES = {
     "image_codec": "train",
     "mask_codec": "train",
     "train": "train",
+    "scoring": "train",
     "evaluate": "infer",
     "inference": "infer",
 }
@@ -37,7 +38,7 @@ DATA = {LUNG: (1, 4), SKIN: (3, 1), POLYP: (3, 1), RETINA: (3, 2)}
 
 
 def small_sizes(bundle: str) -> dict[str, Any]:
-    """Overrides that leave a bundle's downsampling as it is and make its networks tiny."""
+    """Overrides that leave a bundle's downsampling as it is and make its networks tiny, without an image encoder."""
     return {
         "image_codec_channels": [8] * LEVELS[bundle],
         "mask_codec_channels": [8] * LEVELS[bundle],
@@ -47,6 +48,8 @@ def small_sizes(bundle: str) -> dict[str, Any]:
         "mask_embedding_dim": 4,
         "image_num_embeddings": 16,
         "mask_num_embeddings": 16,
+        # What MONAI's own run is given as None it leaves as it was.
+        "image_encoder": "$None",
         "denoiser_channels": [16, 16],
         "denoiser_attention_levels": [False, True],
         "denoiser_head_channels": 8,
@@ -106,7 +109,7 @@ def build_network(bundle_root: Path, **changes: Any) -> tuple[nn.Module, ConfigP
                 module.weight.normal_(0.0, 0.3)
         network.conditioner.codec.latent_std.fill_(0.1)
         image = torch.rand(1, parser["image_channels"], parser["image_size"], parser["image_size"])
-        noise = network.draw_noise(image, 2, 0, [""]).flatten(0, 1)
+        noise = network.draw_noise(image, 2, 0, [""], network.count_passes(2)).flatten(0, 1)
         logits = network.sample_logits(network.conditioner(image).expand(2, -1, -1, -1), noise, 2)
         # The decoder subtracts log w: with this w about half of every mask is foreground.
         network.mask_codec.positive_weight.mul_(logits.median().exp())

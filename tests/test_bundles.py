@@ -170,7 +170,7 @@ def test_check_properties(name: str, stage: str, tmp_path: Path) -> None:
         arguments["dataset_dir"] = str(data / "images")
     elif STAGE_TYPES[stage] == "train":
         arguments |= {**run_sizes(2), "tracking_uri": None}
-        if stage == "train":
+        if stage in ("train", "scoring"):
             for codec in ("image_codec", "mask_codec"):
                 parser = build_network(root, **sizes)[1]
                 save_weights(parser.get_parsed_content(f"{codec}_def"), root / "models" / f"{codec}.pt")

@@ -56,7 +56,7 @@ def test_the_inferer_names_the_damaged_case(make_segmenter):
         EnsembleInferer(num_samples=2)(image, network, ["a", "b"])
 
 
-@pytest.mark.parametrize("sampler", ["dpm++", "ddim", "ddpm", "pndm"])
+@pytest.mark.parametrize("sampler", ["direct", "dpm++", "ddim", "ddpm", "pndm"])
 def test_masks_are_the_same_at_any_batch_and_chunk_size(make_segmenter, sampler):
     network = make_segmenter()
     image = torch.rand(3, 1, 32, 32)

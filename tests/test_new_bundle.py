@@ -160,7 +160,7 @@ def test_in_the_source_tree_the_choices_become_one_small_file(tree: Path) -> Non
     # A key that some stages know goes to those alone, and wins over what the source has for a stage (16).
     assert "batch_size" not in own
     assert {stage: block["batch_size"] for stage, block in own["stages"].items()} == dict.fromkeys(
-        ("image_codec", "mask_codec", "train", "evaluate"), 5
+        ("image_codec", "mask_codec", "train", "scoring", "evaluate"), 5
     )
     assert (own["stages"]["train"]["draws"], own["stages"]["train"]["val_interval"]) == (3, 7)
     for stage in STAGES:
@@ -177,25 +177,11 @@ def test_in_the_source_tree_the_choices_become_one_small_file(tree: Path) -> Non
     assert len([line for line in check_bundle(root) if "differs from configs/" in line]) == len(STAGES)
 
 
-def test_the_worked_example_is_what_its_command_makes(tree: Path) -> None:
-    shipped = tree / "configs" / "bundles" / f"{RETINA}.json"
-    expected = json.loads(shipped.read_text())
-    shipped.unlink()
-    shutil.rmtree(tree / "bundles" / RETINA)
-    new_bundle(
-        RETINA, SKIN, image_size=256, channels=3, structure="vessel", modality="fundus photography",
-        mask_resize="area", batch_size=4, training_stages=["mask_codec", "train"], image_codec_channels=[16, 32],
-        mask_codec_channels=[16, 32], denoiser_channels=[32, 48, 64], denoiser_attention_levels=[False, False, True],
-        stages={
-            "mask_codec": {"max_epochs": 150, "val_interval": 10},
-            "train": {
-                "draws": 2, "max_epochs": 300, "warmup_iterations": 50, "averaging_decay": 0.99, "val_interval": 20,
-                "val_num_samples": 4,
-            },
-            "evaluate": {"score_at": "native"},
-        },
-    )  # fmt: skip
-    assert json.loads(shipped.read_text()) == expected
+def test_bundle_from_the_worked_example_inherits_its_choices(tree: Path) -> None:
+    new_bundle("my_vessels", RETINA, channels=3, structure="vessel", modality="fundus photography")
+    folder = tree / "configs" / "bundles"
+    expected = json.loads((folder / f"{RETINA}.json").read_text())
+    assert json.loads((folder / "my_vessels.json").read_text()) == expected
 
 
 def test_the_worked_example_is_complete() -> None:
@@ -260,7 +246,8 @@ def test_a_bundle_made_so_can_be_a_source(made: Path, tmp_path: Path) -> None:
     assert targets == [
         step["_target_"] for step in load_stage_config(SKIN, "inference")["preprocessing_transforms"]
     ]  # fmt: skip
-    assert stages_that_know(root, "draws") == ["train"]
+    assert stages_that_know(root, "draws") == ["train", "scoring"]
+    assert stages_that_know(root, "scoring_samples") == ["scoring"]
 
 
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

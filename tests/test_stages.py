@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import run
-from small_runs import BUNDLES, copy_bundle, run_sizes, small_sizes, write_prepared
+from small_runs import BUNDLES, DATA, copy_bundle, run_sizes, small_sizes, write_prepared
 
 from medseglatdiff_monai.bundle import bundles_dir
 from medseglatdiff_monai.checkpoints import stage_finished
+from medseglatdiff_monai.training import TRAINING_STAGES
 
 pytestmark = pytest.mark.integration
 
@@ -23,12 +24,14 @@ pytestmark = pytest.mark.integration
 def test_stages_run_one_after_the_other(name: str, tmp_path: Path) -> None:
     configs = bundles_dir() / name / "configs"
     data, output = write_prepared(tmp_path / "data", name), tmp_path / "run"
-    shared = {**small_sizes(name), "bundle_root": str(bundles_dir() / name), "output_dir": str(output)}
+    # All of them, of a bundle that leaves some out by default, too.
+    shared = {**small_sizes(name), "training_stages": list(TRAINING_STAGES)}
+    shared |= {"bundle_root": str(bundles_dir() / name), "output_dir": str(output)}
 
-    for stage, weights in {"image_codec": "image_codec", "mask_codec": "mask_codec", "train": "model"}.items():
-        extra = {"draws": 2, "val_interval": 1} if stage == "train" else {}
+    for stage, weights in TRAINING_STAGES.items():
+        extra = {"train": {"draws": 2, "val_interval": 1}, "scoring": {"val_interval": 1}}.get(stage, {})
         run(config_file=str(configs / f"{stage}.json"), dataset_dir=str(data), **shared, **run_sizes(), **extra)
-        path = output / "models" / f"{weights}.pt"
+        path = output / "models" / weights
         assert stage_finished(path)
         state = torch.load(path, weights_only=True)
         assert all(torch.isfinite(value).all() for value in state.values())
@@ -36,6 +39,8 @@ def test_stages_run_one_after_the_other(name: str, tmp_path: Path) -> None:
     with sqlite3.connect(output / "mlruns.db") as database:
         keys = {key for (key,) in database.execute("SELECT DISTINCT key FROM latest_metrics")}
     assert {"psnr", "dice", "ged", "perplexity", "codebook_usage"} <= keys
+    # A single reader has no distance from another one.
+    assert ("ged_unbiased" in keys) == (DATA[name][1] > 1)
 
     run(
         config_file=str(configs / "evaluate.json"), dataset_dir=str(data),

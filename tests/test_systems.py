@@ -19,7 +19,7 @@ from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.evaluation import evaluate
 from medseglatdiff_monai.networks import OneToOneSegmenter
 from medseglatdiff_monai.predict import predict
-from medseglatdiff_monai.training import TRAINING_STAGES, count_multiply_accumulates, train
+from medseglatdiff_monai.training import count_multiply_accumulates, stage_weights, train
 
 pytestmark = pytest.mark.integration
 
@@ -68,7 +68,7 @@ def unet_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check_run(run: Path, data: Path, name: str, folder: Path) -> None:
     """The run has what its stages leave, its cost on record, and is evaluated as any other."""
     stages = STAGES.get(name, ["train"])
-    assert {path.name for path in (run / "models").iterdir()} == {TRAINING_STAGES[stage] for stage in stages}
+    assert {path.name for path in (run / "models").iterdir()} == {stage_weights(stage, stages) for stage in stages}
     state = load_tensors(run / "models" / "model.pt")
     assert all(value.isfinite().all() for value in state.values())
 
@@ -176,7 +176,7 @@ def test_multiply_accumulates_grow_with_the_steps(make_segmenter) -> None:
     assert costs[0] > step
 
 
-@pytest.mark.parametrize("stages", [["train", "mask_codec"], ["train", "diffusion"], []])
+@pytest.mark.parametrize("stages", [["train", "mask_codec"], ["train", "diffusion"], ["scoring", "train"], []])
 def test_stages_that_make_no_sense_are_refused(stages: list[str], data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="training_stages"):
         train(LUNG, data, None, tmp_path / "run", training_stages=stages)

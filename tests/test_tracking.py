@@ -8,18 +8,22 @@ import logging
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
+from monai.bundle import ConfigParser
 from small_runs import LUNG, run_sizes, small_sizes, write_prepared
 
 from medseglatdiff_monai import tracking
+from medseglatdiff_monai.bundle import load_stage_config
 from medseglatdiff_monai.tracking import RunTracker, read_run_ids, sqlite_uri
-from medseglatdiff_monai.training import train
+from medseglatdiff_monai.training import TRAINING_STAGES, train
 
 pytestmark = pytest.mark.integration
 
 SIZES = {**small_sizes(LUNG), **run_sizes(2), "val_interval": 1, "val_num_samples": 2, "draws": 1, "max_epochs": 2}
+STAGES = ("image_codec", "mask_codec", "diffusion", "scoring")
 
 
 @pytest.fixture(autouse=True)
@@ -54,12 +58,12 @@ def list_artifacts(client: MlflowClient, run_id: str, folder: str) -> list[str]:
 
 
 def test_stages_are_nested_in_one_run(client: MlflowClient, ids: dict[str, str]) -> None:
-    assert set(ids) == {"parent", "image_codec", "mask_codec", "diffusion"}
+    assert set(ids) == {"parent", *STAGES}
     runs = {run.info.run_id: run for run in client.search_runs(["1"])}
     assert runs.keys() == set(ids.values())
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert "mlflow.parentRunId" not in runs[ids["parent"]].data.tags
-    for stage in ("image_codec", "mask_codec", "diffusion"):
+    for stage in STAGES:
         assert runs[ids[stage]].info.run_name == stage
         assert runs[ids[stage]].data.tags["mlflow.parentRunId"] == ids["parent"]
 
@@ -72,6 +76,10 @@ def test_parameters_are_the_values_that_were_used(client: MlflowClient, ids: dic
     assert parameters["learning_rate"] == "0.0004"
     assert parameters["epoch_length"] == "2"
     assert "draws" not in client.get_run(ids["mask_codec"]).data.params
+    scoring = client.get_run(ids["scoring"]).data.params
+    assert scoring["learning_rate"] == "0.0002"
+    assert (scoring["scoring_samples"], scoring["fairness"]) == ("4", "0.95")
+    assert "fairness" not in parameters
 
 
 def test_metrics_of_training_and_validation(client: MlflowClient, ids: dict[str, str]) -> None:
@@ -79,11 +87,12 @@ def test_metrics_of_training_and_validation(client: MlflowClient, ids: dict[str,
         "image_codec": {"psnr", "perplexity", "codebook_usage"},
         "mask_codec": {"dice", "perplexity", "codebook_usage"},
         "diffusion": {"ged", "dice"},
+        "scoring": {"ged", "ged_unbiased", "dice"},
     }
     for stage, expected in names.items():
         assert expected <= client.get_run(ids[stage]).data.metrics.keys(), stage
-    history = client.get_metric_history(ids["diffusion"], "ged")
-    assert [entry.step for entry in history] == [1, 2]
+    for stage in ("diffusion", "scoring"):
+        assert [entry.step for entry in client.get_metric_history(ids[stage], "ged")] == [1, 2]
     assert 0 < client.get_run(ids["mask_codec"]).data.metrics["codebook_usage"] <= 1
 
 
@@ -91,14 +100,15 @@ def test_loss_is_logged_by_iteration(data: Path, tmp_path: Path) -> None:
     sizes = {**SIZES, "max_epochs": 1}
     train(LUNG, data, output_dir=tmp_path, **sizes, **{"tracker#log_interval": 1})
     client, ids = MlflowClient(sqlite_uri(tmp_path)), read_run_ids(tmp_path, sqlite_uri(tmp_path))
-    history = client.get_metric_history(ids["diffusion"], "Loss")
-    assert [entry.step for entry in history] == [1, 2]
-    assert all(entry.value > 0 for entry in history)
-    assert client.get_metric_history(ids["diffusion"], "lr_group_0")[0].value == pytest.approx(4e-4)
+    for stage, rate in {"diffusion": 4e-4, "scoring": 2e-4}.items():
+        history = client.get_metric_history(ids[stage], "Loss")
+        assert [entry.step for entry in history] == [1, 2]
+        assert all(entry.value > 0 for entry in history)
+        assert client.get_metric_history(ids[stage], "lr_group_0")[0].value == pytest.approx(rate)
 
 
 def test_pictures_data_and_environment(client: MlflowClient, ids: dict[str, str], data: Path, tmp_path: Path) -> None:
-    for stage in ("image_codec", "mask_codec", "diffusion"):
+    for stage in STAGES:
         assert list_artifacts(client, ids[stage], "panels") == ["epoch_0001.png", "epoch_0002.png"]
         found = client.get_run(ids[stage])
         digest = hashlib.sha256((data / "dataset.json").read_bytes()).hexdigest()
@@ -112,6 +122,35 @@ def test_pictures_data_and_environment(client: MlflowClient, ids: dict[str, str]
     assert json.loads(head)["counts"] == {"training": 4, "validation": 2, "test": 0}
     assert "case-" not in head
     assert list_artifacts(client, ids["diffusion"], "configs") == ["train.json"]
+    assert list_artifacts(client, ids["scoring"], "configs") == ["scoring.json"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "last"),
+    [
+        (["image_codec", "mask_codec", "train", "scoring"], "scoring"), (["mask_codec", "train"], "train"),
+        (["image_codec"], "image_codec"),
+    ],
+)  # fmt: skip
+def test_the_last_of_the_stages_ends_the_parent(stages: list[str], last: str) -> None:
+    for stage in stages:
+        parser = ConfigParser(load_stage_config(LUNG, stage, overrides={"training_stages": stages}))
+        assert parser.get_parsed_content("tracker#last") is (stage == last)
+
+
+@pytest.mark.parametrize(
+    ("last", "status", "parent"),
+    [(False, "FINISHED", "RUNNING"), (True, "FINISHED", "FINISHED"), (False, "KILLED", "KILLED")],
+)
+def test_parent_waits_for_the_last_stage(tmp_path: Path, last: bool, status: str, parent: str) -> None:
+    tracker = RunTracker(sqlite_uri(tmp_path), tmp_path, "diffusion", tmp_path, last=last)
+    ended: dict[str, str] = {}
+    tracker._run_id, tracker._parent_id = "stage", "parent"
+    tracker._client = SimpleNamespace(
+        set_terminated=ended.__setitem__, update_run=lambda run_id, status: ended.update({run_id: status})
+    )
+    tracker._end(status)
+    assert ended == {"stage": status, "parent": parent}
 
 
 def test_interrupted_stage_goes_on_in_its_own_run(data: Path, run: Path, tmp_path: Path, monkeypatch) -> None:
@@ -154,14 +193,15 @@ def test_unreachable_server_stops_nothing(data: Path, tmp_path: Path, capfd: pyt
     begin = time.monotonic()
     run = train(LUNG, data, output_dir=tmp_path, **{**SIZES, "max_epochs": 1, "tracking_uri": uri})
     assert time.monotonic() - begin < 120
-    assert sorted(path.name for path in (run / "models").iterdir()) == ["image_codec.pt", "mask_codec.pt", "model.pt"]
+    assert {path.name for path in (run / "models").iterdir()} == set(TRAINING_STAGES.values())
     # The bundle's logging.conf writes to stderr; every stage tries the server anew.
     said = [line for line in capfd.readouterr().err.splitlines() if "MLflow: " in line]
-    assert len(said) == 3
+    assert len(said) == 4
     assert all("does not answer" in text and sqlite_uri(run) in text and "secret" not in text for text in said)
     ids = read_run_ids(run, sqlite_uri(run))
-    assert len(ids) == 4
-    assert "ged" in MlflowClient(sqlite_uri(run)).get_run(ids["diffusion"]).data.metrics
+    assert set(ids) == {"parent", *STAGES}
+    for stage in ("diffusion", "scoring"):
+        assert "ged" in MlflowClient(sqlite_uri(run)).get_run(ids[stage]).data.metrics
 
 
 def test_store_that_cannot_be_written_at_all_stops_nothing(tmp_path: Path, caplog, monkeypatch) -> None:

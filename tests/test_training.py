@@ -19,6 +19,7 @@ from medseglatdiff_monai.checkpoints import load_tensors
 from medseglatdiff_monai.data import LoadCased
 from medseglatdiff_monai.engines import GradientClipping
 from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.networks import EncoderContext, load_published_weights
 from medseglatdiff_monai.training import TRAINING_STAGES, train
 
 pytestmark = pytest.mark.integration
@@ -68,8 +69,9 @@ def assert_same_weights(run: Path, reference: Path) -> None:
         assert different == [], name
 
 
+@pytest.mark.parametrize("stage", ["train", "scoring"])
 def test_channels_last_trains_the_same_weights(
-    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     """The memory format that CUDA takes by default changes the order of sums alone."""
     formats = []
@@ -82,7 +84,7 @@ def test_channels_last_trains_the_same_weights(
 
     monkeypatch.setattr(training, "ConfigWorkflow", Recorded)
     weights = whole / "models" / "model.pt"
-    small = {**SIZES, "max_epochs": 1, "initial_weights": weights}
+    small = {**SIZES, "max_epochs": 1, "initial_weights": weights, "training_stages": [stage]}
     plain, found = (
         load_tensors(
             train(LUNG, data, output_dir=tmp_path / str(chosen), channels_last=chosen, **small) / "models/model.pt"
@@ -113,29 +115,31 @@ def test_every_image_is_read_once(data: Path, whole: Path, tmp_path: Path, monke
 def test_stages_run_in_order_and_finished_ones_are_skipped(data: Path, tmp_path: Path, started: list[str]) -> None:
     output = train(LUNG, data, output_dir=tmp_path, **{**SIZES, "max_epochs": 1})
     assert output == tmp_path
-    assert started == ["image_codec", "mask_codec", "train"]
+    assert started == list(TRAINING_STAGES)
     times = {path: path.stat().st_mtime_ns for path in (output / "models").iterdir()}
-    assert sorted(path.name for path in times) == ["image_codec.pt", "mask_codec.pt", "model.pt"]
+    assert {path.name for path in times} == {"image_codec.pt", "mask_codec.pt", "diffusion.pt", "model.pt"}
 
     train(LUNG, data, output_dir=tmp_path, **{**SIZES, "max_epochs": 1})
-    assert started == ["image_codec", "mask_codec", "train"]
+    assert started == list(TRAINING_STAGES)
     assert {path: path.stat().st_mtime_ns for path in (output / "models").iterdir()} == times
 
     (output / "models" / "model.pt").unlink()
     train(LUNG, data, output_dir=tmp_path, **{**SIZES, "max_epochs": 1})
-    assert started == ["image_codec", "mask_codec", "train", "train"]
+    assert started == [*TRAINING_STAGES, "scoring"]
 
 
 def test_checkpoints_hold_latent_statistics_and_positive_weight(whole: Path) -> None:
     models = read_models(whole)
     codec, model = models["mask_codec.pt"], models["model.pt"]
+    assert models["diffusion.pt"].keys() == model.keys()
     assert int(codec["num_latent_updates"]) == 4
     assert codec["latent_mean"].shape == codec["latent_std"].shape == (3,)
     assert not torch.equal(codec["latent_std"], torch.ones(3).half())
     assert float(codec["positive_weight"]) == 5.0
     for name, value in codec.items():
         # The composite network takes the codec as it is.
-        torch.testing.assert_close(model[f"mask_codec.{name}"], value, rtol=0, atol=0)
+        for later in ("diffusion.pt", "model.pt"):
+            torch.testing.assert_close(models[later][f"mask_codec.{name}"], value, rtol=0, atol=0)
     assert int(models["image_codec.pt"]["num_latent_updates"]) == 4
     assert int(model["conditioner.codec.num_latent_updates"]) == 4
     assert {value.dtype for value in model.values() if value.is_floating_point()} == {torch.float16}
@@ -148,9 +152,8 @@ def test_run_that_failed_in_each_stage_ends_as_if_it_had_not(
     original, broken = GradientClipping.__call__, set()
 
     def fail_once(self: GradientClipping, engine: Any) -> None:
-        size = sum(parameter.numel() for parameter in self.network.parameters())
-        if engine.state.iteration == 4 and size not in broken:
-            broken.add(size)
+        if engine.state.iteration == 4 and started[-1] not in broken:
+            broken.add(started[-1])
             raise ConnectionError("the disk went away")
         original(self, engine)
 
@@ -161,14 +164,20 @@ def test_run_that_failed_in_each_stage_ends_as_if_it_had_not(
         state = load_tensors(tmp_path / "models" / f"training_state_{weights}")
         assert (state["epoch"], state["iteration"]) == (1, 2)
     train(LUNG, data, output_dir=tmp_path, **SIZES)
-    assert started == ["image_codec", "image_codec", "mask_codec", "mask_codec", "train", "train"]
+    assert started == [stage for stage in TRAINING_STAGES for _ in range(2)]
     assert_same_weights(tmp_path, whole)
 
 
 @pytest.mark.parametrize("iterations", [2, 3, 4])
+@pytest.mark.parametrize("stage", ["image_codec", "scoring"])
 def test_run_whose_time_was_up_goes_on(
-    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iterations: int
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, iterations: int
 ) -> None:
+    models, weights = tmp_path / "models", TRAINING_STAGES[stage]
+    if stage == "scoring":
+        shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+        (models / weights).unlink()
+    before = {path.name for path in models.glob("*")}
     clock = SimpleNamespace(calls=-1)
 
     def monotonic() -> float:
@@ -178,9 +187,8 @@ def test_run_whose_time_was_up_goes_on(
 
     monkeypatch.setattr(engines, "time", SimpleNamespace(monotonic=monotonic))
     train(LUNG, data, output_dir=tmp_path, max_minutes=10, **SIZES)
-    models = tmp_path / "models"
-    assert sorted(path.name for path in models.iterdir()) == ["image_codec.pt", "training_state_image_codec.pt"]
-    assert load_tensors(models / "training_state_image_codec.pt")["iteration"] == iterations
+    assert {path.name for path in models.iterdir()} - before == {weights, f"training_state_{weights}"}
+    assert load_tensors(models / f"training_state_{weights}")["iteration"] == iterations
     monkeypatch.undo()
     train(LUNG, data, output_dir=tmp_path, max_minutes=10, **SIZES)
     assert int(read_models(tmp_path)["image_codec.pt"]["num_latent_updates"]) == 4
@@ -297,7 +305,7 @@ def test_experiment_of_the_paper(data: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     run = train(LUNG, data, experiment="paper", output_dir=tmp_path, **small)
     codec = read_models(run)["mask_codec.pt"]
-    assert read_models(run).keys() == set(TRAINING_STAGES.values())
+    assert read_models(run).keys() == {"image_codec.pt", "mask_codec.pt", "model.pt"}
     assert all(value.isfinite().all() for value in codec.values())
     written = json.loads((run / "configs" / "inference.json").read_text())
     assert (written["prediction_type"], written["sampler"]) == ("epsilon", "ddpm")
@@ -316,7 +324,7 @@ def test_runs_are_tracked_in_one_file(data: Path, tmp_path: Path, monkeypatch: p
     assert {status for _, status, *_ in rows} == {"FINISHED"}
     # Twenty iterations a stage: the loss is noted once.
     losses = {name: (value, step) for name, _, key, value, step in rows if key == "Loss"}
-    assert len(losses) == 3
+    assert len(losses) == len(TRAINING_STAGES)
     assert all(value > 0 and step == 20 for value, step in losses.values())
 
 
@@ -325,10 +333,13 @@ def test_tracking_is_off_on_demand(whole: Path) -> None:
     assert not list(whole.glob("mlruns*"))
 
 
-def test_a_run_goes_on_from_finished_weights_without_their_codecs_stages(data, whole, started, tmp_path):
+@pytest.mark.parametrize("stages", [["image_codec", "mask_codec", "train", "scoring"], ["mask_codec", "train"]])
+def test_a_run_goes_on_from_finished_weights_with_its_last_stage_alone(data, whole, started, tmp_path, stages):
     weights = whole / "models" / "model.pt"
-    run = train(LUNG, data, output_dir=tmp_path / "run", initial_weights=weights, **{**SIZES, "learning_rate": 0.0})
-    assert started == ["train"]
+    sizes = {**SIZES, "learning_rate": 0.0, "training_stages": stages}
+    run = train(LUNG, data, output_dir=tmp_path / "run", initial_weights=weights, **sizes)
+    assert started == stages[-1:]
+    assert list(read_models(run)) == ["model.pt"]
     # Without a learning rate the new weights are the old ones, up to the average's rounding.
     before, after = load_tensors(weights), load_tensors(run / "models" / "model.pt")
     assert before.keys() == after.keys()
@@ -343,3 +354,33 @@ def test_weights_to_go_on_from_must_be_there_and_fit(data, whole, tmp_path):
     with pytest.raises(InputError, match="do not fit the network"):
         train(LUNG, data, output_dir=tmp_path / "run", initial_weights=whole / "models" / "mask_codec.pt", **SIZES)
     assert not (tmp_path / "run" / "models" / "model.pt").exists()
+
+
+def test_an_image_encoder_starts_from_its_published_weights_and_is_kept_by_the_scoring_stage(tmp_path: Path) -> None:
+    """The skin bundle with its encoder: a learning rate of 0 shows where each stage starts, another that it learns."""
+    prefix = "conditioner.image_encoder.encoder."
+    data = write_prepared(tmp_path / "data", SKIN, training=4, validation=1)
+    sizes = {**SIZES, **small_sizes(SKIN), "max_epochs": 1, "image_encoder": "efficientnet-lite0", "learning_rate": 0.0}
+    run = train(SKIN, data, output_dir=tmp_path / "run", **sizes)
+    models = read_models(run)
+    assert models.keys() == set(TRAINING_STAGES.values())
+    holder = torch.nn.ModuleDict({"context": EncoderContext("efficientnet-lite0", 4, 8)})
+    load_published_weights(holder)
+    parameters = dict(holder["context"].encoder.named_parameters())
+    assert len(parameters) > 100
+    for name, value in parameters.items():
+        for file in ("diffusion.pt", "model.pt"):
+            # Stored in half precision, after two roundings in the scoring stage.
+            torch.testing.assert_close(models[file][prefix + name].float(), value.data, rtol=2e-3, atol=1e-5)
+
+    # Weights to go on from bring theirs along, of which all parts learn.
+    sizes |= {"learning_rate": 1e-3, "published_encoder": False}
+    after = read_models(
+        train(SKIN, data, output_dir=tmp_path / "on", initial_weights=run / "models" / "model.pt", **sizes)
+    )["model.pt"]
+    moved = [name for name in after if not torch.equal(after[name], models["model.pt"][name])]
+    for part in (f"{prefix}stem.", f"{prefix}stacks.6.", "conditioner.image_encoder.to_mean_mask.", "denoiser."):
+        assert any(name.startswith(part) for name in moved), part
+    torch.testing.assert_close(
+        after[f"{prefix}stem.1.weight"].float(), parameters["stem.1.weight"].data, rtol=0.05, atol=0.01
+    )

@@ -122,8 +122,12 @@ def training_items(run: Path, data: Path):
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize(
-    ("experiment", "sampler"), [(None, "dpm++"), (None, "ddim"), (None, "ddpm"), ("ablations/rflow", "rflow")]
-)
+    ("experiment", "sampler"),
+    [
+        (None, "direct"), (None, "dpm++"), (None, "ddim"), (None, "ddpm"),
+        ("ablations/rflow", "rflow"), ("ablations/rflow", "direct"),
+    ],
+)  # fmt: skip
 def test_few_steps_sample(experiment, sampler, steps: int, codecs: Path, data: Path, tmp_path: Path) -> None:
     """The sweep of steps is an override of evaluation: it needs no training of its own."""
     config = {key: value for key, value in SIZES.items() if key in INFERENCE_KEYS}

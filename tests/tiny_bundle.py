@@ -21,6 +21,7 @@ SIZES = {
     "image_num_embeddings": 0,
     "mask_embedding_dim": 4,
     "mask_num_embeddings": 0,
+    "image_encoder": None,
     "denoiser_channels": [8, 16],
     "denoiser_attention_levels": [False, False],
     "denoiser_norm_groups": 4,
@@ -50,7 +51,7 @@ def write_tiny_bundle(folder: Path, name: str = LUNG, **changes) -> Path:
                 module.weight.normal_(0.0, 0.3)
         network.conditioner.codec.latent_std.fill_(0.02)
         image = torch.rand(1, config["image_channels"], 64, 64)
-        noise = network.draw_noise(image, 8, 0, [""]).flatten(0, 1)
+        noise = network.draw_noise(image, 8, 0, [""], network.count_passes()).flatten(0, 1)
         logits = network.sample_logits(network.conditioner(image).expand(8, -1, -1, -1), noise)
         # The decoder subtracts log w from its logits.
         network.mask_codec.positive_weight.mul_(logits.median().exp())

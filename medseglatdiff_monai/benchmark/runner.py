@@ -28,7 +28,7 @@ from ..checkpoints import clean_json, save_json, stage_finished, weights_sha256
 from ..data.datalist import load_dataset_info
 from ..data.splits import normalize_split
 from ..errors import InputError
-from ..training import TRAINING_STAGES, train
+from ..training import TRAINING_STAGES, stage_weights, train
 from .report import write_report
 from .results import SUITE_RESULT_VERSION, check_version, read_json, save_csv, versions
 from .scoring import score_reconstruction, score_subsamples
@@ -38,7 +38,7 @@ from .suites import CODEC_STAGES, METRICS, RECONSTRUCTION_METRICS, Evaluation, S
 __all__ = ["run_suite"]
 
 # How a system's share of the time is parted among its stages.
-STAGE_SHARES = {"image_codec": 0.15, "mask_codec": 0.2, "train": 0.65}
+STAGE_SHARES = {"image_codec": 0.15, "mask_codec": 0.2, "train": 0.35, "scoring": 0.3}
 TRAINING_SHARE = 0.7
 # In each run: what its weights were trained on.
 RUN_RECORD = "suite.json"
@@ -238,7 +238,7 @@ class _Run:
         return results
 
     def _needed(self, system: System) -> str:
-        return TRAINING_STAGES[system.reconstruction or "train"]
+        return TRAINING_STAGES[system.reconstruction] if system.reconstruction else "model.pt"
 
     def _trained(self, member: Member) -> bool:
         return stage_finished(member.run / "models" / self._needed(member.system))
@@ -308,7 +308,7 @@ class _Run:
             whole = sum(STAGE_SHARES[stage] for stage in stages)
             before = _stage_minutes(member.run)
             for stage in stages:
-                weights = member.run / "models" / TRAINING_STAGES[stage]
+                weights = member.run / "models" / stage_weights(stage, stages)
                 if stage_finished(weights):
                     continue
                 # A stage's share is the same whether the codecs are trained here or taken over: a system must not gain
@@ -317,12 +317,12 @@ class _Run:
                 left = min((ends - time.monotonic()) / 60.0, minutes * STAGE_SHARES[stage] / whole - spent)
                 if left > 0:
                     train(*arguments, left, **overrides)
-                if stage in CODEC_STAGES and weights.is_file() and not stage_finished(weights):
-                    # Weights without a training state are a finished stage: the codec stays as its share left it, or
-                    # the diffusion model would never get its own.
+                if stage != stages[-1] and weights.is_file() and not stage_finished(weights):
+                    # Weights without a training state are a finished stage: it stays as its share left it, or the next
+                    # one would never get its own.
                     weights.with_name(f"training_state_{weights.name}").unlink()
                     self._leave_out(f"{_label(member)}, {stage}", "the budget ended it before its last epoch")
-            if "train" in stages and not self._trained(member):
+            if stages[-1] not in CODEC_STAGES and not self._trained(member):
                 self._report(member, "the budget ended it before its last epoch", "training")
         self._keep_codecs(member, stages, overrides)
 

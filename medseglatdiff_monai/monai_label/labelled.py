@@ -1,8 +1,8 @@
 """Training on what was labelled in MONAI Label: a prepared folder is made of it, and a bundle goes on from that.
 
 Pictures are taken whole. Of a volume every connected region of the label is a nodule: a crop is cut around its middle
-out of every axial slice that it touches. With weights at hand the diffusion stage goes on from them and the codecs stay
-as they are, so that latents keep their meaning; without, all three stages are trained.
+out of every axial slice that it touches. With weights at hand the last stage goes on from them and the codecs stay as
+they are, so that latents keep their meaning; without, all stages are trained.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from ..bundle import find_bundle, load_stage_config, write_run_folder
-from ..checkpoints import load_weights
+from ..bundle import find_bundle, load_stage_config
 from ..data.images import IMAGE_SUFFIXES, image_stem
 from ..data.nodule_crop import ExtractNoduleCrop, index_to_point
 from ..data.prepare import prepare
-from ..errors import InputError, unwrapped_errors
+from ..errors import InputError
 from ..training import train
 
 __all__ = ["prepare_labelled", "train_labelled"]
@@ -114,24 +112,7 @@ def train_labelled(
     start = weights if pretrained and weights.is_file() else None
     crop_size = load_stage_config(root, "inference").get("crop_size")
     prepared = prepare_labelled(items, output / "dataset", crop_size, val_split)
-    if start is None:
-        return train(root, prepared, output_dir=output / "run", **overrides)
-    run = write_run_folder(root, output / "run", None, overrides)
-    # The bundle's weights hold what the diffusion stage takes of the codecs: their own files are not needed.
-    workflow = ConfigWorkflow(
-        config_file=str(run / "configs" / "train.json"), workflow_type="train", bundle_root=str(run),
-        dataset_dir=str(prepared), image_codec="@image_codec_def", mask_codec="@mask_codec_def",
-    )  # fmt: skip
-    with unwrapped_errors():
-        workflow.initialize()
-        try:
-            segmenter = load_weights(workflow.parser.get_parsed_content("network_def"), start)
-            # The average is a copy that was made before the weights came.
-            workflow.parser.get_parsed_content("checkpoint").averaged.load_state_dict(segmenter.state_dict())
-            workflow.run()
-        finally:
-            workflow.finalize()
-    return run
+    return train(root, prepared, output_dir=output / "run", initial_weights=start, **overrides)
 
 
 def _load(path: Path) -> Any:

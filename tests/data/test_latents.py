@@ -161,10 +161,12 @@ def test_diffusion_stage_trains_on_kept_latents(tmp_path: Path, monkeypatch: pyt
     run(
         config_file=str(root / "configs" / "train.json"), bundle_root=str(root), output_dir=str(output),
         dataset_dir=str(write_prepared(tmp_path / "data", LUNG)), cache_latents=True, draws=2, val_interval=1,
+        training_preprocessing="@preprocessing",
+        augmentation={"_target_": "medseglatdiff_monai.engines.BatchAugmentation", "gamma": 0.3},
         **sizes, **run_sizes(),
     )  # fmt: skip
     # One epoch of eight cases in batches of four, each case once.
     assert [len(cases) for cases in calls] == [4, 4]
     assert sorted(case for cases in calls for case in cases) == [f"case-{i}" for i in range(8)]
-    state = torch.load(output / "models" / "model.pt", weights_only=True)
+    state = torch.load(output / "models" / "diffusion.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in state.values())

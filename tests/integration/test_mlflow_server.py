@@ -88,7 +88,7 @@ def run(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_training_is_on_the_server_and_nowhere_else(server: str, run: Path) -> None:
     client, ids = MlflowClient(server), read_run_ids(run, server)
-    assert set(ids) == {"parent", "image_codec", "mask_codec", "diffusion"}
+    assert set(ids) == {"parent", "image_codec", "mask_codec", "diffusion", "scoring"}
     found = client.get_run(ids["diffusion"])
     assert found.data.tags["mlflow.parentRunId"] == ids["parent"]
     assert found.info.status == client.get_run(ids["parent"]).info.status == "FINISHED"

@@ -210,7 +210,7 @@ def test_slurm_script_trains_and_skips_what_is_finished(data: Path, tmp_path: Pa
     for message in ("1 node(s) of 2 process(es)", "is finished"):
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        assert done.stdout.count(message) == 3
+        assert done.stdout.count(message) == 4
     assert {path.name for path in (tmp_path / "run" / "models").iterdir()} == {
-        "image_codec.pt", "mask_codec.pt", "model.pt"
+        "diffusion.pt", "image_codec.pt", "mask_codec.pt", "model.pt"
     }  # fmt: skip

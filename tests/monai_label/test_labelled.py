@@ -17,6 +17,7 @@ from medseglatdiff_monai.bundle import bundles_dir, load_segmenter
 from medseglatdiff_monai.data import LoadCased
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.monai_label.labelled import prepare_labelled, train_labelled
+from medseglatdiff_monai.training import TRAINING_STAGES
 
 AFFINE = np.array([[-0.7, 0, 0, 60], [0, -0.8, 0, 70], [0, 0, 2.0, -100], [0, 0, 0, 1.0]])
 SIZES = {**run_sizes(2), "draws": 1, "val_num_samples": 2, "val_interval": 1, "tracking_uri": False}
@@ -123,4 +124,4 @@ def test_bundle_without_weights_is_trained_from_the_start(tmp_path: Path) -> Non
         items.append(item)
     bundle = shutil.copytree(bundles_dir() / POLYP, tmp_path / POLYP, ignore=shutil.ignore_patterns("models"))
     run = train_labelled(bundle, items, tmp_path / "work", **{**small_sizes(POLYP), **SIZES})
-    assert {path.name for path in (run / "models").glob("*.pt")} == {"image_codec.pt", "mask_codec.pt", "model.pt"}
+    assert {path.name for path in (run / "models").glob("*.pt")} == set(TRAINING_STAGES.values())
