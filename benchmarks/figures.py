@@ -12,6 +12,8 @@ import re
 import sys
 from pathlib import Path
 
+from speed_figures import plot_speed, speed
+
 from medseglatdiff_monai.benchmark.statistics import is_settled
 from medseglatdiff_monai.checkpoints import weights_sha256
 
@@ -45,7 +47,11 @@ TIMES = (
     "compared with each other, not with another machine's."
 )
 # What decides how a bundle draws its masks, by its names in the configuration.
-DRAWING = ("num_inference_steps", "sampler", "timestep_power", "last_timestep", "test_time_augmentation")
+DRAWING = (
+    "num_inference_steps", "sampler", "timestep_power", "last_timestep", "test_time_augmentation", "noise_scale",
+)  # fmt: skip
+# Result of benchmarks/speed.py → its plot.
+SPEED_PLOTS = {"speed_cpu": "speed.png", "speed_cuda": "speed_cuda.png"}
 # Of more systems the table says enough.
 MAX_SYSTEMS_IN_A_SENTENCE = 3
 # What says nothing where there is one reader, whose mask is never empty.
@@ -95,6 +101,7 @@ def training_text(record: dict) -> str:
         "mask_codec": "mask codec",
         "diffusion": "diffusion",
         "continued": "diffusion, continued,",
+        "scoring": "scoring",
     }
     for stage, name in names.items():
         took = record["stages"].get(stage)
@@ -103,11 +110,13 @@ def training_text(record: dict) -> str:
     origin = record["provenance"]
     initial = record.get("initial_bundle")
     gpu = " (no GPU)" if origin["device"] == "cpu" else ""
-    start = f" Started from the weights of `{initial}`, whose codecs it keeps." if initial else ""
+    start = f" Started from {initial}, whose mask codec it keeps." if initial else ""
+    last = "scoring step" if "scoring" in record["stages"] else "diffusion step"
+    drawn = "samples of each" if "scoring" in record["stages"] else "draws of reader, noise and timestep"
     return (
         f"Trained on {origin['threads']} shared core(s) of an {origin['processor']}{gpu}: {'; '.join(stages)} of "
-        f"wall time, each diffusion step {record['batch_size']} images with {record['draws']} draws of reader, noise "
-        f"and timestep; {record['parameters'] / 1e6:.1f} million parameters.{start}"
+        f"wall time, each {last} {record['batch_size']} images with {record['draws']} {drawn}; "
+        f"{record['parameters'] / 1e6:.1f} million parameters.{start}"
     )
 
 
@@ -405,6 +414,7 @@ def render() -> dict[Path, str]:
         ("how-to/dicom.md", "volumes", volumes()),
         ("how-to/your-own-data.md", "example", example()),
         ("systems.md", "comparison", comparison("ambiguity_laptop", "an older configuration, without context")),
+        *(("speed.md", key.replace("_", " "), speed(read(key), key, image)) for key, image in SPEED_PLOTS.items()),
         ("variants.md", "recipe", recipe()),
         ("variants.md", "sampling", sampling()),
         ("variants.md", "drawing", drawing()),
@@ -435,6 +445,12 @@ def main() -> None:
     if stale and check:
         names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
         sys.exit(f"Out of date: {names}. Run python benchmarks/figures.py.")
+    for key, image in SPEED_PLOTS.items():
+        result, path = read(key), ROOT / "docs" / "images" / image
+        if result is not None and not check:
+            plot_speed(result, path)
+        elif result is not None and not path.is_file():
+            sys.exit(f"Missing: {path.relative_to(ROOT)}. Run python benchmarks/figures.py.")
     print(f"{len(stale)} file(s) {'out of date' if check else 'written'}.")
 
 

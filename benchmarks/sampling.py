@@ -35,15 +35,16 @@ from medseglatdiff_monai.metrics import (
 )
 
 STEPS = (1, 2, 4, 6, 10, 25, 250)
-# Sampler, power of the spacing and last timestep, see DiffusionProcess.
+# Sampler, its steps, and of those of many steps power of the spacing and last timestep, see DiffusionProcess.
 PATHS = (
-    ("ddim", 2.0, 700),
-    ("dpm++", 2.0, 700),
-    ("dpm++", 2.0, 0),
-    ("dpm++", 1.0, 0),
-    ("ddim", 1.0, 0),
-    ("ddpm", 1.0, 0),
+    ("direct", 1, 1.0, 0),
+    ("direct", 2, 1.0, 0),
+    ("dpm++", 10, 2.0, 700),
+    ("dpm++", 10, 1.0, 0),
+    ("ddpm", 10, 1.0, 0),
 )
+# AmbDiffSeg empties a sample that is smaller than this share of the largest one.
+SMALL = 0.5
 Draw = Callable[[torch.Tensor, str], torch.Tensor]
 
 
@@ -52,7 +53,7 @@ def numbers_of_steps(segmenter: Segmenter, num_samples: int, seed: int) -> tuple
 
     def draw(steps: int) -> Draw:
         def masks(image: torch.Tensor, case: str) -> torch.Tensor:
-            return segmenter.network.ensemble_logits(image, num_samples, seed, [case], steps) > 0
+            return segmenter.network.ensemble_logits(image, num_samples, seed, [case], steps, "dpm++") > 0
 
         return masks
 
@@ -74,11 +75,32 @@ def choices(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str
         return masks
 
     ways = {"as shipped": draw(), "no test-time augmentation": draw({"test_time_augmentation": False})}
-    process = network.process
-    for sampler, power, last in PATHS:
-        if (sampler, power, last) != (network.sampler, process.timestep_power, process.last_timestep):
-            name = f"`{sampler}`, power {power:g}, last timestep {last or 'as even steps'}"
-            ways[name] = draw({"sampler": sampler}, timestep_power=power, last_timestep=last)
+    if network.noise_scale != 1.0:
+        ways["noise as it is drawn, not scaled"] = draw({"noise_scale": 1.0})
+
+    def large_alone(image: torch.Tensor, case: str) -> torch.Tensor:
+        masks = draw()(image, case)
+        area = masks.flatten(2).sum(2)
+        return masks & (area >= SMALL * area.amax(1, keepdim=True))[:, :, None, None]
+
+    ways["samples under half of the largest made empty"] = large_alone
+    for sampler, steps, power, last in PATHS:
+        if (sampler, steps) != (network.sampler, network.num_inference_steps):
+            name = f"`{sampler}`, {steps} {'passes' if sampler == 'direct' else 'steps'}"
+            if sampler != "direct":
+                name += f", power {power:g}, last timestep {last or 'as even steps'}"
+            changed = {"sampler": sampler, "num_inference_steps": steps}
+            ways[name] = draw(changed, timestep_power=power, last_timestep=last)
+    threshold = segmenter.inferer.threshold
+
+    def mean_mask_alone(image: torch.Tensor, case: str) -> torch.Tensor:
+        logits = network.conditioner.condition_and_mean_mask(image)[1]
+        return (logits.sigmoid() >= threshold).expand(-1, num_samples, -1, -1)
+
+    with torch.no_grad():
+        probe = torch.zeros(1, segmenter.in_channels, *segmenter.image_size, device=segmenter.device)
+        if network.conditioner.condition_and_mean_mask(probe)[1] is not None:
+            ways["one mask: the conditioner's mean mask"] = torch.no_grad()(mean_mask_alone)
     return ways, "as shipped"
 
 

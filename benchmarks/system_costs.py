@@ -43,33 +43,43 @@ def processor_seconds(work: Callable[[], object], repeats: int = REPEATS) -> flo
     return min(took)
 
 
-def make_stage(stage: str, experiment: str | None, **overrides) -> ConfigParser:
-    """A stage's configuration for networks without weights, on the CPU."""
+def make_stage(stage: str, experiment: str | None, bundle: str = BUNDLE, **overrides) -> ConfigParser:
+    """A stage's configuration for networks without weights, on the CPU unless the overrides say otherwise."""
     # Of the stages in training_stages alone are weights asked for.
     keys = {"training_stages": ["train"], "device": "cpu", "mixed_precision": False, **overrides}
-    parser = ConfigParser(load_stage_config(BUNDLE, stage, experiment, keys))
-    parser["bundle_root"] = str(ROOT / "bundles" / BUNDLE)
+    parser = ConfigParser(load_stage_config(bundle, stage, experiment, keys))
+    parser["bundle_root"] = str(ROOT / "bundles" / bundle)
     # Named where latents are kept, which they are not here.
     parser["train#dataset"] = None
     return parser
 
 
-def make_step(parser: ConfigParser, batch_size: int) -> Callable[[], None]:
-    """One step of training as the stage's trainer does it: augmentation, forward and backward pass, optimiser."""
-    shape = [parser.get_parsed_content("image_size")] * parser.get("spatial_dims", 2)
+def make_step(
+    parser: ConfigParser, batch_size: int, readers: int = READERS, side: int | None = None
+) -> Callable[[], None]:
+    """One step of training as the stage's trainer does it: augmentation, forward and backward pass, optimiser.
+
+    Args:
+        parser: the stage.
+        batch_size: images a step.
+        readers: masks an image.
+        side: of the images; the network's where it is left out.
+    """
+    shape = [side or parser.get_parsed_content("image_size")] * parser.get("spatial_dims", 2)
+    device = torch.device(parser.get_parsed_content("device"))
     batch = {
         "image": torch.rand(batch_size, parser.get_parsed_content("image_channels"), *shape),
-        "label": torch.rand(batch_size, READERS, *shape) > 0.9,
+        "label": torch.rand(batch_size, readers, *shape) > 0.9,
         "case": [str(number) for number in range(batch_size)],
     }
     network = parser.get_parsed_content("network").train()
-    prepare, loss, optimizer = (
-        parser.get_parsed_content(f"train#{name}") for name in ("prepare_batch", "loss", "optimizer")
+    prepare, infer, loss, optimizer = (
+        parser.get_parsed_content(f"train#{name}") for name in ("prepare_batch", "inferer", "loss", "optimizer")
     )
 
     def step() -> None:
-        image, target, *rest = prepare(batch, torch.device("cpu"))
-        output = network(image, *(rest[0] if rest else ()))
+        image, target, *rest = prepare(batch, device)
+        output = infer(image, network, *(rest[0] if rest else ()))
         optimizer.zero_grad()
         loss(output, target).backward()
         optimizer.step()

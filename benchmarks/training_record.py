@@ -2,7 +2,7 @@
 
 Usage: ``python benchmarks/training_record.py RUN_FOLDER --batch-size B --draws N --output FILE``. With
 ``--before FILE`` the run went on from weights whose record is FILE: its stages are kept, and the run's own becomes
-``continued``. With ``--initial-bundle NAME`` it started from the weights of another bundle.
+``continued``, unless it is the scoring stage. With ``--initial WORDS`` it started from other weights.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_folder", type=Path)
-    parser.add_argument("--batch-size", type=int, required=True, help="images a step of the diffusion stage")
-    parser.add_argument("--draws", type=int, required=True, help="draws an image")
+    parser.add_argument("--batch-size", type=int, required=True, help="images a step of the last stage")
+    parser.add_argument("--draws", type=int, required=True, help="draws, or samples that are scored, of each image")
     parser.add_argument("--before", type=Path, help="record of the weights that the run started from")
-    parser.add_argument("--initial-bundle", help="bundle whose weights the run started from, codecs included")
+    parser.add_argument("--initial", help="what the run started from, in words, e.g. 'the weights of the skin bundle'")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     run = json.loads((arguments.run_folder / "training.json").read_text())
     stages = {("diffusion" if name == "train" else name): took for name, took in run["stages"].items()}
-    initial = arguments.initial_bundle
+    initial = arguments.initial
     if arguments.before is not None:
         record_before = json.loads(arguments.before.read_text())
         before, initial = record_before["stages"], initial or record_before["initial_bundle"]
-        already = before.get("continued") or {"iterations": 0, "minutes": 0.0}
-        more = {key: already[key] + stages["diffusion"][key] for key in ("iterations", "minutes")}
-        stages = {**before, "continued": more}
+        name, last = ("scoring", "scoring") if "scoring" in stages else ("continued", "diffusion")
+        already = before.get(name) or {"iterations": 0, "minutes": 0.0}
+        more = {key: already[key] + stages[last][key] for key in ("iterations", "minutes")}
+        stages = {**before, name: more}
     record = {
         "stages": stages,
         "batch_size": arguments.batch_size,

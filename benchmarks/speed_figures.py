@@ -1,0 +1,168 @@
+"""Tables and plot of ``benchmarks/speed.py``'s results, for ``docs/speed.md``; ``figures.py`` puts them there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+NAMES = {
+    "default": "Ours",
+    "former_steps": "Ours, DPM-Solver++",
+    "monai_inferer": "MONAI's inferer, DDIM",
+    "medsegdiff": "MedSegDiff",
+    "paper": "MedSegLatDiff as published",
+    "ensemblediff": "EnsembleDiff",
+    "unet": "BasicUNet, one mask",
+    "limit": "Limit of ours",
+}
+HIGHLIGHTED, BAR, PALE = "#1f6f8b", "#a9b4bd", "#dfe4e8"
+STAGES = {"image_codec": "image codec", "mask_codec": "mask codec", "train": "diffusion", "scoring": "scoring"}
+
+
+def number(value: float) -> str:
+    """Three digits that count, without an exponent."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value >= 0.001 else f"{value:.1g}"
+
+
+def spread(summary: dict[str, float]) -> str:
+    """``median (least to most)``."""
+    return f"{number(summary['median'])} ({number(summary['min'])} to {number(summary['max'])})"
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """Name of a method, with its number of steps where there are several."""
+    steps = row.get("steps", 1)
+    return NAMES[row["name"]] + (f", {steps:,} steps" if steps > 1 else "")
+
+
+def is_extended(row: dict[str, Any]) -> bool:
+    """Whether not all steps of a method were made."""
+    return row.get("timed_steps", 0) < row.get("steps", 0)
+
+
+def title(entry: dict[str, Any]) -> str:
+    """What is drawn: ``5 samples of a lung crop of 64 × 64``."""
+    return f"{entry['num_samples']} samples of a {entry['image']}, {entry['height']} × {entry['width']}"
+
+
+def by_ratio(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Methods from the fastest on."""
+    return sorted(entry["methods"], key=lambda row: row["ratio"]["median"])
+
+
+def drawing_table(entry: dict[str, Any], clock: str) -> str:
+    """Markdown table of the methods for one image and number of samples."""
+    lines = [
+        f"**{title(entry)}**\n",
+        "| method | ratio to one U-Net pass | s | GMAC | memory, MB |",
+        "|---|---|---|---|---|",
+    ]
+    for row in by_ratio(entry):
+        extended = "\\*" if is_extended(row) else ""
+        memory = f"{row['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in row else "–"
+        lines.append(
+            f"| {name_of(row)}{extended} | {spread(row['ratio'])} | {number(row[clock]['median'])} | "
+            f"{number(row['multiply_accumulates'] / 1e9)} | {memory} |"
+        )
+    return "\n".join(lines)
+
+
+def training_table(result: dict[str, Any]) -> str:
+    """Markdown table of the stages of training."""
+    lines = ["| bundle | stage | images a step | s a step | ms an image |", "|---|---|---|---|---|"]
+    for row in result["training"]:
+        seconds = row[result["clock"]]
+        lines.append(
+            f"| `{row['bundle']}` | {STAGES[row['stage']]} | {row['batch_size']} of {row['side']} × {row['side']} | "
+            f"{spread(seconds)} | {1000 * seconds['median'] / row['batch_size']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def start_up_table(result: dict[str, Any]) -> str:
+    """Markdown table of whole processes."""
+    lines = ["| command | processor time, s | wall time, s | peak memory, MB |", "|---|---|---|---|"]
+    for row in result["start_up"]:
+        lines.append(
+            f"| `{row['command']}` | {spread(row['processor_seconds'])} | {spread(row['wall_seconds'])} | "
+            f"{row['peak_bytes']['median'] / 1e6:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def preparation_table(result: dict[str, Any]) -> str:
+    """Markdown table of the data sources."""
+    lines = [
+        "| source | slices | slices a second of processor time | processor time, s | wall time, s |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["preparation"]:
+        if "skipped" in row:
+            lines.append(f"| `{row['source']}` | – | not measured: {row['skipped']} | – | – |")
+        else:
+            lines.append(
+                f"| `{row['source']}` | {row['slices']:,} | {number(row['slices_per_second'])} | "
+                f"{number(row['processor_seconds'])} | {number(row['wall_seconds'])} |"
+            )
+    return "\n".join(lines)
+
+
+def speed(result: dict[str, Any] | None, key: str, image: str) -> str:
+    """What the page says of one result file, ``speed_….json``, whose plot is ``image``."""
+    if result is None:
+        return "Not run yet."
+    origin, clock = result["provenance"], result["clock"]
+    times = "processor time" if clock == "processor_seconds" else "wall time"
+    rate = result["drawing"][0]["matmul_multiply_accumulates_per_second"]["median"]
+    on_cpu = result["device"] == "cpu"
+    where = f"{origin['threads']} thread(s) of an {origin['processor']}" if on_cpu else origin["device"]
+    walked = {row["timed_steps"] for entry in result["drawing"] for row in entry["methods"] if is_extended(row)}
+    head = (
+        f"{where}, {times}, {result['repeats']} rounds; a matrix product makes {number(rate / 1e9)} GMAC a second. Of "
+        f"methods with an asterisk, {max(walked)} steps were timed and extended to all."
+    )
+    parts = [
+        head,
+        f"![Time of each method as a multiple of one U-Net pass](images/{image})",
+        *(drawing_table(entry, clock) for entry in result["drawing"]),
+        f"**A step of training**, {times}\n",
+        training_table(result),
+        "**Whole processes**\n",
+        start_up_table(result),
+        "**Preparation of data**, one worker, unpacking included\n",
+        preparation_table(result),
+        f"From `benchmarks/results/{key}.json`.",
+    ]
+    return "\n\n".join(part.rstrip("\n") for part in parts)
+
+
+def plot_speed(result: dict[str, Any], path: Path) -> None:
+    """Bars of the ratio to one U-Net pass, on one logarithmic axis; a panel an image and number of samples."""
+    entries = result["drawing"]
+    figure = Figure(figsize=(11, 0.6 + 2.7 * -(-len(entries) // 2)), layout="constrained", facecolor="white")
+    ratios = [row["ratio"]["median"] for entry in entries for row in entry["methods"]]
+    low, high = 0.4 * min(ratios), 8 * max(ratios)
+    panels = figure.subplots(-(-len(entries) // 2), 2, squeeze=False, sharex=True).flatten()
+    for axes, entry in zip(panels[: len(entries)], entries, strict=True):
+        rows = by_ratio(entry)[::-1]
+        values = [row["ratio"]["median"] for row in rows]
+        colours = [{"default": HIGHLIGHTED, "limit": PALE}.get(row["name"], BAR) for row in rows]
+        axes.barh([name_of(row) for row in rows], [value - low for value in values], left=low, color=colours)
+        for place, value in enumerate(values):
+            axes.text(value * 1.15, place, number(value), va="center", fontsize=8)
+        axes.axvline(1.0, color="#444444", linewidth=0.8, linestyle=":")
+        axes.set(xscale="log", xlim=(low, high))
+        axes.set_title(title(entry), fontsize=10, loc="left")
+        axes.tick_params(labelsize=8, length=0)
+        axes.tick_params(axis="x", labelbottom=True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    for axes in panels[len(entries) :]:
+        axes.set_visible(False)
+    figure.supxlabel("time as a multiple of one pass of BasicUNet (logarithmic)", fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(path)
