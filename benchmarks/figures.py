@@ -84,10 +84,12 @@ def table(described: tuple[str, str, str], result: dict) -> str:
         hidden = metric in SEVERAL_READERS if "one reader" in data else metric == "dice_native"
         if summary.get(metric) is not None and not hidden:
             lines.append(f"| {name} | {summary[metric]:.{digits}f} | {note} |")
+    number, sampler = summary["num_inference_steps"], result["settings"]["sampler"]
+    steps = ("one pass" if number == 1 else f"{number} passes") if sampler == "direct" else f"{number} steps"
     grid = {"native": "the images' native grid", "network": "the network's grid"}[summary["score_at"]]
     head = (
         f"{summary['num_cases']} {origin['split']} {unit} of {data}, drawn with seed {origin['seed']}; "
-        f"{summary['num_samples']} samples each, {summary['num_inference_steps']} steps, consensus from a confidence "
+        f"{summary['num_samples']} samples each, {steps}, consensus from a confidence "
         f"of {result['settings']['threshold']}. Means over {unit}, on {grid}."
     )
     return f"{head}\n\n" + "\n".join(lines)
