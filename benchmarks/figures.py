@@ -112,7 +112,7 @@ def training_text(record: dict) -> str:
     origin = record["provenance"]
     initial = record.get("initial_bundle")
     gpu = " (no GPU)" if origin["device"] == "cpu" else ""
-    start = f" Started from {initial}, whose mask codec it keeps." if initial else ""
+    start = f" Started from {initial}." if initial else ""
     last = "scoring step" if "scoring" in record["stages"] else "diffusion step"
     drawn = "samples of each" if "scoring" in record["stages"] else "draws of reader, noise and timestep"
     return (

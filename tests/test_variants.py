@@ -157,7 +157,7 @@ def test_exported_variant_equals_the_network(experiment: str, codecs: Path, data
     path = export_torchscript(run, tmp_path / "model.ts", num_inference_steps=2)
     network = load_segmenter(run, num_inference_steps=2).network
     image = torch.rand(1, 1, 32, 32)
-    noise = network.draw_noise(image, network.num_samples, 5, [""])
+    noise = network.draw_noise(image, network.num_samples, 5, [""], network.count_passes())
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.load(str(path))(image, noise), network(image, noise))
 
@@ -191,7 +191,7 @@ def test_volumes_train_and_sample(tmp_path: Path) -> None:
     assert summary["num_cases"] == 1
     assert 0.0 <= summary["ged_v"] <= 2.0
     path = export_torchscript(run, tmp_path / "model.ts")
-    noise = segmenter.network.draw_noise(image, 2, 0, [""])
+    noise = segmenter.network.draw_noise(image, 2, 0, [""], segmenter.network.count_passes())
     with torch.no_grad():
         torch.testing.assert_close(
             torch.jit.load(str(path))(image.as_tensor(), noise), segmenter.network(image.as_tensor(), noise)
