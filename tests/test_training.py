@@ -69,6 +69,15 @@ def assert_same_weights(run: Path, reference: Path) -> None:
         assert different == [], name
 
 
+def test_stages_that_do_not_fit_the_sampler_are_refused_before_anything_is_trained(data: Path, tmp_path: Path) -> None:
+    stages = ["image_codec", "mask_codec", "train"]
+    with pytest.raises(InputError, match="--sampler dpm"):
+        train(LUNG, data, output_dir=tmp_path / "run", training_stages=stages, **SIZES)
+    with pytest.raises(InputError, match="--prediction_type sample"):
+        train(LUNG, data, output_dir=tmp_path / "run", prediction_type="epsilon", **SIZES)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("stage", ["train", "scoring"])
 def test_channels_last_trains_the_same_weights(
     data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
@@ -85,6 +94,8 @@ def test_channels_last_trains_the_same_weights(
     monkeypatch.setattr(training, "ConfigWorkflow", Recorded)
     weights = whole / "models" / "model.pt"
     small = {**SIZES, "max_epochs": 1, "initial_weights": weights, "training_stages": [stage]}
+    if stage == "train":
+        small["sampler"] = "dpm++"
     plain, found = (
         load_tensors(
             train(LUNG, data, output_dir=tmp_path / str(chosen), channels_last=chosen, **small) / "models/model.pt"
