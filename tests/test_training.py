@@ -348,6 +348,8 @@ def test_tracking_is_off_on_demand(whole: Path) -> None:
 def test_a_run_goes_on_from_finished_weights_with_its_last_stage_alone(data, whole, started, tmp_path, stages):
     weights = whole / "models" / "model.pt"
     sizes = {**SIZES, "learning_rate": 0.0, "training_stages": stages}
+    if stages[-1] == "train":
+        sizes["sampler"] = "dpm++"
     run = train(LUNG, data, output_dir=tmp_path / "run", initial_weights=weights, **sizes)
     assert started == stages[-1:]
     assert list(read_models(run)) == ["model.pt"]
