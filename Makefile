@@ -55,7 +55,7 @@ demo: $(STAMP)
 
 label-server: $(LABEL_STAMP)
 	@test -n "$(STUDIES)" || { echo "Which images? make label-server STUDIES=folder"; exit 1; }
-	$(LABEL_RUN) -m medseglatdiff_monai.monai_label "$(STUDIES)" $(LABEL_ARGS)
+	$(LABEL_RUN) -m medseglatdiff_monai.integrations.monai_label "$(STUDIES)" $(LABEL_ARGS)
 
 # MONAI Label 0.8.5 and this package want other versions of pydicom and numpy than their requirements say together: the
 # file lists every package, and pip is to take the list as it stands.

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from medseglatdiff_monai.benchmark.statistics import Interval, compare_groups, group_interval
-from medseglatdiff_monai.evaluation import load_result
+from medseglatdiff_monai.evaluation.result import load_result
+from medseglatdiff_monai.suites.statistics import Interval, compare_groups, group_interval
 
 METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "soft_dice", "ece_band", "diversity")
 

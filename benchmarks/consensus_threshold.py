@@ -3,7 +3,8 @@
 Usage: python benchmarks/consensus_threshold.py DATASET_DIR [--bundle NAME] [--max-cases 200] [--num-samples 16]
 
 Each validation case's ensemble is drawn once and fused at every threshold and by every rule of
-:mod:`medseglatdiff_monai.fusion`. Dice is that with the consensus of at least half of the readers, on the network's
+:mod:`medseglatdiff_monai.ensemble.fusion`. Dice is that with the consensus of at least half of the readers, on the
+network's
 grid: of the cases whose consensus is not empty, and of all cases, where two empty masks count 1. The threshold at which
 the expected Dice of a calibrated map is highest is half of that Dice, so below 0.5 (Lipton et al. 2014, arXiv
 1402.1892), and a consensus of samples that place a small structure here and there is empty at 0.5.
@@ -18,9 +19,9 @@ import torch
 from records import measurement_arguments, write_record
 from tqdm import tqdm
 
-from medseglatdiff_monai.bundle import load_segmenter
+from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.data.datalist import load_datalist
-from medseglatdiff_monai.fusion import FUSIONS, fuse_ensemble
+from medseglatdiff_monai.ensemble.fusion import FUSIONS, fuse_ensemble
 from medseglatdiff_monai.metrics import ConsensusDice
 
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from speed_figures import plot_speed, speed
 
-from medseglatdiff_monai.benchmark.statistics import is_settled
-from medseglatdiff_monai.checkpoints import weights_sha256
+from medseglatdiff_monai.files import weights_sha256
+from medseglatdiff_monai.suites.statistics import is_settled
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

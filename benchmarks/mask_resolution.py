@@ -15,7 +15,7 @@ from pathlib import Path
 from monai.transforms import Resize
 
 from medseglatdiff_monai.data.datalist import load_datalist
-from medseglatdiff_monai.data.transforms import LoadCase
+from medseglatdiff_monai.io.prepared import LoadCase
 from medseglatdiff_monai.metrics import dice_score
 
 ROOT = Path(__file__).resolve().parent.parent

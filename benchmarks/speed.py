@@ -47,8 +47,8 @@ from speed_drawing import (
     peak_memory,
 )
 
-from medseglatdiff_monai.checkpoints import save_json
-from medseglatdiff_monai.evaluation import provenance
+from medseglatdiff_monai.files import save_json
+from medseglatdiff_monai.provenance import provenance
 
 MATMUL_SIDES = {"cpu": 2048, "cuda": 8192}
 QUICK_MATMUL_SIDE, QUICK_NUMBERS, QUICK_REPEATS = 512, (2,), 2

@@ -18,7 +18,7 @@ from speed_drawing import SEED, Clock, Picture
 from system_costs import make_stage, make_step
 
 from medseglatdiff_monai.data.prepare import prepare
-from medseglatdiff_monai.training import TRAINING_STAGES
+from medseglatdiff_monai.training.run import TRAINING_STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 # Archive of each source, as published; the phantom is drawn.

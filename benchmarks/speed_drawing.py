@@ -22,7 +22,7 @@ from system_costs import forget_peak, peak_bytes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from medseglatdiff_monai.bundle import find_bundle, load_stage_config
+from medseglatdiff_monai.bundle.config import find_bundle, load_stage_config
 from medseglatdiff_monai.networks import LatentDiffusionSegmenter
 
 SEED = 0

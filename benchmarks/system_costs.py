@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigParser
 
-from medseglatdiff_monai.bundle import load_stage_config
-from medseglatdiff_monai.checkpoints import save_bytes
-from medseglatdiff_monai.evaluation import provenance
-from medseglatdiff_monai.training import count_multiply_accumulates
+from medseglatdiff_monai.bundle.config import load_stage_config
+from medseglatdiff_monai.files import save_text
+from medseglatdiff_monai.provenance import provenance
+from medseglatdiff_monai.training.run import count_multiply_accumulates
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = "lung_nodule_ct_latent_diffusion"
@@ -189,7 +189,7 @@ def main() -> None:
         "provenance": provenance(),
     }
     text = json.dumps(record, indent=2) + "\n"
-    save_bytes(lambda handle: handle.write(text.encode()), arguments.output)
+    save_text(text, arguments.output)
     print(arguments.output)
 
 

@@ -21,10 +21,11 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from records import RESULTS
 
-from medseglatdiff_monai.bundle import find_bundle, write_run_folder
-from medseglatdiff_monai.checkpoints import weights_sha256
+from medseglatdiff_monai.bundle.build import write_run_folder
+from medseglatdiff_monai.bundle.config import find_bundle
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.evaluation import provenance
+from medseglatdiff_monai.files import weights_sha256
+from medseglatdiff_monai.provenance import provenance
 
 WARM_UP = 10
 

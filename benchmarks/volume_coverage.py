@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from records import measurement_arguments, write_record
 
-from medseglatdiff_monai.bundle import Segmenter, load_segmenter
+from medseglatdiff_monai.bundle.segmenter import Segmenter, load_segmenter
 from medseglatdiff_monai.data.datalist import load_datalist
-from medseglatdiff_monai.data.pylidc_compat import load_pylidc
-from medseglatdiff_monai.volumes import INTERVAL_PERCENT
+from medseglatdiff_monai.data.sources.pylidc_compat import load_pylidc
+from medseglatdiff_monai.predict.measure import INTERVAL_PERCENT
 
 NAME = re.compile(r"(?P<patient>.+)_nodule-(?P<nodule>\d+)_slice-(?P<slice>\d+)")
 NUM_BOOTSTRAP = 2000

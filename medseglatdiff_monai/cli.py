@@ -93,12 +93,12 @@ class Commands:
             overrides: configuration keys, e.g. --max_epochs 3 --batch_size 8.
         """
         with _quick_imports():
-            from .arguments import check_bundle_arguments
+            from .bundle.arguments import check_bundle_arguments
             from .data.datalist import load_dataset_info
 
             check_bundle_arguments(bundle, "train", experiment, overrides)
             load_dataset_info(dataset_dir)
-            from .training import train
+            from .training.run import train
 
         path = train(bundle, dataset_dir, experiment, output_dir, max_minutes, initial_weights, **overrides)
         print(f"Run: {path}")
@@ -138,10 +138,10 @@ class Commands:
             overrides: configuration keys.
         """
         with _quick_imports():
-            from .arguments import check_bundle_arguments
+            from .bundle.arguments import check_bundle_arguments
 
             check_bundle_arguments(bundle, "evaluate", experiment, overrides)
-            from .evaluation import evaluate
+            from .evaluation.run import evaluate
 
         result = evaluate(
             bundle, dataset_dir, output_dir, split, experiment, weights, num_samples, num_inference_steps, max_cases,
@@ -186,7 +186,7 @@ class Commands:
             overrides: configuration keys of every system's training.
         """
         with _quick_imports():
-            from .benchmark import run_suite
+            from .suites.runner import run_suite
 
         runs = dict(_name_and_folder(entry) for entry in _as_list(run))
         results = run_suite(
@@ -249,8 +249,9 @@ class Commands:
             overrides: configuration keys.
         """
         with _quick_imports():
-            from .arguments import check_bundle_arguments, check_predict
+            from .bundle.arguments import check_bundle_arguments
             from .io.formats import check_path
+            from .predict.arguments import check_predict
 
             paths, _ = check_predict(
                 [str(entry) for entry in inputs], num_samples, num_inference_steps, seed, point, index, roi, slices,
@@ -259,7 +260,7 @@ class Commands:
             for path in paths:
                 check_path(path)
             check_bundle_arguments(bundle, "inference", experiment, overrides)
-            from .predict import predict
+            from .predict.files import predict
 
         results = predict(
             bundle, paths, output_dir, weights=weights, experiment=experiment,
@@ -297,10 +298,10 @@ class Commands:
             overrides: configuration keys, e.g. --num_samples 16: fixed in TorchScript, the runner's default in ONNX.
         """
         with _quick_imports():
-            from .arguments import check_bundle_arguments
+            from .bundle.arguments import check_bundle_arguments
 
             check_bundle_arguments(bundle, "inference", None, {**overrides, "device": device})
-            from .export import export
+            from .integrations.export.export import export
 
         print(f"Exported: {export(bundle, format, output_file, output_dir, weights, device, **overrides)}")
 
@@ -314,11 +315,11 @@ class Commands:
             output_file: the zip.
         """
         with _quick_imports():
-            from .bundle import find_bundle
+            from .bundle.config import find_bundle
 
             find_bundle(bundle)
-            from .checkpoints import weights_sha256
-            from .pack import pack
+            from .bundle.pack import pack
+            from .files import weights_sha256
 
         path = pack(bundle, output_file)
         print(f"Packed: {path} ({path.stat().st_size / 1e6:.1f} MB, SHA-256 {weights_sha256(path)})")
@@ -337,10 +338,10 @@ class Commands:
             experiment_name: experiment of the run, where the bundle has none on that server.
         """
         with _quick_imports():
-            from .bundle import find_bundle
+            from .bundle.config import find_bundle
 
             find_bundle(bundle)
-            from .mlflow_model import register
+            from .integrations.mlflow.model import register
 
         uri, version = register(bundle, tracking_uri, name, experiment_name)
         print(f"Registered: version {version}. mlflow.pyfunc.load_model({uri!r})")
@@ -354,7 +355,7 @@ class Commands:
             run_folder: the --output-dir of predict.
             output_file: the HTML (default: RUN_FOLDER/report.html).
         """
-        from .report import report
+        from .predict.report import report
 
         print(f"Report: {report(run_folder, output_file)}")
 
@@ -395,10 +396,10 @@ class Commands:
             overrides: configuration keys.
         """
         with _quick_imports():
-            from .arguments import check_bundle_arguments
+            from .bundle.arguments import check_bundle_arguments
 
             check_bundle_arguments(bundle, "inference", experiment, overrides)
-            from .view import view
+            from .integrations.view.page import view
 
         # Fire makes a list of names with commas between.
         names = None if readers is None else [readers] if isinstance(readers, str) else [str(name) for name in readers]
@@ -451,7 +452,8 @@ class Commands:
             overrides: --from BUNDLE (needed), a folder or a name under bundles/; configuration keys; --stages for keys
                 of single stages.
         """
-        from .new_bundle import check_bundle, new_bundle
+        from .bundle.check import check_bundle
+        from .bundle.new import new_bundle
 
         # A keyword of Python cannot be the name of an argument.
         source = overrides.pop("from", None)
@@ -474,7 +476,7 @@ class Commands:
         Args:
             bundle: bundle folder, or a name under bundles/.
         """
-        from .new_bundle import check_bundle
+        from .bundle.check import check_bundle
 
         found = check_bundle(bundle)
         if found:
@@ -483,7 +485,8 @@ class Commands:
 
     def build_bundles(self) -> None:
         """Rebuild the stage files of all bundles from configs/ (for developers)."""
-        from .bundle import build_bundle, bundles_dir
+        from .bundle.build import build_bundle
+        from .bundle.config import bundles_dir
 
         for path in sorted((bundles_dir().parent / "configs" / "bundles").glob("*.json")):
             build_bundle(path.stem)
@@ -524,7 +527,7 @@ def _name_and_folder(entry: Any) -> tuple[str, str]:
 
 def _describe_size(nodule: dict[str, Any]) -> str:
     """The numbers of a nodule that one looks for first."""
-    from .volumes import format_number
+    from .predict.measure import format_number
 
     parts = []
     for key, name, unit in (("volume_mm3", "volume", "mm³"), ("longest_diameter_mm", "diameter", "mm")):

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from .data.datalist import load_datalist
-from .data.phantom import load_phantom_scan, write_phantom_dicom_series
 from .data.prepare import prepare
-from .data.transforms import LoadCase
-from .evaluation import evaluate
-from .io import ComparedCase, draw_comparison
-from .predict import predict
+from .data.sources.phantom_dicom import write_phantom_dicom_series
+from .data.sources.phantom_scan import load_phantom_scan
+from .evaluation.run import evaluate
+from .io.prepared import LoadCase
+from .plots.comparison import ComparedCase, draw_comparison
+from .predict.files import predict
 
 __all__ = ["demo"]
 

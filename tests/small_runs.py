@@ -14,8 +14,9 @@ from monai.bundle import ConfigParser
 from PIL import Image
 from torch import nn
 
-from medseglatdiff_monai.bundle import bundles_dir, write_run_folder
-from medseglatdiff_monai.checkpoints import save_weights
+from medseglatdiff_monai.bundle.build import write_run_folder
+from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.networks.weights import save_weights
 
 LUNG = "lung_nodule_ct_latent_diffusion"
 SKIN = "skin_lesion_dermoscopy_latent_diffusion"

@@ -24,9 +24,10 @@ from small_runs import (
 )  # fmt: skip
 
 import medseglatdiff_monai
-from medseglatdiff_monai.bundle import STAGES, apply_overrides, build_bundle, bundles_dir, load_stage_config
-from medseglatdiff_monai.checkpoints import load_weights, save_weights
+from medseglatdiff_monai.bundle.build import build_bundle
+from medseglatdiff_monai.bundle.config import STAGES, apply_overrides, bundles_dir, load_stage_config
 from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.networks.weights import load_weights, save_weights
 
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
 NECESSARY = (

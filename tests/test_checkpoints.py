@@ -11,18 +11,11 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
-from medseglatdiff_monai import checkpoints
-from medseglatdiff_monai.checkpoints import (
-    StageCheckpoint,
-    load_tensors,
-    load_weights,
-    save_bytes,
-    save_tensors,
-    save_weights,
-    stage_finished,
-    weights_sha256,
-)
 from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.files import save_with, weights_sha256
+from medseglatdiff_monai.networks import weights
+from medseglatdiff_monai.networks.weights import load_tensors, load_weights, save_tensors, save_weights, stage_finished
+from medseglatdiff_monai.training.checkpoints import StageCheckpoint
 
 
 def make_network(width: int = 3) -> nn.Sequential:
@@ -115,7 +108,7 @@ def test_interrupted_writing_leaves_the_former_file_and_no_other(tmp_path: Path)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        save_bytes(fail, path)
+        save_with(fail, path)
     assert torch.equal(load_tensors(path)["a"], torch.ones(2))
     assert list(tmp_path.iterdir()) == [path]
 
@@ -175,9 +168,9 @@ def test_weights_without_a_state_never_come_from_an_unfinished_stage(
         if written:
             raise KeyboardInterrupt
         written.append(path)
-        save_bytes(write, path)
+        save_with(write, path)
 
-    monkeypatch.setattr(checkpoints, "save_bytes", die_at_the_second)
+    monkeypatch.setattr(weights, "save_with", die_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run_stage(tmp_path, 2)
     assert len(list(tmp_path.iterdir())) == 1

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from small_runs import LUNG, THRESHOLD, write_prepared, write_small_bundle
 
-from medseglatdiff_monai.bundle import load_segmenter
+from medseglatdiff_monai.bundle.segmenter import load_segmenter
 
 pytestmark = pytest.mark.integration
 

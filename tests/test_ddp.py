@@ -15,11 +15,11 @@ import pytest
 import torch
 from small_runs import LUNG, copy_bundle, run_sizes, small_sizes, write_prepared
 
-from medseglatdiff_monai.bundle import bundles_dir
-from medseglatdiff_monai.checkpoints import stage_finished
-from medseglatdiff_monai.distributed import FRESH_STORE, local_device, start
+from medseglatdiff_monai.bundle.config import bundles_dir
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.training import TRAINING_STAGES
+from medseglatdiff_monai.networks.weights import stage_finished
+from medseglatdiff_monai.training.distributed import FRESH_STORE, local_device, start
+from medseglatdiff_monai.training.run import TRAINING_STAGES
 
 SECONDS = 240
 

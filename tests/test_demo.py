@@ -10,9 +10,9 @@ from PIL import Image
 from small_runs import LUNG, copy_bundle
 
 from medseglatdiff_monai import demo as demo_module
-from medseglatdiff_monai.bundle import bundles_dir
+from medseglatdiff_monai.bundle.config import bundles_dir
 from medseglatdiff_monai.demo import demo
-from medseglatdiff_monai.io import ComparedCase, draw_comparison
+from medseglatdiff_monai.plots.comparison import ComparedCase, draw_comparison
 
 NUM_CASES = 4
 

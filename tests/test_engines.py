@@ -10,20 +10,16 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from medseglatdiff_monai import engines
-from medseglatdiff_monai.engines import (
-    BatchAugmentation,
+from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.training import handlers as engines
+from medseglatdiff_monai.training.augmentation import BatchAugmentation, TransformAugmentation
+from medseglatdiff_monai.training.batches import PrepareDenoising, PrepareEnsemble, PrepareImages, PrepareMasks
+from medseglatdiff_monai.training.handlers import (
     GradientClipping,
     LearningRateSchedule,
-    PrepareDenoising,
-    PrepareEnsemble,
-    PrepareImages,
-    PrepareMasks,
     SeedEachEpoch,
     TrainingTimeLimit,
-    TransformAugmentation,
 )
-from medseglatdiff_monai.errors import InputError
 
 
 @pytest.fixture(autouse=True)

@@ -19,16 +19,19 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose
 from small_runs import LUNG, SKIN, THRESHOLD, build_network, write_prepared, write_small_bundle
 
-from medseglatdiff_monai.checkpoints import save_weights, weights_sha256
 from medseglatdiff_monai.data.datalist import load_datalist
-from medseglatdiff_monai.data.transforms import LoadCased
-from medseglatdiff_monai.engines import PrepareEnsemble
+from medseglatdiff_monai.ensemble.fusion import fuse_ensemble
+from medseglatdiff_monai.ensemble.inferer import EnsembleInferer
+from medseglatdiff_monai.ensemble.morphology import refine_masks
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.evaluation import CaseRecorder, evaluate, load_result
-from medseglatdiff_monai.fusion import fuse_ensemble
-from medseglatdiff_monai.inferer import EnsembleInferer
-from medseglatdiff_monai.morphology import refine_masks
+from medseglatdiff_monai.evaluation.case_recorder import CaseRecorder
+from medseglatdiff_monai.evaluation.result import load_result
+from medseglatdiff_monai.evaluation.run import evaluate
+from medseglatdiff_monai.files import weights_sha256
+from medseglatdiff_monai.io.prepared import LoadCased
 from medseglatdiff_monai.networks import IdentityCodec
+from medseglatdiff_monai.networks.weights import save_weights
+from medseglatdiff_monai.training.batches import PrepareEnsemble
 
 pytestmark = pytest.mark.integration
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from medseglatdiff_monai.ensemble import summarize_ensemble
+from medseglatdiff_monai.ensemble.fusion import FUSIONS, fuse_ensemble
+from medseglatdiff_monai.ensemble.inferer import EnsembleInferer
+from medseglatdiff_monai.ensemble.summary import summarize_ensemble
+from medseglatdiff_monai.ensemble.transforms import SplitEnsembled
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.fusion import FUSIONS, fuse_ensemble
-from medseglatdiff_monai.inferer import EnsembleInferer
-from medseglatdiff_monai.postprocessing import SplitEnsembled
 
 
 def votes(*counts: int, slots: int) -> torch.Tensor:

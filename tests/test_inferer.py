@@ -11,9 +11,9 @@ from monai.handlers import IgniteMetricHandler
 from monai.transforms import CenterSpatialCropd, Compose, EnsureChannelFirstd
 
 from medseglatdiff_monai.data import NormalizeCropd, RandomReaderd, ReaderConsensusd, WindowHUd
-from medseglatdiff_monai.ensemble import summarize_ensemble
+from medseglatdiff_monai.ensemble.inferer import EnsembleInferer
+from medseglatdiff_monai.ensemble.summary import summarize_ensemble
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.inferer import EnsembleInferer
 from medseglatdiff_monai.metrics import GeneralizedEnergyDistance
 
 

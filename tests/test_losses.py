@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from medseglatdiff_monai.losses import (
+from medseglatdiff_monai.networks import VQVAECodec
+from medseglatdiff_monai.training.losses import (
     CodecLoss,
     DenoisingLoss,
     automatic_positive_weight,
     settle_positive_weight,
     weighted_cross_entropy,
 )
-from medseglatdiff_monai.networks import VQVAECodec
 
 LOGITS = torch.tensor([0.0, math.log(3.0)]).view(1, 1, 1, 2)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medseglatdiff_monai.inferer import EnsembleInferer
-from medseglatdiff_monai.morphology import refine_masks
+from medseglatdiff_monai.ensemble.inferer import EnsembleInferer
+from medseglatdiff_monai.ensemble.morphology import refine_masks
 
 
 def read(*rows: str) -> torch.Tensor:

@@ -14,12 +14,15 @@ from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
 from PIL import Image
 from small_runs import LUNG, RETINA, SKIN, small_sizes, write_prepared
 
-from medseglatdiff_monai import bundle as bundle_module
-from medseglatdiff_monai import new_bundle as module
-from medseglatdiff_monai.bundle import STAGES, build_bundle, bundles_dir, load_stage_config, stages_that_know
+from medseglatdiff_monai.bundle import config as bundle_module
+from medseglatdiff_monai.bundle import new as module
+from medseglatdiff_monai.bundle.build import build_bundle
+from medseglatdiff_monai.bundle.check import check_bundle
+from medseglatdiff_monai.bundle.config import STAGES, bundles_dir, load_stage_config, stages_that_know
+from medseglatdiff_monai.bundle.metadata import PLACEHOLDER
+from medseglatdiff_monai.bundle.new import new_bundle
 from medseglatdiff_monai.cli import main
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.new_bundle import PLACEHOLDER, check_bundle, new_bundle
 
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
 

@@ -12,11 +12,10 @@ import pytest
 import torch
 from small_runs import LUNG, write_small_bundle
 
-from medseglatdiff_monai.bundle import load_segmenter
+from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.diffusion import DiffusionProcess, sample
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.networks import draw_sample_noise
-from medseglatdiff_monai.onnx_runner import (
+from medseglatdiff_monai.integrations.export.onnx_runner import (
     OnnxSegmenter,
     direct_timesteps,
     draw_noise,
@@ -25,6 +24,7 @@ from medseglatdiff_monai.onnx_runner import (
     solve_directly,
     torch_normal,
 )
+from medseglatdiff_monai.networks import draw_sample_noise
 
 # Runs the copy that lies in the export's folder, under an import system that refuses the package and its libraries.
 ALONE = """
@@ -46,7 +46,7 @@ np.savez(output, **result)
 def export(*arguments, **overrides) -> Path:
     pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
     pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
-    from medseglatdiff_monai.onnx_export import export_onnx
+    from medseglatdiff_monai.integrations.export.onnx import export_onnx
 
     return export_onnx(*arguments, **overrides)
 

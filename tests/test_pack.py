@@ -12,9 +12,10 @@ import torch
 from monai.bundle import download, load
 from small_runs import LUNG, POLYP, copy_bundle, write_small_bundle
 
-from medseglatdiff_monai.bundle import bundles_dir, load_segmenter
+from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.pack import pack
+from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.pack import pack
 
 
 @pytest.fixture

@@ -17,14 +17,16 @@ from tiny_dicom import CORNER_MM, make_ct, write_series
 
 import medseglatdiff_monai.io.dicom_results as dicom_results
 import medseglatdiff_monai.io.reading as reading
-import medseglatdiff_monai.predict as predict_module
-from medseglatdiff_monai.bundle import load_segmenter
-from medseglatdiff_monai.data.lidc_annotations import crop_start, find_nodules
-from medseglatdiff_monai.data.phantom import load_phantom_scan, write_phantom_dicom_series
-from medseglatdiff_monai.data.pylidc_compat import load_pylidc
+import medseglatdiff_monai.predict.files as predict_module
+from medseglatdiff_monai.bundle.segmenter import load_segmenter
+from medseglatdiff_monai.data.sources.lidc_annotations import crop_start, find_nodules
+from medseglatdiff_monai.data.sources.phantom_dicom import write_phantom_dicom_series
+from medseglatdiff_monai.data.sources.phantom_scan import load_phantom_scan
+from medseglatdiff_monai.data.sources.pylidc_compat import load_pylidc
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.io import parse_places
-from medseglatdiff_monai.predict import predict, predict_image
+from medseglatdiff_monai.predict.files import predict
+from medseglatdiff_monai.predict.image import predict_image
 
 # Row, column and slice of the "nodule" of the small CT: off the middle, so that no axis can be mistaken.
 ROW, COLUMN, SLICE = 70, 90, 2

@@ -14,8 +14,8 @@ from tiny_bundle import write_tiny_bundle
 from tiny_dicom import CORNER_MM, make_ct, write_series
 
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.predict import predict
-from medseglatdiff_monai.report import THRESHOLDS, _sizes_by_threshold, report
+from medseglatdiff_monai.predict.files import predict
+from medseglatdiff_monai.predict.report import THRESHOLDS, _sizes_by_threshold, report
 
 POINT = (CORNER_MM[0] + 90 * 0.75, CORNER_MM[1] + 70 * 0.5, CORNER_MM[2] + 4.0)
 OTHER = (POINT[0] + 6.0, POINT[1], POINT[2])

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from medseglatdiff_monai.engines import PrepareScoring
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.losses import ScoringLoss, energy_score, latent_distance, ruzicka_distance
 from medseglatdiff_monai.metrics import generalized_energy_distance
 from medseglatdiff_monai.metrics.distances import pairwise_iou_distance
 from medseglatdiff_monai.networks import ScoringNetwork
+from medseglatdiff_monai.training.batches import PrepareScoring
+from medseglatdiff_monai.training.losses import ScoringLoss, energy_score, latent_distance, ruzicka_distance
 
 
 def test_ruzicka_distance_by_hand() -> None:

@@ -13,9 +13,9 @@ import torch
 from monai.bundle import run
 from small_runs import BUNDLES, DATA, copy_bundle, run_sizes, small_sizes, write_prepared
 
-from medseglatdiff_monai.bundle import bundles_dir
-from medseglatdiff_monai.checkpoints import stage_finished
-from medseglatdiff_monai.training import TRAINING_STAGES
+from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.networks.weights import stage_finished
+from medseglatdiff_monai.training.run import TRAINING_STAGES
 
 pytestmark = pytest.mark.integration
 

@@ -116,7 +116,7 @@ def test_a_prediction_imports_only_what_it_uses(image: Path, tmp_path: Path) -> 
     assert (tmp_path / "out" / "one_consensus.png").is_file()
     assert packages(modules) & HEAVY <= {"matplotlib", "scipy", "torch"}
     assert not {
-        "matplotlib.pyplot", "medseglatdiff_monai.benchmark", "medseglatdiff_monai.mlflow_model",
-        "medseglatdiff_monai.onnx_runner", "medseglatdiff_monai.tracking", "medseglatdiff_monai.training",
-        "medseglatdiff_monai.view", "scipy.stats",
+        "matplotlib.pyplot", "medseglatdiff_monai.suites", "medseglatdiff_monai.integrations.mlflow.model",
+        "medseglatdiff_monai.integrations.export.onnx_runner", "medseglatdiff_monai.integrations.mlflow.tracking",
+        "medseglatdiff_monai.training.run", "medseglatdiff_monai.integrations.view", "scipy.stats",
     } & modules  # fmt: skip

@@ -12,14 +12,15 @@ import torch
 from monai.bundle import ConfigParser
 from small_runs import LUNG, POLYP, SKIN, run_sizes, small_sizes, write_prepared
 
-from medseglatdiff_monai import engines
-from medseglatdiff_monai.bundle import load_segmenter, load_stage_config
-from medseglatdiff_monai.checkpoints import load_tensors
+from medseglatdiff_monai.bundle.config import load_stage_config
+from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.evaluation import evaluate
+from medseglatdiff_monai.evaluation.run import evaluate
 from medseglatdiff_monai.networks import OneToOneSegmenter
-from medseglatdiff_monai.predict import predict
-from medseglatdiff_monai.training import count_multiply_accumulates, stage_weights, train
+from medseglatdiff_monai.networks.weights import load_tensors
+from medseglatdiff_monai.predict.files import predict
+from medseglatdiff_monai.training import handlers as engines
+from medseglatdiff_monai.training.run import count_multiply_accumulates, stage_weights, train
 
 pytestmark = pytest.mark.integration
 

@@ -15,10 +15,10 @@ from mlflow import MlflowClient
 from monai.bundle import ConfigParser
 from small_runs import LUNG, run_sizes, small_sizes, write_prepared
 
-from medseglatdiff_monai import tracking
-from medseglatdiff_monai.bundle import load_stage_config
-from medseglatdiff_monai.tracking import RunTracker, read_run_ids, sqlite_uri
-from medseglatdiff_monai.training import TRAINING_STAGES, train
+from medseglatdiff_monai.bundle.config import load_stage_config
+from medseglatdiff_monai.integrations.mlflow import tracking
+from medseglatdiff_monai.integrations.mlflow.tracking import RunTracker, read_run_ids, sqlite_uri
+from medseglatdiff_monai.training.run import TRAINING_STAGES, train
 
 pytestmark = pytest.mark.integration
 
@@ -156,7 +156,7 @@ def test_parent_waits_for_the_last_stage(tmp_path: Path, last: bool, status: str
 def test_interrupted_stage_goes_on_in_its_own_run(data: Path, run: Path, tmp_path: Path, monkeypatch) -> None:
     import torch
 
-    from medseglatdiff_monai.engines import GradientClipping
+    from medseglatdiff_monai.training.handlers import GradientClipping
 
     original = GradientClipping.__call__
 

@@ -13,14 +13,15 @@ import pytest
 import torch
 from small_runs import LUNG, SKIN, run_sizes, small_sizes, write_prepared
 
-from medseglatdiff_monai import engines, training
-from medseglatdiff_monai.bundle import load_stage_config
-from medseglatdiff_monai.checkpoints import load_tensors
-from medseglatdiff_monai.data import LoadCased
-from medseglatdiff_monai.engines import GradientClipping
+from medseglatdiff_monai.bundle.config import load_stage_config
 from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.io.prepared import LoadCased
 from medseglatdiff_monai.networks import EncoderContext, load_published_weights
-from medseglatdiff_monai.training import TRAINING_STAGES, train
+from medseglatdiff_monai.networks.weights import load_tensors
+from medseglatdiff_monai.training import handlers as engines
+from medseglatdiff_monai.training import run as training
+from medseglatdiff_monai.training.handlers import GradientClipping
+from medseglatdiff_monai.training.run import TRAINING_STAGES, train
 
 pytestmark = pytest.mark.integration
 
@@ -118,7 +119,7 @@ def test_every_image_is_read_once(data: Path, whole: Path, tmp_path: Path, monke
             read.append(data["case"])
             return super().__call__(data, *args, **kwargs)
 
-    monkeypatch.setattr("medseglatdiff_monai.data.LoadCased", Counted)
+    monkeypatch.setattr("medseglatdiff_monai.io.prepared.LoadCased", Counted)
     train(LUNG, data, output_dir=tmp_path, initial_weights=whole / "models" / "model.pt", **{**SIZES, "max_epochs": 3})
     assert sorted(read) == sorted(f"case-{number}" for number in range(12))
 

@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 from small_runs import LUNG, run_sizes, small_sizes, write_prepared
 
-from medseglatdiff_monai.bundle import load_experiment, load_segmenter, load_stage_config
-from medseglatdiff_monai.checkpoints import load_tensors
+from medseglatdiff_monai.bundle.config import load_experiment, load_stage_config
+from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.data.prepare import prepare
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.evaluation import evaluate
-from medseglatdiff_monai.export import export_torchscript
-from medseglatdiff_monai.losses import automatic_positive_weight
-from medseglatdiff_monai.training import train
+from medseglatdiff_monai.evaluation.run import evaluate
+from medseglatdiff_monai.integrations.export.torchscript import export_torchscript
+from medseglatdiff_monai.networks.weights import load_tensors
+from medseglatdiff_monai.training.losses import automatic_positive_weight
+from medseglatdiff_monai.training.run import train
 
 pytestmark = pytest.mark.integration
 

@@ -20,12 +20,13 @@ from PIL import Image
 from tiny_bundle import SKIN, write_tiny_bundle
 from tiny_dicom import CORNER_MM, make_ct, write_series
 
-from medseglatdiff_monai.bundle import Segmenter, load_segmenter
+from medseglatdiff_monai.bundle.segmenter import Segmenter, load_segmenter
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.predict import predict
-from medseglatdiff_monai.view import Drawn, open_case, view
-from medseglatdiff_monai.view.page import describe_readers, describe_sizes, draw_layers
-from medseglatdiff_monai.view.picture import find_scale, render, to_path
+from medseglatdiff_monai.integrations.view.case import Drawn, open_case
+from medseglatdiff_monai.integrations.view.layers import describe_readers, describe_sizes, draw_layers
+from medseglatdiff_monai.integrations.view.page import view
+from medseglatdiff_monai.integrations.view.picture import find_scale, render, to_path
+from medseglatdiff_monai.predict.files import predict
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW, COLUMN, SLICE = 70, 90, 2

@@ -10,7 +10,8 @@ import torch
 from monai.data import MetaTensor
 
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.volumes import draw_nodule, longest_diameter, measure_nodule, summarize_values
+from medseglatdiff_monai.predict.measure import longest_diameter, measure_nodule, summarize_values
+from medseglatdiff_monai.predict.nodule import draw_nodule
 
 # Rows of 0.5 mm, columns of 0.75 mm, slices of 2 mm, as planes have them: rows run to the back, columns to the left.
 EDGES = np.array([[0.0, -0.75], [-0.5, 0.0], [0.0, 0.0]])

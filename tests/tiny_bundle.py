@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from medseglatdiff_monai.bundle import build_stage, inference_config
-from medseglatdiff_monai.checkpoints import save_weights
+from medseglatdiff_monai.bundle.build import build_stage
+from medseglatdiff_monai.bundle.segmenter import inference_config
+from medseglatdiff_monai.networks.weights import save_weights
 
 CONFIGS_DIR = Path(__file__).resolve().parents[1] / "configs"
 LUNG, SKIN = "lung_nodule_ct_latent_diffusion", "skin_lesion_dermoscopy_latent_diffusion"

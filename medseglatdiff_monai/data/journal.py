@@ -1,4 +1,4 @@
-"""The journal that makes `prepare` safe to interrupt, and atomic writing.
+"""The journal that makes `prepare` safe to interrupt.
 
 One JSON line a finished stub, appended once its files are in place; a half-written last line counts as absent. The
 first line says which preparation the folder holds, so that two are never mixed.
@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseglatdiff_monai.errors import InputError
+from ..errors import InputError
+from ..files import TEMPORARY_PREFIX, save_text
 
-__all__ = ["IGNORED_NAMES", "TEMPORARY_PREFIX", "UNPACKED_NAME", "Journal", "stamp_files", "write_atomically"]
+__all__ = ["IGNORED_NAMES", "UNPACKED_NAME", "Journal", "stamp_files"]
 
 JOURNAL_NAME = ".prepare.jsonl"
 UNPACKED_NAME = ".unpacked"
-TEMPORARY_PREFIX = ".tmp-"
 # Files of an output folder that are the system's, not a preparation's.
 IGNORED_NAMES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
@@ -73,7 +73,7 @@ class Journal:
     def open(self, kept: Mapping[str, dict[str, Any]]) -> io.TextIOWrapper:
         """Rewrite the journal with what is kept (drops a cut-off line) and open it for appending."""
         lines = [self.header, *kept.values()]
-        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        save_text("".join(json.dumps(line) + "\n" for line in lines), self.path)
         return self.path.open("a", encoding="utf-8")
 
     def append(self, handle: io.TextIOWrapper, record: dict[str, Any]) -> None:
@@ -107,14 +107,3 @@ def stamp_files(files: Sequence[str]) -> str:
         except FileNotFoundError:
             stamps.append(None)
     return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name and rename: a reader sees the whole file or none."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from medseglatdiff_monai.errors import InputError
+from ..errors import InputError
 
 __all__ = ["SPLITS", "SplitTable", "normalize_split", "parse_ratios", "read_split_file", "split_by_ratio"]
 

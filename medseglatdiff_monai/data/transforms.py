@@ -8,30 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.config.type_definitions import NdarrayOrTensor
-from monai.data import MetaTensor, PILReader
-from monai.transforms import (
-    CenterSpatialCropd,
-    Compose,
-    EnsureChannelFirst,
-    LoadImage,
-    MapTransform,
-    RandomizableTransform,
-    Transform,
-)
+from monai.data import MetaTensor
+from monai.transforms import CenterSpatialCropd, Compose, MapTransform, RandomizableTransform, Transform
 from monai.utils import convert_to_tensor
 
-from medseglatdiff_monai.errors import InputError
+from ..errors import InputError
 
 __all__ = [
-    "LoadCase",
-    "LoadCased",
     "NormalizeCrop",
     "NormalizeCropd",
     "RandomReader",
@@ -43,75 +32,6 @@ __all__ = [
 ]
 
 TIES = ("foreground", "background")
-
-
-class LoadCase(Transform):
-    """Load one file of a prepared folder, row first: ``images/*.png``, ``images/*.nii.gz`` or ``masks/*.nii.gz``.
-
-    Args:
-        is_label: whether the file holds readers' masks, (row, column[, slice], reader).
-        spatial_dims: 2, or 3 for volumes (row, column, slice).
-    """
-
-    def __init__(self, is_label: bool = False, spatial_dims: int = 2) -> None:
-        self.is_label = is_label
-        self.spatial_dims = spatial_dims
-        dtype = np.uint8 if is_label else np.float32
-        self._nifti = LoadImage(reader="NibabelReader", image_only=True, dtype=dtype)
-        self._raster = LoadImage(reader=PILReader(reverse_indexing=False), image_only=True, dtype=dtype)
-
-    def __call__(self, path: str | Path) -> torch.Tensor:
-        """Load the file.
-
-        Returns:
-            A MetaTensor: the image, (C, H, W[, D]) float32 in the file's own grey values, or the masks,
-            (R, H, W[, D]) uint8 in {0, 1}.
-
-        Raises:
-            InputError: the file is missing or cannot be read.
-        """
-        if not Path(path).is_file():
-            raise InputError(
-                f"{path}: no such file; prepare the data set again, or give the folder of its dataset.json."
-            )
-        try:
-            array = (self._nifti if str(path).lower().endswith((".nii", ".nii.gz")) else self._raster)(str(path))
-        except Exception as error:  # the readers raise all kinds
-            raise InputError(f"{path}: unreadable or truncated ({type(error).__name__}); prepare it again.") from error
-        # Without further axis a mask is a single reader's, an image grey; else the last holds readers or colours.
-        return EnsureChannelFirst(channel_dim="no_channel" if array.ndim == self.spatial_dims else -1)(array)
-
-
-class LoadCased(MapTransform):
-    """Dictionary form of `LoadCase`.
-
-    Args:
-        keys: keys whose paths are to be loaded.
-        label_keys: those of `keys` that hold readers' masks.
-        allow_missing_keys: skip keys that are absent, e.g. "label" where only an image is given.
-        spatial_dims: see `LoadCase`.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = ("image", "label"),
-        label_keys: KeysCollection = ("label",),
-        allow_missing_keys: bool = False,
-        spatial_dims: int = 2,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.label_keys = (label_keys,) if isinstance(label_keys, str) else tuple(label_keys)  # type: ignore[arg-type]
-        self._load_image = LoadCase(spatial_dims=spatial_dims)
-        self._load_label = LoadCase(is_label=True, spatial_dims=spatial_dims)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace paths by images and masks; tensors (C, H, W[, D]), as MONAI Deploy hands them over, stay."""
-        loaded = dict(data)
-        for key in self.key_iterator(loaded):
-            if isinstance(loaded[key], torch.Tensor):
-                continue
-            loaded[key] = (self._load_label if key in self.label_keys else self._load_image)(loaded[key])
-        return loaded
 
 
 class WindowHU(Transform):

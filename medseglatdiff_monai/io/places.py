@@ -98,7 +98,7 @@ def find_points(source: RasterInput | VolumeInput, places: Sequence[Place], crop
         InputError: a place is missing, outside the volume, or of no use here.
     """
     # Here: they import MONAI, which takes seconds, and `parse_places` does without.
-    from ..data.nodule_crop import index_to_point
+    from .planes import index_to_point
     from .reading import NiftiInput, RasterInput
 
     nothing = np.empty((0, 3))
@@ -132,7 +132,7 @@ def find_points(source: RasterInput | VolumeInput, places: Sequence[Place], crop
 
 
 def _check_inside(source: VolumeInput, place: Place) -> np.ndarray:
-    from ..data.nodule_crop import index_to_point, point_to_index
+    from .planes import index_to_point, point_to_index
 
     name, numbers = place
     if name == "index":

@@ -20,11 +20,11 @@ import torch
 from monai.data import MetaTensor
 from PIL import Image
 
-from ..data.dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
-from ..data.nodule_crop import ExtractNoduleCrop, ExtractSlice, index_to_point, paste_crop, point_to_index
-from ..data.transforms import LoadCase
 from ..errors import InputError
+from .dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
 from .formats import NIFTI_SUFFIXES, RASTER_SUFFIXES, check_path
+from .planes import ExtractNoduleCrop, ExtractSlice, index_to_point, paste_crop, point_to_index
+from .prepared import LoadCase
 
 __all__ = ["DicomInput", "NiftiInput", "RasterInput", "VolumeInput", "open_input"]
 

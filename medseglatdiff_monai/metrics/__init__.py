@@ -1,8 +1,6 @@
 """Metrics of an ensemble of masks against several raters, as functions of tensors and as MONAI cumulative metrics."""
 
-from __future__ import annotations
-
-from medseglatdiff_monai.metrics.calibration import (
+from .calibration import (
     BrierScore,
     ExpectedCalibrationError,
     SoftDice,
@@ -11,21 +9,21 @@ from medseglatdiff_monai.metrics.calibration import (
     calibration_error,
     soft_dice,
 )
-from medseglatdiff_monai.metrics.cumulative import EnsembleMetric
-from medseglatdiff_monai.metrics.distances import pairwise_iou, pairwise_iou_distance
-from medseglatdiff_monai.metrics.energy import (
+from .cumulative import EnsembleMetric
+from .distances import pairwise_iou, pairwise_iou_distance
+from .energy import (
     GeneralizedEnergyDistance,
     SampleDiversity,
     energy_distance_floor,
     generalized_energy_distance,
     sample_diversity,
 )
-from medseglatdiff_monai.metrics.insight import CollectiveInsight, MaximumDice, collective_insight, maximum_dice
-from medseglatdiff_monai.metrics.masks import fuse_masks, mean_mask
-from medseglatdiff_monai.metrics.matching import HungarianMatchedIoU, hungarian_matched_iou
-from medseglatdiff_monai.metrics.overlap import ConsensusDice, ConsensusIoU, dice_score, iou_score
-from medseglatdiff_monai.metrics.surface import ConsensusHausdorff95, ConsensusSurfaceDice, hausdorff_95, surface_dice
-from medseglatdiff_monai.metrics.variance import VarianceCorrelation, variance_correlation
+from .insight import CollectiveInsight, MaximumDice, collective_insight, maximum_dice
+from .masks import fuse_masks, mean_mask
+from .matching import HungarianMatchedIoU, hungarian_matched_iou
+from .overlap import ConsensusDice, ConsensusIoU, dice_score, iou_score
+from .surface import ConsensusHausdorff95, ConsensusSurfaceDice, hausdorff_95, surface_dice
+from .variance import VarianceCorrelation, variance_correlation
 
 __all__ = [
     "BrierScore",

@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.metrics.cumulative import EnsembleMetric
-from medseglatdiff_monai.metrics.masks import as_paired_maps, as_paired_stacks, mean_mask
+from ..errors import InputError
+from .cumulative import EnsembleMetric
+from .masks import as_paired_maps, as_paired_stacks, mean_mask
 
 __all__ = [
     "BrierScore",

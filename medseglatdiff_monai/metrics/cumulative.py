@@ -14,8 +14,8 @@ import torch
 from monai.metrics import CumulativeIterationMetric
 from monai.utils import evenly_divisible_all_gather
 
-from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.metrics.masks import as_paired_stacks, check_fusion, fuse_masks
+from ..errors import InputError
+from .masks import as_paired_stacks, check_fusion, fuse_masks
 
 __all__ = ["ConsensusMetric", "EnsembleMetric"]
 

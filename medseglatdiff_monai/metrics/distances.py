@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from medseglatdiff_monai.metrics.masks import as_paired_stacks
+from .masks import as_paired_stacks
 
 __all__ = ["count_pairs", "pairwise_iou", "pairwise_iou_distance"]
 

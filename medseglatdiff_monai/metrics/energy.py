@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.metrics.cumulative import EnsembleMetric
-from medseglatdiff_monai.metrics.distances import pairwise_iou_distance
-from medseglatdiff_monai.metrics.masks import as_masks, as_paired_stacks
+from ..errors import InputError
+from .cumulative import EnsembleMetric
+from .distances import pairwise_iou_distance
+from .masks import as_masks, as_paired_stacks
 
 __all__ = [
     "GeneralizedEnergyDistance",

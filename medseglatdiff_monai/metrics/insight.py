@@ -13,9 +13,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from medseglatdiff_monai.metrics.cumulative import EnsembleMetric
-from medseglatdiff_monai.metrics.distances import count_pairs, pairwise_iou
-from medseglatdiff_monai.metrics.masks import as_paired_stacks
+from .cumulative import EnsembleMetric
+from .distances import count_pairs, pairwise_iou
+from .masks import as_paired_stacks
 
 __all__ = ["CollectiveInsight", "MaximumDice", "collective_insight", "maximum_dice"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from monai.utils import convert_to_tensor
 
-from medseglatdiff_monai.errors import InputError
+from ..errors import InputError
 
 __all__ = ["as_masks", "as_paired_maps", "as_paired_stacks", "check_fusion", "fuse_masks", "mean_mask"]
 

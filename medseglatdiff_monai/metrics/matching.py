@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from medseglatdiff_monai.metrics.cumulative import EnsembleMetric
-from medseglatdiff_monai.metrics.distances import pairwise_iou
-from medseglatdiff_monai.metrics.masks import as_paired_stacks
+from .cumulative import EnsembleMetric
+from .distances import pairwise_iou
+from .masks import as_paired_stacks
 
 __all__ = ["HungarianMatchedIoU", "hungarian_matched_iou"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.metrics.cumulative import ConsensusMetric
-from medseglatdiff_monai.metrics.masks import as_paired_stacks
+from ..errors import InputError
+from .cumulative import ConsensusMetric
+from .masks import as_paired_stacks
 
 __all__ = ["ConsensusDice", "ConsensusIoU", "dice_score", "iou_score"]
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
-from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.metrics.cumulative import ConsensusMetric
-from medseglatdiff_monai.metrics.masks import as_paired_stacks
+from ..errors import InputError
+from .cumulative import ConsensusMetric
+from .masks import as_paired_stacks
 
 __all__ = ["ConsensusHausdorff95", "ConsensusSurfaceDice", "hausdorff_95", "surface_dice"]
 

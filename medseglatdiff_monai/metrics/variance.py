@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from medseglatdiff_monai.metrics.cumulative import EnsembleMetric
-from medseglatdiff_monai.metrics.masks import as_paired_stacks, mean_mask
+from .cumulative import EnsembleMetric
+from .masks import as_paired_stacks, mean_mask
 
 __all__ = ["VarianceCorrelation", "variance_correlation"]
 

@@ -44,7 +44,7 @@ class CodecBase(nn.Module):
         downsampling: f, the ratio of the sides of image and latent.
         positive_weight: w of the weighted cross-entropy that the decoder was trained with; 1 for images.
             ``"automatic"`` leaves it open (NaN) until the training masks or a checkpoint say it, see
-            :func:`~medseglatdiff_monai.losses.settle_positive_weight`.
+            :func:`~medseglatdiff_monai.training.losses.settle_positive_weight`.
         correct_logits: subtract log w from the decoder's logits. Training with weight w moves the decision threshold:
             a logit of 0 means a probability of 1 / (1 + w), not 1/2.
     """

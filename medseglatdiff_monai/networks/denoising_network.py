@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..diffusion import sample
+from ..diffusion.samplers import sample
 from ..errors import InputError
 from .segmenter import LatentDiffusionSegmenter
 
@@ -75,9 +75,9 @@ class ScoringNetwork(nn.Module):
 
     At the first timestep nothing of a mask is left in z_T: the network is a function of noise and image alone, and
     several of its values for one image are an ensemble. A proper score of that ensemble
-    (:class:`~medseglatdiff_monai.losses.ScoringLoss`) makes them spread as the raters do, where the squared error of
-    :class:`DenoisingNetwork` would make them ignore their noise. Some draws at other timesteps keep the samplers of
-    many steps valid.
+    (:class:`~medseglatdiff_monai.training.losses.ScoringLoss`) makes them spread as the raters do, where the squared
+    error of :class:`DenoisingNetwork` would make them ignore their noise. Some draws at other timesteps keep the
+    samplers of many steps valid.
 
     Args:
         segmenter: the network that is trained.

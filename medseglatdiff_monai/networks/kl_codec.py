@@ -102,7 +102,7 @@ class KLCodec(CodecBase):
 
         Returns:
             ``reconstruction`` as the loss needs it (logits not corrected by log w), and as ``quantizer_loss`` the
-            weighted KL term, under the name by which :class:`~medseglatdiff_monai.losses.CodecLoss` adds it.
+            weighted KL term, under the name by which :class:`~medseglatdiff_monai.training.losses.CodecLoss` adds it.
         """
         self.check_size(x.shape[2:])
         mu, sigma = self.autoencoder.encode(x)

@@ -9,13 +9,14 @@ from monai.bundle import ConfigParser, run
 from monai.data import DataLoader
 from small_runs import LUNG, run_sizes, small_sizes, write_prepared
 
-from medseglatdiff_monai.bundle import bundles_dir
-from medseglatdiff_monai.checkpoints import save_weights
-from medseglatdiff_monai.data.latents import MaskLatents
-from medseglatdiff_monai.engines import BatchAugmentation, PrepareDenoising
+from medseglatdiff_monai.bundle.config import bundles_dir
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks import DenoisingNetwork
-from medseglatdiff_monai.symmetries import apply_symmetry, draw_symmetry, undo_symmetry
+from medseglatdiff_monai.networks.symmetries import apply_symmetry, draw_symmetry, undo_symmetry
+from medseglatdiff_monai.networks.weights import save_weights
+from medseglatdiff_monai.training.augmentation import BatchAugmentation
+from medseglatdiff_monai.training.batches import PrepareDenoising
+from medseglatdiff_monai.training.mask_latents import MaskLatents
 
 # Latents of deviation 1/2 in half precision: ten mantissa bits, and what the order of summation moves.
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
@@ -162,7 +163,7 @@ def test_diffusion_stage_trains_on_kept_latents(tmp_path: Path, monkeypatch: pyt
         config_file=str(root / "configs" / "train.json"), bundle_root=str(root), output_dir=str(output),
         dataset_dir=str(write_prepared(tmp_path / "data", LUNG)), cache_latents=True, draws=2, val_interval=1,
         training_preprocessing="@preprocessing",
-        augmentation={"_target_": "medseglatdiff_monai.engines.BatchAugmentation", "gamma": 0.3},
+        augmentation={"_target_": "medseglatdiff_monai.training.augmentation.BatchAugmentation", "gamma": 0.3},
         **sizes, **run_sizes(),
     )  # fmt: skip
     # One epoch of eight cases in batches of four, each case once.

@@ -16,14 +16,15 @@ import torch
 from monai.data import ITKReader, MetaTensor
 from PIL import Image
 
-from medseglatdiff_monai.data.dicom_series import check_ct, check_slices, find_series, read_volume
-from medseglatdiff_monai.data.lidc import LIDCSource, resize_slice
-from medseglatdiff_monai.data.lidc_annotations import crop_start, find_nodules
-from medseglatdiff_monai.data.nodule_crop import ExtractNoduleCrop
-from medseglatdiff_monai.data.phantom import load_phantom_scan, write_phantom_dicom_series
 from medseglatdiff_monai.data.prepare import prepare
-from medseglatdiff_monai.data.pylidc_compat import load_pylidc
+from medseglatdiff_monai.data.sources.lidc import LIDCSource, resize_slice
+from medseglatdiff_monai.data.sources.lidc_annotations import crop_start, find_nodules
+from medseglatdiff_monai.data.sources.phantom_dicom import write_phantom_dicom_series
+from medseglatdiff_monai.data.sources.phantom_scan import load_phantom_scan
+from medseglatdiff_monai.data.sources.pylidc_compat import load_pylidc
 from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.io.dicom_series import check_ct, check_slices, find_series, read_volume
+from medseglatdiff_monai.io.planes import ExtractNoduleCrop
 
 PATIENT = "LIDC-IDRI-0126"
 REAL = "LIDC-IDRI-0023"

@@ -10,7 +10,8 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose
 
-from medseglatdiff_monai.data.nodule_crop import (
+from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.io.planes import (
     ExtractNoduleCrop,
     ExtractNoduleCropd,
     ExtractSlice,
@@ -20,7 +21,6 @@ from medseglatdiff_monai.data.nodule_crop import (
     paste_crop,
     point_to_index,
 )
-from medseglatdiff_monai.errors import InputError
 
 # A DICOM axial volume: column to the left, row to the back, in RAS both negative; spacing 0.5 x 0.8 x 2 mm.
 DICOM_AFFINE = np.array([[-0.5, 0, 0, 10.0], [0, -0.8, 0, 20.0], [0, 0, 2.0, -30.0], [0, 0, 0, 1]])

@@ -11,9 +11,11 @@ import numpy as np
 import pydicom
 import pytest
 
-from medseglatdiff_monai.data.phantom import PhantomSource, load_phantom_scan, write_phantom_dicom_series
 from medseglatdiff_monai.data.prepare import prepare
-from medseglatdiff_monai.data.pylidc_compat import load_pylidc
+from medseglatdiff_monai.data.sources.phantom import PhantomSource
+from medseglatdiff_monai.data.sources.phantom_dicom import write_phantom_dicom_series
+from medseglatdiff_monai.data.sources.phantom_scan import load_phantom_scan
+from medseglatdiff_monai.data.sources.pylidc_compat import load_pylidc
 from medseglatdiff_monai.errors import InputError
 
 PATIENT = "LIDC-IDRI-0126"

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseglatdiff_monai.data.cvc import CVCSource
-from medseglatdiff_monai.data.folder import FolderSource
-from medseglatdiff_monai.data.images import read_mask
 from medseglatdiff_monai.data.prepare import prepare
-from medseglatdiff_monai.data.source import CaseStub, LeftOut, PreparedCase, SourceInfo, natural_key
-from medseglatdiff_monai.data.transforms import LoadCased
+from medseglatdiff_monai.data.sources.cvc import CVCSource
+from medseglatdiff_monai.data.sources.folder import FolderSource
+from medseglatdiff_monai.data.sources.images import read_mask
+from medseglatdiff_monai.data.sources.source import CaseStub, LeftOut, PreparedCase, SourceInfo, natural_key
 from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.io.prepared import LoadCased
 
 HEIGHT, WIDTH = 10, 14
 
@@ -186,7 +186,7 @@ def test_a_stub_may_give_several_cases_and_leave_some_out(tmp_path, monkeypatch)
                     f"{stub.key}_slice-{number}", image, np.zeros((2, 4, 4), bool), (0.7, 0.7), extra={"slice": number}
                 )
 
-    monkeypatch.setattr("medseglatdiff_monai.data.folder.FolderSource", Slices)
+    monkeypatch.setattr("medseglatdiff_monai.data.sources.folder.FolderSource", Slices)
     dataset = read_dataset(prepare("folder", make_folder(tmp_path / "m", 3), output_dir=tmp_path / "out", workers=1))
     assert len(list_items(dataset)) == 6
     assert dataset["provenance"]["left_out"] == {"clusters of more than four readers": 6}

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from medseglatdiff_monai.data import LoadCased
 from medseglatdiff_monai.data.prepare import prepare
-from medseglatdiff_monai.engines import BatchAugmentation
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.symmetries import apply_symmetry, count_symmetries, draw_symmetry
+from medseglatdiff_monai.io.prepared import LoadCased
+from medseglatdiff_monai.networks.symmetries import apply_symmetry, count_symmetries, draw_symmetry
+from medseglatdiff_monai.training.augmentation import BatchAugmentation
 
 SHAPE = (7, 5, 3)  # x, y, z as a viewer counts
 SPACING = (0.5, 0.7, 2.0)

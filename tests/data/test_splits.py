@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medseglatdiff_monai.data.source import CaseStub
+from medseglatdiff_monai.data.sources.source import CaseStub
 from medseglatdiff_monai.data.splits import normalize_split, parse_ratios, read_split_file, split_by_ratio
 from medseglatdiff_monai.errors import InputError
 

@@ -13,8 +13,6 @@ from monai.transforms import Compose
 from PIL import Image
 
 from medseglatdiff_monai.data import (
-    LoadCase,
-    LoadCased,
     NormalizeCrop,
     NormalizeCropd,
     RandomReader,
@@ -25,6 +23,7 @@ from medseglatdiff_monai.data import (
     WindowHUd,
 )
 from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.io.prepared import LoadCase, LoadCased
 
 
 def write_nifti(path, array):

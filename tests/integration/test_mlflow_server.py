@@ -21,12 +21,12 @@ from mlflow import MlflowClient
 from monai.data import MetaTensor
 from small_runs import LUNG, build_network, run_sizes, small_sizes, write_prepared
 
-from medseglatdiff_monai.bundle import load_segmenter
-from medseglatdiff_monai.checkpoints import save_weights
+from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.predict import predict_image
-from medseglatdiff_monai.tracking import read_run_ids
-from medseglatdiff_monai.training import train
+from medseglatdiff_monai.integrations.mlflow.tracking import read_run_ids
+from medseglatdiff_monai.networks.weights import save_weights
+from medseglatdiff_monai.predict.image import predict_image
+from medseglatdiff_monai.training.run import train
 
 pytestmark = pytest.mark.integration
 
@@ -195,7 +195,7 @@ def test_pages_of_the_run_and_of_the_model(browser, server: str, run: Path, regi
 
 
 def test_bundle_that_was_not_tracked_gets_a_run_of_its_own(server: str) -> None:
-    from medseglatdiff_monai.mlflow_model import register
+    from medseglatdiff_monai.integrations.mlflow.model import register
 
     uri, version = register(LUNG, server)
     assert (uri, version) == (f"models:/{LUNG}/1", 1)
@@ -203,7 +203,7 @@ def test_bundle_that_was_not_tracked_gets_a_run_of_its_own(server: str) -> None:
 
 
 def test_store_that_does_not_answer_is_an_error_here(run: Path) -> None:
-    from medseglatdiff_monai.mlflow_model import register
+    from medseglatdiff_monai.integrations.mlflow.model import register
 
     with pytest.raises(InputError, match=r"127\.0\.0\.1:1 does not answer"):
         register(run, "http://127.0.0.1:1")

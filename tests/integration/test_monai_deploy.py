@@ -18,8 +18,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from medseglatdiff_monai.bundle import bundles_dir, load_segmenter
-from medseglatdiff_monai.predict import predict_image
+from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.segmenter import load_segmenter
+from medseglatdiff_monai.predict.image import predict_image
 
 pytestmark = pytest.mark.integration
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from small_runs import LUNG, build_network, run_sizes, small_sizes, write_prepared
 
-from medseglatdiff_monai.bundle import write_run_folder
-from medseglatdiff_monai.checkpoints import save_weights
+from medseglatdiff_monai.bundle.build import write_run_folder
+from medseglatdiff_monai.networks.weights import save_weights
 
 pytestmark = pytest.mark.integration
 

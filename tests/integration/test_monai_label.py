@@ -28,11 +28,12 @@ from PIL import Image
 from small_runs import BUNDLES, LUNG, POLYP, SKIN, build_network, run_sizes, small_sizes
 from tiny_bundle import write_tiny_bundle
 
-from medseglatdiff_monai.bundle import load_segmenter, write_run_folder
-from medseglatdiff_monai.checkpoints import save_weights
-from medseglatdiff_monai.data.phantom import write_phantom_dicom_series
-from medseglatdiff_monai.monai_label.drawing import draw_request
-from medseglatdiff_monai.predict import predict
+from medseglatdiff_monai.bundle.build import write_run_folder
+from medseglatdiff_monai.bundle.segmenter import load_segmenter
+from medseglatdiff_monai.data.sources.phantom_dicom import write_phantom_dicom_series
+from medseglatdiff_monai.integrations.monai_label.drawing import draw_request
+from medseglatdiff_monai.networks.weights import save_weights
+from medseglatdiff_monai.predict.files import predict
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -134,8 +135,8 @@ def server(label_python: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(
             [
-                label_python, "-m", "medseglatdiff_monai.monai_label", str(studies), "--bundles", bundles, "--app-dir",
-                str(found.app), "--port", str(port),
+                label_python, "-m", "medseglatdiff_monai.integrations.monai_label", str(studies), "--bundles", bundles,
+                "--app-dir", str(found.app), "--port", str(port),
             ],
             cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
@@ -162,7 +163,7 @@ def server(label_python: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_core_predicts_with_pydicom_2_and_numpy_1(label_python: str, tmp_path: Path) -> None:
     script = (
         "import sys, numpy, pydicom\n"
-        "from medseglatdiff_monai.data.phantom import write_phantom_dicom_series\n"
+        "from medseglatdiff_monai.data.sources.phantom import write_phantom_dicom_series\n"
         "assert (pydicom.__version__[0], numpy.__version__[0]) == ('2', '1')\n"
         "print(write_phantom_dicom_series('LIDC-IDRI-0023', sys.argv[1], margin=0))\n"
     )

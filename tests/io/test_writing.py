@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseglatdiff_monai.io import OutputFolder, draw_panel, open_input, save_png, save_volume
+from medseglatdiff_monai.io import OutputFolder, open_input, save_png, save_volume
+from medseglatdiff_monai.plots.panel import draw_panel
 
 
 def test_nifti_keeps_shape_codes_and_oblique_affine(tmp_path: Path):

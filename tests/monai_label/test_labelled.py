@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from small_runs import LUNG, POLYP, copy_bundle, run_sizes, small_sizes
 
-from medseglatdiff_monai.bundle import bundles_dir, load_segmenter
-from medseglatdiff_monai.data import LoadCased
+from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.monai_label.labelled import prepare_labelled, train_labelled
-from medseglatdiff_monai.training import TRAINING_STAGES
+from medseglatdiff_monai.integrations.monai_label.labelled import prepare_labelled, train_labelled
+from medseglatdiff_monai.io.prepared import LoadCased
+from medseglatdiff_monai.training.run import TRAINING_STAGES
 
 AFFINE = np.array([[-0.7, 0, 0, 60], [0, -0.8, 0, 70], [0, 0, 2.0, -100], [0, 0, 0, 1.0]])
 SIZES = {**run_sizes(2), "draws": 1, "val_num_samples": 2, "val_interval": 1, "tracking_uri": False}

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from small_runs import LUNG, RETINA
 
-from medseglatdiff_monai.bundle import bundles_dir
+from medseglatdiff_monai.bundle.config import bundles_dir
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.monai_label.server import layout_app, server_command, server_environment, start
+from medseglatdiff_monai.integrations.monai_label.server import layout_app, server_command, server_environment, start
 
 
 @pytest.fixture

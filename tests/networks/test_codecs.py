@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 import torch
 
-from medseglatdiff_monai.losses import CodecLoss
 from medseglatdiff_monai.networks import IdentityCodec, KLCodec, VQVAECodec
+from medseglatdiff_monai.training.losses import CodecLoss
 
 
 @pytest.mark.parametrize(("channels", "factor"), [((8, 16), 4), ((8, 8, 16), 8)])

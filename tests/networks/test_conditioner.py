@@ -7,15 +7,10 @@ import torch
 import torch.nn.functional as F
 from ignite.engine import Engine
 
-from medseglatdiff_monai.checkpoints import (
-    StageCheckpoint,
-    load_weights,
-    save_tensors,
-    save_weights,
-    start_from_weights,
-)
-from medseglatdiff_monai.losses import DenoisingLoss
 from medseglatdiff_monai.networks import CodecConditioner, DenoisingNetwork, VQVAECodec
+from medseglatdiff_monai.networks.weights import load_weights, save_tensors, save_weights
+from medseglatdiff_monai.training.checkpoints import StageCheckpoint, start_from_weights
+from medseglatdiff_monai.training.losses import DenoisingLoss
 
 
 def make_conditioner(dims: int = 2, **arguments) -> CodecConditioner:

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from medseglatdiff_monai.checkpoints import StageCheckpoint, save_weights, start_from_weights
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks import CodecConditioner, VQVAECodec, encoders
 from medseglatdiff_monai.networks.encoders import EncoderContext, ImageEncoder, load_published_weights
+from medseglatdiff_monai.networks.weights import save_weights
+from medseglatdiff_monai.training.checkpoints import StageCheckpoint, start_from_weights
 
 LITE0 = "efficientnet-lite0"
 

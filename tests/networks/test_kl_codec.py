@@ -10,10 +10,10 @@ import torch
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as reference_divergence
 
-from medseglatdiff_monai.checkpoints import load_weights, save_weights
-from medseglatdiff_monai.losses import CodecLoss
 from medseglatdiff_monai.networks import CodecConditioner, KLCodec
 from medseglatdiff_monai.networks.kl_codec import kl_divergence
+from medseglatdiff_monai.networks.weights import load_weights, save_weights
+from medseglatdiff_monai.training.losses import CodecLoss
 
 
 def test_divergence_by_hand_and_by_torch():

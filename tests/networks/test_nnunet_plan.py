@@ -9,7 +9,7 @@ import torch
 
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks import PlannedUNet, plan_unet
-from medseglatdiff_monai.networks.nnunet_plan import head_strides, training_spacing
+from medseglatdiff_monai.networks.baselines.nnunet_plan import head_strides, training_spacing
 
 
 @pytest.mark.parametrize(

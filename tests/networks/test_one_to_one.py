@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from medseglatdiff_monai.ensemble.inferer import EnsembleInferer
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.inferer import EnsembleInferer
 from medseglatdiff_monai.networks import OneToOneSegmenter, SegmentationLoss, SegmentingNetwork
 
 

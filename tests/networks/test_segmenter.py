@@ -7,7 +7,6 @@ import torch
 from monai.networks.nets import DiffusionModelUNet
 
 from medseglatdiff_monai.diffusion import DiffusionProcess
-from medseglatdiff_monai.losses import DenoisingLoss
 from medseglatdiff_monai.networks import (
     CodecConditioner,
     DenoisingNetwork,
@@ -16,6 +15,7 @@ from medseglatdiff_monai.networks import (
     VQVAECodec,
     noise_generator,
 )
+from medseglatdiff_monai.training.losses import DenoisingLoss
 
 
 def test_forward_is_a_confidence_map_of_thirds(make_segmenter):

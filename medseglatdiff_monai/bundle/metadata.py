@@ -1,0 +1,137 @@
+"""The metadata and model card of a new bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+__all__ = ["name_structure", "write_metadata"]
+
+PLACEHOLDER = "FILL IN"
+
+VERSION = "0.1.0"
+METHOD = (
+    "Ngoc HT, Nguyen HT, Luong SB, Tran QL. Diffusion Model in Latent Space for Medical Image Segmentation Task. "
+    "arXiv:2512.01292, 2025."
+)
+INTENDED_USE = "Research on segmentation and its uncertainty. Not a medical device; not for diagnosis or treatment."
+MODEL_CARD = """\
+# {title}: an ensemble of masks by latent diffusion
+
+{description}
+
+Method: arXiv 2512.01292. A mask codec compresses masks; a conditional diffusion model draws mask latents, which are
+decoded, averaged to a confidence map, and thresholded for the consensus (`threshold` in `configs/inference.json`).
+
+**Intended use.** {intended_use}
+
+This bundle ships no weights yet: train it first (below), and give `--weights` or use the run's folder as the bundle.
+
+## Results
+FILL IN: the figures of `medseglatdiff evaluate`, with the number of cases, samples and steps.
+
+## Data
+FILL IN: which images of which patients, by which devices; {readers}; how they were split (patients, never images).
+
+## Input and grey scale
+{image_classes}.
+
+Input of the network: image (B, {channels}, {shape}) float32 in [0, 1]. Output: (B, 1, {shape}),
+the confidence in [0, 1] that a pixel is {structure}. Samples, steps, seed and threshold belong to the inferer and are
+changed without reloading the network.
+
+## Use
+The bundle refers to the installed package `medseglatdiff_monai`.
+
+```
+medseglatdiff train {name} --dataset-dir DATA --output-dir runs/{name}
+medseglatdiff evaluate runs/{name} --dataset-dir DATA --split validation --num-samples 16 --output-dir results
+medseglatdiff predict runs/{name} IMAGE --output-dir out
+```
+
+## Limits
+- FILL IN: populations, devices and findings that the data has none of; what the model does on them is not known.
+
+## Licences
+Code and configurations: Apache-2.0 (`LICENSE`). Data and weights: `docs/data_license.txt`.
+
+## References
+- {method}
+- FILL IN: the reference of the data.
+"""
+DATA_LICENSE = """\
+Data licence of the bundle {name}
+
+FILL IN: the data that the weights are trained on, who provides it, and its licence with the licence's address.
+
+No image or annotation is part of this bundle. Weights that are trained on the data derive from it.
+FILL IN: the terms under which weights may be shared. The code and configurations are under the Apache License 2.0 (see
+LICENSE).
+
+FILL IN: citations that the providers ask for.
+"""
+
+
+def name_structure(structure: str | None, info: Mapping[str, Any]) -> str:
+    """What is outlined, in words: as given, as the data set says, or "foreground"."""
+    return structure or info.get("labels", {}).get("1") or "foreground"
+
+
+def write_metadata(
+    name: str, root: Path, config: dict, info: Mapping[str, Any], structure: str | None, modality: str | None
+) -> dict[str, Any]:
+    """``metadata.json``: what follows from the configuration and the data, and placeholders for the rest."""
+    what = name_structure(structure, info)
+    known = info.get("modality")
+    images = modality or (known if known not in (None, "unknown") else None) or f"{PLACEHOLDER}: modality"
+    source = json.loads((root / "configs" / "metadata.json").read_text())
+    channels, shape = config["image_channels"], [config["image_size"]] * config.get("spatial_dims", 2)
+    colours = ["red", "green", "blue"] if channels == 3 else ["intensity"] if channels == 1 else None
+    channel_def = {str(i): colours[i] if colours else f"channel {i}" for i in range(channels)}
+    tensor = {
+        "type": "image", "modality": images, "spatial_shape": shape, "dtype": "float32", "value_range": [0, 1],
+        "is_patch_data": False,
+    }  # fmt: skip
+    raters = info.get("num_raters")
+    slots = "one channel a reader" if raters is None else f"{raters} channel(s), one a reader"
+    kept = (
+        "schema", "monai_version", "pytorch_version", "numpy_version", "required_packages_version",
+    )  # fmt: skip
+    missing = [key for key in kept if key not in source]
+    if missing:
+        raise InputError(f"{root}/configs/metadata.json has no {', '.join(missing)}: start from a complete bundle.")
+    size = "×".join(str(side) for side in shape)
+    return {
+        "schema": source["schema"],
+        "version": VERSION,
+        "changelog": {VERSION: f"made from {root.name} {source.get('version', '')}".strip()},
+        **{key: source[key] for key in kept[1:]},
+        "name": name.replace("_", " ").capitalize(),
+        "task": f"Segmentation of {what} in {images} as several plausible masks with a confidence map",
+        "description": f"Latent diffusion (MedSegLatDiff) that draws several plausible masks of {what} in {images}, "
+        "and their confidence map and consensus.",
+        "authors": f"{PLACEHOLDER}: authors",
+        "copyright": f"{PLACEHOLDER}: copyright holders",
+        "data_source": f"{PLACEHOLDER}: name, licence and address of the data",
+        "data_type": f"{PLACEHOLDER}: file types of the data, e.g. png",
+        "image_classes": f"{channels} channel(s), {images}, {size} pixels for the network, scaled to [0, 1]",
+        "label_classes": f"{slots}, 1 is {what}, 0 is background",
+        "pred_classes": f"one channel: confidence that a pixel is {what}, the share of drawn masks that contain it",
+        "intended_use": INTENDED_USE,
+        "references": [METHOD, f"{PLACEHOLDER}: the reference of the data"],
+        "network_data_format": {
+            "inputs": {
+                "image": {**tensor, "format": "magnitude", "num_channels": channels, "channel_def": channel_def}
+            },
+            "outputs": {
+                "pred": {
+                    **tensor, "format": "segmentation", "num_channels": 1,
+                    "channel_def": {"0": "background", "1": what},
+                }
+            },
+        },
+    }  # fmt: skip

@@ -1,0 +1,90 @@
+"""A bundle as one zip file, the form in which ``monai.bundle.download`` and ``monai.bundle.load`` take it.
+
+Of a run's folder go in only the files that make a bundle: configurations, documents, licence, and the weights of the
+network. Training states, codecs' own weights, tracking databases and predictions stay where they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from pathlib import Path
+
+from ..errors import InputError
+from ..files import save_with
+from ..networks.weights import stage_finished
+from .config import find_bundle
+
+__all__ = ["bundle_files", "pack"]
+
+PATTERNS = ("LICENSE", "large_files.yml", "configs/*.json", "configs/logging.conf", "docs/*", "models/model.pt")
+# Zips of equal content are to be equal byte for byte, whenever they are made: zip's own earliest time.
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def bundle_files(root: Path) -> list[Path]:
+    """Files that make the bundle in folder ``root``, sorted.
+
+    Raises:
+        InputError: no weights, weights of an unfinished stage, a version that the metadata's changelog does not name,
+            or a configuration that holds a password.
+    """
+    weights = root / "models" / "model.pt"
+    if not stage_finished(weights):
+        state = "belongs to a training that is not finished" if weights.is_file() else "is missing"
+        raise InputError(
+            f"{weights} {state}. A packed bundle needs its weights: finish 'medseglatdiff train {root.name} "
+            "--dataset-dir D --output-dir RUN' and give RUN."
+        )
+    metadata_path = root / "configs" / "metadata.json"
+    metadata = json.loads(metadata_path.read_text())
+    version = metadata.get("version")
+    if version not in metadata.get("changelog", {}):
+        raise InputError(
+            f"{metadata_path}: version {version!r} has no entry in 'changelog'. Add one that says what changed."
+        )
+    files = sorted({path for pattern in PATTERNS for path in root.glob(pattern) if path.is_file()})
+    for path in files:
+        if path.suffix == ".json" and (found := re.search(r"://[^/\s\"@]+:[^/\s\"@]+@[^/\s\"]*", path.read_text())):
+            host = found.group().split("@")[-1]
+            raise InputError(
+                f"{path} holds a user's name and password for {host}, which would be passed on with the bundle. Take "
+                "them out; MLflow reads MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+            )
+    return files
+
+
+def pack(bundle: str | Path, output_file: str | Path) -> Path:
+    """Write a bundle as zip, in one top-level folder that bears the bundle's name.
+
+    The same bundle gives the same bytes. With NAME that of the bundle's folder,
+    ``monai.bundle.download(name=NAME, url="file:///…/X.zip", bundle_dir=D)`` unpacks it to ``D/NAME`` (without name
+    MONAI 1.6 fails once it has unpacked), and ``monai.bundle.load(name=NAME, bundle_dir=D, workflow_type="inference")``
+    returns the network with its weights (MONAI's default, the training workflow, wants a data set).
+
+    Args:
+        bundle: folder, or name under ``bundles/``; a finished run is a bundle.
+        output_file: the file, ``….zip``.
+
+    Raises:
+        InputError: another ending than .zip, no such bundle, and see :func:`bundle_files`.
+    """
+    path = Path(output_file)
+    if path.suffix != ".zip":
+        raise InputError(
+            f"--output-file is {str(output_file)!r}; MONAI recognises bundles by the ending: name it ….zip."
+        )
+    root = find_bundle(bundle)
+    files = bundle_files(root)
+
+    def write(handle) -> None:
+        with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in files:
+                entry = zipfile.ZipInfo(f"{root.name}/{file.relative_to(root).as_posix()}", EPOCH)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, file.read_bytes())
+
+    save_with(write, path)
+    return path

@@ -1,0 +1,143 @@
+"""A bundle made ready for use from Python: its inference configuration, instantiated.
+
+torch and MONAI are imported where they are used: to import them takes seconds, and a wrong name is to be told before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, unwrapped_errors
+from ..files import read_json
+from .config import find_bundle, load_stage_config
+
+if TYPE_CHECKING:
+    import torch
+    from monai.bundle import ConfigParser
+
+    from ..ensemble.inferer import EnsembleInferer
+    from ..networks.baselines.one_to_one import OneToOneSegmenter
+    from ..networks.segmenter import LatentDiffusionSegmenter
+
+__all__ = ["Segmenter", "inference_config", "load_segmenter"]
+
+
+@dataclass
+class Segmenter:
+    """A bundle made ready to draw masks: everything that the inference configuration describes, instantiated.
+
+    Attributes:
+        network: composite network with its weights, in eval mode on ``device``.
+        inferer: ensemble inferer.
+        preprocessing: MONAI transforms from ``{"image": path or array[, "label": ...]}`` to the network's input.
+        config: the merged configuration.
+        metadata: the bundle's ``metadata.json``.
+        bundle_dir: folder of the bundle.
+        weights_path: file that the weights came from.
+        device: where the network is.
+    """
+
+    network: LatentDiffusionSegmenter | OneToOneSegmenter
+    inferer: EnsembleInferer
+    preprocessing: Callable[[dict], dict]
+    config: ConfigParser
+    metadata: dict
+    bundle_dir: Path
+    weights_path: Path
+    device: torch.device
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights file."""
+        from ..files import weights_sha256
+
+        return weights_sha256(self.weights_path)
+
+    @property
+    def image_size(self) -> tuple[int, ...]:
+        """(height, width[, depth]) of the network's input."""
+        # Runs that were made before volumes have no spatial_dims.
+        dims = self.config.get_parsed_content("spatial_dims") if "spatial_dims" in self.config else 2
+        return (self.config.get_parsed_content("image_size"),) * dims
+
+    @property
+    def crop_size(self) -> int | None:
+        """Side in pixels of the native crop that preprocessing starts from, for bundles that need a crop."""
+        return self.config.get_parsed_content("crop_size") if "crop_size" in self.config else None
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the image."""
+        return self.config.get_parsed_content("image_channels")
+
+
+def inference_config(
+    bundle: str | Path,
+    stage: str = "inference",
+    weights: str | Path | None = None,
+    experiment: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> ConfigParser:
+    """Parser of the ``inference`` or ``evaluate`` stage; overrides whose value is ``None`` are left out.
+
+    Raises:
+        InputError: no such bundle, experiment or key, or no weights.
+    """
+    root = find_bundle(bundle)
+    own = {key: value for key, value in (overrides or {}).items() if value is not None}
+    config = load_stage_config(root, stage, experiment, own)
+    config["bundle_root"] = str(root)
+    if weights is not None:
+        config["weights"] = str(weights)
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser(config)
+    if not Path(parser.get_parsed_content("weights")).is_file():
+        raise InputError(
+            f"No weights at {parser.get_parsed_content('weights')}. Train them with 'medseglatdiff train {root.name} "
+            "--dataset-dir D --output-dir O' and give --weights O/models/model.pt."
+        )
+    return parser
+
+
+def load_segmenter(
+    bundle: str | Path,
+    weights: str | Path | None = None,
+    experiment: str | Path | None = None,
+    device: str | torch.device | None = None,
+    **overrides: Any,
+) -> Segmenter:
+    """Load a bundle for use from Python.
+
+    Args:
+        bundle: folder, or name under ``bundles/``.
+        weights: other weights than the bundle's own.
+        experiment: overlay that the weights were trained with.
+        device: e.g. ``"cuda:1"``; by default CUDA if there is one.
+        overrides: configuration keys, e.g. ``num_samples=16``, ``num_inference_steps=5``, ``seed=1``.
+
+    Raises:
+        InputError: no such bundle, experiment or key; weights that are missing or do not fit.
+    """
+    parser = inference_config(bundle, "inference", weights, experiment, overrides)
+    import torch
+
+    if device is not None:
+        parser["device"] = str(device)
+    target = torch.device(parser.get_parsed_content("device"))
+    with unwrapped_errors():
+        network = parser.get_parsed_content("network").to(target).eval()
+    root = Path(parser["bundle_root"])
+    return Segmenter(
+        network=network,
+        inferer=parser.get_parsed_content("inferer"),
+        preprocessing=parser.get_parsed_content("preprocessing"),
+        config=parser,
+        metadata=read_json(root / "configs" / "metadata.json"),
+        bundle_dir=root,
+        weights_path=Path(parser.get_parsed_content("weights")),
+        device=target,
+    )

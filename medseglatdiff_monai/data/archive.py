@@ -1,0 +1,51 @@
+"""Unpacking the archive of a data set."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import shutil
+import tarfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from ..errors import InputError
+from .sources.source import Source
+
+__all__ = ["unpack_archive"]
+
+
+def unpack_archive(archive: Path, folder: Path, instance: Source) -> None:
+    """Unpack the wanted files of a tar archive, streaming: plain files only, never outside `folder`."""
+    from tqdm import tqdm
+
+    shutil.rmtree(folder, ignore_errors=True)
+    made: set[Path] = set()
+    try:
+        with (
+            archive.open("rb") as raw,
+            tqdm.wrapattr(raw, "read", total=archive.stat().st_size, desc=f"unpack {archive.name}") as stream,
+            tarfile.open(fileobj=stream, mode="r|*") as tar,
+        ):
+            for member in tar:
+                parts = PurePosixPath(member.name).parts
+                if not member.isfile() or parts[-1].startswith("._") or not instance.wants(member.name):
+                    continue
+                if ".." in parts or PurePosixPath(member.name).is_absolute():
+                    raise InputError(
+                        f"{archive}: its member {member.name!r} points outside the archive; do not trust it."
+                    )
+                target = folder.joinpath(*parts)
+                if target.parent not in made:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    made.add(target.parent)
+                extracted = tar.extractfile(member)
+                assert extracted is not None  # member.isfile()
+                with target.open("wb") as handle:
+                    shutil.copyfileobj(extracted, handle)
+                os.utime(target, (member.mtime, member.mtime))  # so that a second unpacking counts as unchanged
+    except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{archive}: unreadable or truncated archive ({error}); download it again.") from error
+    if not made:
+        raise InputError(f"{archive}: holds no file of {instance.info.name}.")

@@ -1,0 +1,1 @@
+"""The data sets that `prepare` reads, one module each."""

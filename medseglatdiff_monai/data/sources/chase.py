@@ -1,0 +1,60 @@
+"""CHASE_DB1: retinal fundus images of both eyes of children, vessels drawn by two observers.
+
+Layout: ``Image_NNL.jpg`` with ``Image_NNL_1stHO.png`` and ``Image_NNL_2ndHO.png``, and the same for the right eye (R).
+The two eyes of a child are alike, so groups are patients.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...errors import InputError
+from .images import read_image, read_masks
+from .source import CaseStub, PreparedCase, Source, SourceInfo
+
+__all__ = ["CHASESource"]
+
+OBSERVERS = ("1stHO", "2ndHO")
+
+
+class CHASESource(Source):
+    """CHASE_DB1; groups are patients ("01"), both eyes together."""
+
+    info = SourceInfo(
+        name="CHASE_DB1",
+        modality="fundus photography",
+        description="Retinal vessel segmentation by two observers.",
+        labels={"0": "background", "1": "vessel"},
+        group_unit="patient",
+        num_raters=len(OBSERVERS),
+    )
+
+    def wants(self, member_name: str) -> bool:
+        """Only images and masks are needed."""
+        return member_name.lower().endswith((".jpg", ".png"))
+
+    def find_cases(self, src: Path | None) -> list[CaseStub]:
+        """One stub an eye."""
+        assert src is not None  # src_required
+        stubs = []
+        for path in src.rglob("Image_*.jpg"):
+            match = re.fullmatch(r"Image_(\d+)([LR])", path.stem)
+            if match is None:
+                continue
+            masks = [path.with_name(f"{path.stem}_{observer}.png") for observer in OBSERVERS]
+            for mask in masks:
+                if not mask.is_file():
+                    raise InputError(f"{path}: has no mask; expected {mask}.")
+            files = (str(path), *(str(mask) for mask in masks))
+            stubs.append(CaseStub(path.stem, match[1], files, {"image": path.stem}, files))
+        if not stubs:
+            raise InputError(f"{src}: no Image_NNL.jpg or Image_NNR.jpg in it; expected the files of CHASE_DB1.")
+        return stubs
+
+    def read(self, stub: CaseStub) -> Iterator[PreparedCase]:
+        """The image at native size."""
+        image_path, *mask_paths = (Path(path) for path in stub.payload)
+        image = read_image(image_path)
+        yield PreparedCase(stub.key, image.array, read_masks(mask_paths, image_path, image.array))

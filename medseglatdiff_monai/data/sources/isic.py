@@ -1,0 +1,62 @@
+"""ISIC-2018 Task 1: dermoscopy images with one lesion mask each; every image is a group of its own.
+
+Layout: ``ISIC2018_Task1-2_Training_Input/ISIC_*.jpg`` with
+``ISIC2018_Task1_Training_GroundTruth/ISIC_*_segmentation.png`` (and the same for Validation and Test, where they are
+beside them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...errors import InputError
+from .images import read_image, read_masks
+from .source import CaseStub, PreparedCase, Source, SourceInfo
+
+__all__ = ["ISICSource"]
+
+MASK_ENDING = "_segmentation.png"
+
+
+class ISICSource(Source):
+    """ISIC-2018 Task 1; groups are images."""
+
+    info = SourceInfo(
+        name="ISIC-2018 Task 1",
+        modality="dermoscopy",
+        description="Skin lesion boundary segmentation in dermoscopy images.",
+        labels={"0": "background", "1": "lesion"},
+        group_unit="image",
+        num_raters=1,
+    )
+
+    def wants(self, member_name: str) -> bool:
+        """Only images and masks are needed."""
+        return member_name.lower().endswith((".jpg", ".jpeg", ".png"))
+
+    def find_cases(self, src: Path | None) -> list[CaseStub]:
+        """One stub an image, wherever in the folder it lies."""
+        assert src is not None  # src_required
+        masks = {path.name[: -len(MASK_ENDING)]: path for path in src.rglob(f"ISIC_*{MASK_ENDING}")}
+        images = [path for path in src.rglob("ISIC_*") if path.suffix.lower() in (".jpg", ".jpeg")]
+        if not images:
+            raise InputError(
+                f"{src}: no ISIC_*.jpg in it; expected ISIC2018_Task1-2_Training_Input/ISIC_*.jpg and its masks."
+            )
+        stubs = []
+        for path in images:
+            if path.stem not in masks:
+                raise InputError(
+                    f"{path}: has no mask; expected {path.stem}{MASK_ENDING} in ISIC2018_Task1_Training_GroundTruth/ "
+                    f"under {src}."
+                )
+            files = (str(path), str(masks[path.stem]))
+            stubs.append(CaseStub(path.stem, path.stem, files, files=files))
+        return stubs
+
+    def read(self, stub: CaseStub) -> Iterator[PreparedCase]:
+        """The image at native size."""
+        image_path, mask_path = (Path(path) for path in stub.payload)
+        image = read_image(image_path)
+        yield PreparedCase(stub.key, image.array, read_masks([mask_path], image_path, image.array))

@@ -1,0 +1,182 @@
+"""What a source of cases is, and where each one lives.
+
+A source lists stubs (`Source.find_cases`, cheap, in the main process) and reads each of them into cases (`Source.read`,
+in a worker); writing, resuming, splitting and `dataset.json` are the engine's (`prepare.py`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...errors import InputError, did_you_mean
+
+__all__ = ["SOURCES", "CaseStub", "LeftOut", "PreparedCase", "Source", "SourceInfo", "make_source", "natural_key"]
+
+# Name on the command line -> where the class lives; imported only when asked for, so that pylidc is no one else's
+# burden.
+SOURCES: dict[str, str] = {
+    "lidc": "medseglatdiff_monai.data.sources.lidc:LIDCSource",
+    "lidc-slices": "medseglatdiff_monai.data.sources.lidc_slices:LIDCSlicesSource",
+    "isic2018": "medseglatdiff_monai.data.sources.isic:ISICSource",
+    "cvc-clinicdb": "medseglatdiff_monai.data.sources.cvc:CVCSource",
+    "chase": "medseglatdiff_monai.data.sources.chase:CHASESource",
+    "folder": "medseglatdiff_monai.data.sources.folder:FolderSource",
+    "phantom": "medseglatdiff_monai.data.sources.phantom:PhantomSource",
+}
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What `dataset.json` says of a source.
+
+    Attributes:
+        name: title of the data set.
+        modality: "CT", "dermoscopy", …
+        description: one sentence.
+        labels: label value (as text) to meaning.
+        group_unit: what a group is ("patient", "image", "sequence"), also the usual first column of a split file.
+        num_raters: number of rater slots, or None where the masks decide.
+    """
+
+    name: str
+    modality: str
+    description: str
+    labels: Mapping[str, str]
+    group_unit: str
+    num_raters: int | None = None
+
+
+@dataclass(frozen=True)
+class CaseStub:
+    """One unit of work, small and picklable: it is found in the main process and read in a worker.
+
+    Attributes:
+        key: unique in the source, stable from run to run; progress is noted under it.
+        group: what must not be torn apart by a split (patient, sequence, image).
+        payload: whatever `Source.read` needs (paths, numbers); picklable.
+        columns: other names a split file may use, as {header of the first column: value}, e.g. {"frame": "12"}.
+        files: the files it is read from; a finished stub is read again when one of them has changed since.
+    """
+
+    key: str
+    group: str
+    payload: Any = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+
+
+@dataclass
+class PreparedCase:
+    """One case as it is to be written.
+
+    Attributes:
+        case: case id, a safe file name (letters, digits, ``.``, ``_``, ``-``).
+        image: (H, W) or (H, W, 3) uint8, written as PNG; or (H, W) int16 (Hounsfield units), written as NIfTI; or a
+            volume (H, W, D) int16, written as NIfTI.
+        masks: (R, H, W[, D]), bool or {0, 1}; an absent reader is an all-zero slot. Four axes mark a volume.
+        spacing_mm: (row, column[, slice]) spacing, or None where it is unknown.
+        affine: (4, 4) from (row, column, slice) to RAS millimetres; None: the spacing on the diagonal.
+        extra: further JSON values of the case's datalist item (no key may start with ``image_``).
+    """
+
+    case: str
+    image: np.ndarray
+    masks: np.ndarray
+    spacing_mm: tuple[float, ...] | None = None
+    affine: np.ndarray | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something a stub holds that does not become a case; `dataset.json` counts it under its reason."""
+
+    reason: str
+    count: int = 1
+
+
+class Source:
+    """What a source implements; the constructor's keyword arguments are its options on the command line.
+
+    Instances are pickled to the workers, so they hold plain values only.
+    """
+
+    info: SourceInfo
+    src_required: ClassVar[bool] = True
+    # Options that are paths: `dataset.json` keeps their last component only, never a machine's folder.
+    path_options: ClassVar[frozenset[str]] = frozenset()
+    # Temporary room the source needs besides SRC (None: none). Set by the engine before `find_cases`, removed at the
+    # end.
+    work_dir: Path | None = None
+    # What to warn of before a split is drawn, where the source could not tell which cases belong together.
+    grouping_warning: str | None = None
+
+    def wants(self, member_name: str) -> bool:
+        """Whether a file of the archive is needed; others are not unpacked."""
+        return True
+
+    def find_cases(self, src: Path | None) -> list[CaseStub]:
+        """List the stubs of a folder.
+
+        Args:
+            src: the folder, or the archive's unpacked contents; None where SRC was not given and is not required.
+
+        Raises:
+            InputError: the folder is empty or not laid out as expected.
+        """
+        raise NotImplementedError
+
+    def read(self, stub: CaseStub) -> Iterator[PreparedCase | LeftOut]:
+        """Read one stub, in a worker; may yield several cases, or none.
+
+        Raises:
+            InputError: naming the file that cannot be used.
+        """
+        raise NotImplementedError
+
+    def default_split(self, groups: Sequence[str]) -> dict[str, str] | None:
+        """Group to split where the user gave neither a split file nor ratios; None: by ratio 8:1:1."""
+        return None
+
+    def provenance(self) -> dict[str, Any]:
+        """Further provenance (library versions, counts), JSON values, the same from run to run."""
+        return {}
+
+
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """Sort key under which ``slice-2`` comes before ``slice-10``."""
+    parts = re.split(r"(\d+)", text)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def make_source(source: str, **options: Any) -> tuple[Source, dict[str, Any]]:
+    """Import and construct the named source; returns it with the options that were given."""
+    if source not in SOURCES:
+        hint = did_you_mean(str(source), SOURCES, cutoff=0.4)
+        raise InputError(f"unknown source {source!r}.{hint} Known sources: {', '.join(SOURCES)}.")
+    module_name, class_name = SOURCES[source].split(":")
+    source_class = getattr(importlib.import_module(module_name), class_name)
+    given = {name: value for name, value in options.items() if value is not None}
+    known = [name for name in inspect.signature(source_class).parameters]
+    for name in given:
+        flag = "--" + name.replace("_", "-")
+        if name in known:
+            continue
+        if name in ("crop", "whole_slice"):
+            raise InputError(
+                f"{flag} does not concern the source {source!r}: it keeps native size, resizing and cropping are "
+                f"in the bundle's preprocessing. Leave {flag} out."
+            )
+        options_known = [option.replace("_", "-") for option in known]
+        hint = did_you_mean(flag.removeprefix("--"), options_known, cutoff=0.5, prefix="--")
+        options_text = ", ".join(f"--{option}" for option in options_known) or "none"
+        raise InputError(f"{flag} is no option of the source {source!r}.{hint} Its options: {options_text}.")
+    return source_class(**given), given

@@ -1,0 +1,134 @@
+"""The worker processes that read and write cases."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .case_files import write_case
+from .journal import Journal, stamp_files
+from .sources.source import CaseStub, LeftOut, Source
+
+__all__ = ["read_cases"]
+
+
+def read_cases(
+    instance: Source,
+    stubs: list[CaseStub],
+    kept: dict[str, dict[str, Any]],
+    journal: Journal,
+    output: Path,
+    workers: int,
+) -> dict[str, dict[str, Any]]:
+    """Read and write every stub that is not finished; returns the journal's record of each stub."""
+    from tqdm import tqdm
+
+    stamps = {stub.key: stamp_files(stub.files) for stub in stubs}
+    records = {key: record for key, record in kept.items() if stamps.get(key) == record["stamp"]}
+    todo = [stub for stub in stubs if stub.key not in records]
+    # Whatever an earlier dataset.json says, it is true again only when this run is through.
+    if todo:
+        (output / "dataset.json").unlink(missing_ok=True)
+    owners = {item["case"]: key for key, record in records.items() for item in record["items"]}
+
+    with journal.open(records) as handle, tqdm(total=len(stubs), initial=len(records), desc="prepare") as bar:
+        for name in ("images", "masks"):
+            (output / name).mkdir(exist_ok=True)
+
+        def finish(stub: CaseStub, record: dict[str, Any]) -> None:
+            for item in record["items"]:
+                owner = owners.setdefault(item["case"], stub.key)
+                if owner != stub.key:
+                    raise InputError(f"{stub.key} and {owner} both give the case {item['case']!r}; rename one of them.")
+            journal.append(handle, record)
+            records[stub.key] = record
+            bar.update()
+
+        if min(workers, len(todo)) <= 1:
+            for stub in todo:
+                finish(stub, _do_stub(instance, stub, output))
+            return records
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(
+            min(workers, len(todo)), mp_context=context, initializer=_start_worker, initargs=(instance, str(output))
+        )
+        try:
+            # Hand out a few stubs ahead only: an interruption then waits for what is being read and for nothing else.
+            waiting = iter(todo)
+            running = {pool.submit(_work, stub): stub for stub in itertools.islice(waiting, 4 * workers)}
+            while running:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    finish(running.pop(future), future.result())
+                    following = next(waiting, None)
+                    if following is not None:
+                        running[pool.submit(_work, following)] = following
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"prepare: a worker process died (killed, or out of memory) after {len(records)} of {len(stubs)} "
+                "units; the finished ones are kept: run the same command again, with fewer --workers if memory was "
+                "short. A script that calls prepare() needs 'if __name__ == \"__main__\":' around it, or workers=1."
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return records
+
+
+_worker_state: dict[str, Any] = {}
+
+
+def _start_worker(instance: Source, output: str) -> None:
+    """Set up a worker: Ctrl-C is the main process's business, and a worker does not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow_parent() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+    _worker_state.update(instance=instance, output=Path(output))
+
+
+def _work(stub: CaseStub) -> dict[str, Any]:
+    return _do_stub(_worker_state["instance"], stub, _worker_state["output"])
+
+
+def _do_stub(instance: Source, stub: CaseStub, output: Path) -> dict[str, Any]:
+    """Read a stub and write its cases; its files go again if one of them fails."""
+    items: list[dict[str, Any]] = []
+    layouts: list[list[Any]] = []
+    left_out: Counter[str] = Counter()
+    written: list[Path] = []
+    stamp = stamp_files(stub.files)  # before it is read: what changes meanwhile is read again next time
+    try:
+        for result in instance.read(stub):
+            if isinstance(result, LeftOut):
+                left_out[result.reason] += result.count
+                continue
+            item, layout = write_case(result, stub.group, output, written)
+            items.append(item)
+            layouts.append(layout)
+    except BaseException as error:
+        for path in written:
+            path.unlink(missing_ok=True)
+        if isinstance(error, (InputError, KeyboardInterrupt, SystemExit)):
+            raise
+        raise RuntimeError(f"prepare: {stub.key}: {type(error).__name__}: {error}") from error
+    return {
+        "stub": stub.key,
+        "stamp": stamp,
+        "items": items,
+        "layouts": layouts,
+        "left_out": dict(sorted(left_out.items())),
+    }

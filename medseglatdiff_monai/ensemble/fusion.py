@@ -1,0 +1,93 @@
+"""One consensus mask from the samples of an ensemble, by the rule that is asked for by name.
+
+``mean``: the confidence map reaches the threshold (Section III-C of arXiv 2512.01292). ``majority``: more than half of
+the samples contain the pixel. ``staple``: the probability that STAPLE (Warfield et al. 2004, SimpleITK's
+implementation) gives the pixel, weighing each sample by its estimated sensitivity and specificity, reaches the
+threshold. ``size_preserving``: the confidence map reaches a threshold of the case's own, with which the consensus' size
+comes nearest to the mean size of the samples; a fixed threshold shrinks what the samples place here and there.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import InputError
+from ..metrics.masks import fuse_masks
+
+__all__ = ["FUSIONS", "check_fusion_name", "fuse_ensemble"]
+
+FUSIONS = ("mean", "majority", "staple", "size_preserving")
+# Samples that overlap converge within ten iterations; without a limit unrelated masks take thousands.
+STAPLE_ITERATIONS = 100
+
+
+def check_fusion_name(fusion: str) -> None:
+    """Refuse a name that is no fusion.
+
+    Raises:
+        InputError: the name is not among ``FUSIONS``.
+    """
+    if fusion not in FUSIONS:
+        raise InputError(f"fusion: found {fusion!r}, expected one of {', '.join(FUSIONS)}; choose one of them.")
+
+
+def fuse_ensemble(
+    samples: torch.Tensor, confidence_map: torch.Tensor, threshold: float = 0.5, fusion: str = "mean"
+) -> dict[str, torch.Tensor]:
+    """Fuse the samples of each image.
+
+    Args:
+        samples: (B, N, H, W[, D]) bool.
+        confidence_map: (B, 1, H, W[, D]) in [0, 1], the mean of the samples or of their probabilities.
+        threshold: confidence, or STAPLE's probability, from which a pixel belongs to the consensus; ``majority`` and
+            ``size_preserving`` have thresholds of their own.
+        fusion: a name in ``FUSIONS``.
+
+    Returns:
+        ``consensus_mask`` (B, 1, H, W[, D]) bool, and with ``staple`` ``staple_probability``, the same shape, float32
+        in [0, 1]. Where all samples agree every rule returns the mask that they agree on.
+
+    Raises:
+        InputError: another fusion.
+    """
+    check_fusion_name(fusion)
+    if fusion == "majority":
+        return {"consensus_mask": fuse_masks(samples, 0.5, tie="background")}
+    if fusion == "size_preserving":
+        return {"consensus_mask": _preserve_size(samples, confidence_map)}
+    if fusion == "staple":
+        probability = torch.stack([_run_staple(case) for case in samples.cpu()])[:, None].to(samples.device)
+        return {"consensus_mask": probability >= threshold - 1e-6, "staple_probability": probability}
+    # Shares such as 3/6 must reach 0.5 whatever the rounding of their mean.
+    return {"consensus_mask": confidence_map >= threshold - 1e-6}
+
+
+def _run_staple(samples: torch.Tensor) -> torch.Tensor:
+    """STAPLE's probability (H, W[, D]) float32 of the samples (N, H, W[, D]) bool of one image."""
+    # One fusion of four needs it, and every start of the program would load it.
+    import SimpleITK as sitk
+
+    # STAPLE's prior is the share of foreground: where it is 0 or 1, SimpleITK returns NaN. All samples agree there.
+    if bool(samples.all()) or not bool(samples.any()):
+        return samples[0].float()
+    staple = sitk.STAPLEImageFilter()
+    staple.SetForegroundValue(1.0)
+    staple.SetMaximumIterations(STAPLE_ITERATIONS)
+    images = [sitk.GetImageFromArray(sample) for sample in samples.to(torch.uint8).numpy()]
+    return torch.from_numpy(sitk.GetArrayFromImage(staple.Execute(images))).float()
+
+
+def _preserve_size(samples: torch.Tensor, confidence_map: torch.Tensor) -> torch.Tensor:
+    """Consensus (B, 1, H, W[, D]) of the threshold whose size is nearest to the samples' mean; of two, the smaller."""
+    size = samples.flatten(2).sum(2).double().mean(1, keepdim=True)
+    confidence = confidence_map.flatten(1)
+    ordered = confidence.sort(dim=1, descending=True).values
+    # With k pixels goes the threshold ordered[k - 1], if the next pixel is below it: equal ones cannot be parted.
+    below = torch.cat([ordered[:, 1:], torch.full_like(ordered[:, :1], -1.0)], dim=1)
+    possible = (ordered > below) & (ordered > 0)
+    sizes = torch.arange(1, ordered.shape[1] + 1, device=ordered.device, dtype=torch.float64)
+    error = torch.where(possible, (sizes - size).abs(), torch.inf)
+    # The empty consensus is possible too; argmin takes the first, that is the smallest, of several.
+    best, index = error.min(dim=1, keepdim=True)
+    threshold = torch.where(best < size, ordered.gather(1, index), torch.inf)
+    return (confidence >= threshold).reshape(confidence_map.shape)

@@ -1,0 +1,89 @@
+"""From an ensemble of masks to what a reader looks at: confidence map, consensus mask, entropy.
+
+The confidence of a pixel is the share of samples that contain it; the consensus is where it reaches the threshold
+(Section III-C of arXiv 2512.01292) or what another rule of ``fusion.py`` makes of the samples; the entropy of that
+share shows where the samples disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from ..errors import InputError
+from .fusion import check_fusion_name, fuse_ensemble
+from .morphology import refine_masks
+
+__all__ = ["POSTPROCESSING", "check_summary_arguments", "summarize_ensemble"]
+
+POSTPROCESSING = {"morphology": refine_masks}
+
+
+def check_summary_arguments(threshold: float, confidence: str, fusion: str, postprocess: str | None) -> None:
+    """Refuse arguments of :func:`summarize_ensemble` before any mask is drawn.
+
+    Raises:
+        InputError: an argument is out of range, or post-processing with the mean of probabilities as confidence.
+    """
+    if confidence not in ("samples", "probabilities"):
+        raise InputError(f"confidence must be 'samples' or 'probabilities', found {confidence!r}.")
+    if not 0.0 < threshold <= 1.0:
+        raise InputError(f"threshold must be in (0, 1], found {threshold}.")
+    check_fusion_name(fusion)
+    if postprocess is not None and postprocess not in POSTPROCESSING:
+        raise InputError(f"postprocess: found {postprocess!r}, expected null or one of {', '.join(POSTPROCESSING)}.")
+    if postprocess is not None and confidence == "probabilities":
+        raise InputError(
+            "postprocess changes the samples, not their probabilities: with it, confidence must be 'samples'."
+        )
+
+
+def summarize_ensemble(
+    logits: torch.Tensor,
+    threshold: float = 0.5,
+    confidence: str = "samples",
+    fusion: str = "mean",
+    postprocess: str | None = None,
+    cases: Sequence[str] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Fuse sampled masks.
+
+    Args:
+        logits: (B, N, H, W[, D]), logits of N samples.
+        threshold: confidence from which a pixel belongs to the consensus.
+        confidence: ``"samples"``: mean of the binary samples; ``"probabilities"``: mean of their probabilities.
+        fusion: ``"mean"``, ``"majority"``, ``"staple"`` or ``"size_preserving"``, see
+            :func:`~medseglatdiff_monai.ensemble.fusion.fuse_ensemble`.
+        postprocess: ``"morphology"``: opening, closing and filling of holes of each sample, see
+            :func:`~medseglatdiff_monai.ensemble.morphology.refine_masks`; ``None`` leaves the samples as they are.
+        cases: B case ids, for the error message.
+
+    Returns:
+        ``samples`` (B, N, H, W[, D]) bool, ``confidence_map`` (B, 1, H, W[, D]) float32 in [0, 1], ``consensus_mask``
+        (same shape) bool, ``entropy`` (same shape) float32 in [0, 1] bit; with ``staple`` also ``staple_probability``
+        (same shape) float32 in [0, 1]. Whatever the fusion, the confidence map is a mean.
+
+    Raises:
+        InputError: a logit is not finite, the message names the case; an argument is out of range, see
+            :func:`check_summary_arguments`.
+    """
+    check_summary_arguments(threshold, confidence, fusion, postprocess)
+    finite = torch.isfinite(logits).flatten(2).all(2)
+    if not bool(finite.all()):
+        image, sample = (~finite).nonzero()[0].tolist()
+        name = f"image {image} of the batch" if cases is None else f"case {cases[image]!r}"
+        raise InputError(
+            f"Sample {sample} of {name} is not finite: the weights are damaged or do not belong to this configuration. "
+            "Check the loss of the training run, or give other weights."
+        )
+    samples = logits > 0
+    if postprocess is not None:
+        samples = POSTPROCESSING[postprocess](samples)
+    source = samples if confidence == "samples" else logits.sigmoid()
+    confidence_map = source.float().mean(dim=1, keepdim=True)
+    # -p log2 p - (1 - p) log2 (1 - p), with 0 log 0 = 0; entr works in nats.
+    nats = torch.special.entr(confidence_map) + torch.special.entr(1.0 - confidence_map)
+    fused = fuse_ensemble(samples, confidence_map, threshold, fusion)
+    return {"samples": samples, "confidence_map": confidence_map, "entropy": nats / math.log(2.0), **fused}

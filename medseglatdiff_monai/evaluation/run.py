@@ -1,0 +1,91 @@
+"""The command ``evaluate``: score a bundle against all raters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..bundle.config import experiment_name
+from ..bundle.segmenter import inference_config
+from ..errors import InputError, unwrapped_errors
+from ..files import weights_sha256
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    bundle: str | Path,
+    dataset_dir: str | Path,
+    output_dir: str | Path,
+    split: str = "validation",
+    experiment: str | None = None,
+    weights: str | Path | None = None,
+    num_samples: int | None = None,
+    num_inference_steps: int | None = None,
+    max_cases: int | None = None,
+    seed: int = 0,
+    save_samples: bool = False,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Score a bundle on one part of a prepared data set; returns the contents of ``metrics.json``.
+
+    ``cases.csv`` has one row a case, ``summary`` in ``metrics.json`` the mean of each column over the cases for which
+    it is defined. What is defined for none is null there and explained under ``not_applicable``. The columns:
+
+    - ``ged_v``, ``ged_u``, ``hm_iou``: see :mod:`~medseglatdiff_monai.metrics`; ``ged_floor``: the ``ged_v`` that
+      drawing so many samples from the readers themselves has on average.
+    - ``dice``, ``iou``, ``hd95`` (pixels), ``surface_dice``: consensus of the samples against the pixels that at least
+      half of the readers marked, in cases that have any; ``dice_all``, ``iou_all``: in all cases, both empty as 1.
+    - ``d_max``, ``ci_score``, ``ci_sensitivity``, ``ci_agreement``: see
+      :func:`~medseglatdiff_monai.metrics.collective_insight`; ``diversity``, ``raters_diversity``: mean distance of
+      two samples and of two readers; ``ncc``: see :func:`~medseglatdiff_monai.metrics.variance_correlation`.
+    - ``soft_dice``, ``ece``, ``brier``: confidence map against the mean reader map; ``ece_band``, ``brier_band``: in
+      the pixels where readers or samples differ among themselves. The summary's two ``ece`` pool the pixels of all
+      cases; ``calibration`` holds the bins behind them.
+    - ``samples_nonempty``, ``raters_nonempty``: share of masks that hold a pixel.
+    - ``dice_native``, ``iou_native`` or ``dice_network``, ``iou_network``: ``dice_all``, ``iou_all`` on the other grid.
+    - ``codec_…``: the mask codec's reconstruction of the readers, the image codec's of the image.
+    - ``seconds``: wall time of the forward pass.
+
+    Args:
+        bundle: folder, or name under ``bundles/``.
+        dataset_dir: prepared folder.
+        output_dir: receives ``metrics.json``, ``cases.csv`` and, with ``save_samples``, ``samples/<case>.npz``.
+        split: ``"training"``, ``"validation"`` or ``"test"``.
+        experiment: overlay that the weights were trained with.
+        weights: other weights than the bundle's own.
+        num_samples: samples a case; default 16.
+        num_inference_steps: denoiser calls a sample; default the bundle's.
+        max_cases: draw so many cases by ``seed``.
+        seed: seed of the noise and of the draw of cases.
+        save_samples: keep the sampled masks.
+        overrides: configuration keys, such as ``fusion``, ``postprocess``, ``confidence``, ``threshold``, ``score_at``.
+
+    Raises:
+        InputError: a sample is not finite, the message names the case; see
+            :func:`~medseglatdiff_monai.bundle.segmenter.inference_config` and
+            :func:`~medseglatdiff_monai.data.datalist.load_datalist`.
+    """
+    for name, value in {"--num-samples": num_samples, "--num-inference-steps": num_inference_steps}.items():
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, found {value}.")
+    chosen = {
+        "dataset_dir": str(Path(dataset_dir).absolute()), "output_dir": str(Path(output_dir).absolute()),
+        "split": split, "num_samples": num_samples, "num_inference_steps": num_inference_steps,
+        "max_cases": max_cases, "seed": seed, "save_samples": save_samples, **overrides,
+    }  # fmt: skip
+    parser = inference_config(bundle, "evaluate", weights, experiment, chosen)
+    path = Path(parser.get_parsed_content("weights"))
+    parser["recorder#record"] = {
+        "bundle": Path(parser["bundle_root"]).name,
+        "experiment": experiment_name(experiment),
+        "dataset": Path(dataset_dir).name,
+        "split": split,
+        "seed": seed,
+        "max_cases": max_cases,
+        "weights_sha256": weights_sha256(path),
+    }
+    with unwrapped_errors():
+        parser.get_parsed_content("evaluator").run()
+    return json.loads((Path(output_dir) / "metrics.json").read_text())

@@ -1,0 +1,84 @@
+"""Files written whole or not at all, JSON, and checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import InputError
+
+__all__ = [
+    "TEMPORARY_PREFIX",
+    "clean_json",
+    "read_json",
+    "save_bytes",
+    "save_json",
+    "save_text",
+    "save_with",
+    "weights_sha256",
+]
+
+# Files of a process that was killed while it wrote them begin with this.
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def read_json(path: str | Path) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+        InputError: the file is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not valid JSON: {error}. Correct it; a file that a command wrote can be moved away, and the "
+            "command writes it again."
+        ) from error
+
+
+def save_with(write: Callable[[BinaryIO], object], path: str | Path) -> None:
+    """Let ``write`` fill a file that appears under ``path`` complete or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        with temporary.open("wb") as handle:
+            write(handle)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def clean_json(value: Any) -> Any:
+    """``value`` with NaN and infinities as ``None``, which JSON has no words for."""
+    if isinstance(value, dict):
+        return {str(key): clean_json(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean_json(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def save_bytes(content: bytes, path: str | Path) -> None:
+    """Write ``content``; the file appears complete or not at all."""
+    save_with(lambda handle: handle.write(content), path)
+
+
+def save_text(text: str, path: str | Path) -> None:
+    """Write ``text`` as UTF-8, its line ends as they are; the file appears complete or not at all."""
+    save_bytes(text.encode(), path)
+
+
+def save_json(content: Any, path: str | Path) -> None:
+    """Write ``content`` as JSON, what is not finite as null; the file appears complete or not at all."""
+    save_text(json.dumps(clean_json(content), indent=2, allow_nan=False) + "\n", path)
+
+
+def weights_sha256(path: str | Path) -> str:
+    """SHA-256 of a weights file, as hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""Other people's programs: viewing page, MONAI Label, MLflow, TorchScript and ONNX."""

@@ -1,0 +1,1 @@
+"""Bundles for other programs: TorchScript and ONNX."""

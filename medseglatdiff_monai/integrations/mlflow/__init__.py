@@ -1,0 +1,1 @@
+"""MLflow: tracking of runs, and bundles as models."""

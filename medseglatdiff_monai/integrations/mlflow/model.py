@@ -1,0 +1,197 @@
+"""A bundle as an MLflow model: ``mlflow.pyfunc.load_model(uri).predict(images)``, and how it is registered.
+
+The model carries the bundle's files and this package's code, so that a server needs only the libraries that it names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.pyfunc.model import PythonModel
+from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+from monai.data import MetaTensor
+
+from ...bundle.config import find_bundle
+from ...bundle.pack import bundle_files
+from ...bundle.segmenter import load_segmenter
+from ...errors import InputError
+from .tracking import open_store, read_run_ids
+
+__all__ = ["BundleModel", "register"]
+
+# What prediction imports. Their versions at registration are written into the model.
+LIBRARIES = (
+    "torch", "monai", "numpy", "einops", "pytorch-ignite", "nibabel", "pydicom", "itk-io", "itk-numerics", "scipy",
+    "scikit-image", "SimpleITK", "matplotlib", "pillow", "pandas", "mlflow",
+)  # fmt: skip
+
+
+class BundleModel(PythonModel):
+    """The pyfunc flavour of a bundle; MLflow hands its files to :meth:`load_context`."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the bundle, on CUDA if there is one."""
+        self.segmenter = load_segmenter(context.artifacts["bundle"])
+
+    def predict(self, context, model_input, params=None):
+        """Draw an ensemble for each image.
+
+        Args:
+            context: MLflow's, unused.
+            model_input: images (B, C, H, W), grey values as a file of the bundle's kind holds them; any H and W that
+                ``medseglatdiff predict`` takes.
+            params: ``num_samples``, ``num_inference_steps`` and ``seed``; 0, 0 and 0 stand for the bundle's own number
+                of samples, its own number of steps, and seed 0.
+
+        Returns:
+            ``confidence_map`` float32 in [0, 1], ``consensus_mask`` uint8 and ``entropy`` float32 in [0, 1] bit, each
+            (B, 1, H, W) in the geometry of the images.
+
+        Raises:
+            InputError: images of another shape, or that the network cannot take.
+        """
+        from ...predict.image import predict_image
+
+        images = np.asarray(model_input, dtype=np.float32)
+        channels = self.segmenter.in_channels
+        if images.ndim != 4 or images.shape[1] != channels or not len(images):
+            raise InputError(f"The images are {images.shape}; expected (B, {channels}, H, W) with B of at least 1.")
+        settings = params or {}
+        inferer = self.segmenter.inferer
+        own = (inferer.num_samples, inferer.num_inference_steps, inferer.seed)
+        inferer.num_samples = int(settings.get("num_samples") or own[0])
+        inferer.num_inference_steps = int(settings.get("num_inference_steps") or 0) or own[1]
+        inferer.seed = int(settings.get("seed") or 0)
+        try:
+            found = [predict_image(MetaTensor(torch.from_numpy(image.copy())), self.segmenter) for image in images]
+        finally:
+            inferer.num_samples, inferer.num_inference_steps, inferer.seed = own
+        return {
+            "confidence_map": np.stack([one.confidence for one in found])[:, None].astype(np.float32),
+            "consensus_mask": np.stack([one.consensus for one in found])[:, None].astype(np.uint8),
+            "entropy": np.stack([one.entropy for one in found])[:, None].astype(np.float32),
+        }
+
+
+def _signature(channels: int) -> ModelSignature:
+    place = (-1, 1, -1, -1)
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("float32"), (-1, channels, -1, -1))]),
+        outputs=Schema(
+            [
+                TensorSpec(np.dtype("float32"), place, "confidence_map"),
+                TensorSpec(np.dtype("uint8"), place, "consensus_mask"),
+                TensorSpec(np.dtype("float32"), place, "entropy"),
+            ]
+        ),
+        params=ParamSchema([ParamSpec(name, "long", 0) for name in ("num_samples", "num_inference_steps", "seed")]),
+    )
+
+
+def _requirements() -> list[str]:
+    # A build's own suffix, as in 2.13.0+cpu, is known to no package index.
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in LIBRARIES]
+
+
+@contextlib.contextmanager
+def _tracking(uri: str) -> Iterator[None]:
+    """MLflow's process-wide addresses, put back afterwards; those that were not set are not set again."""
+    # MLflow keeps what is set in these; its getters would give a default, which set would then be everybody's address.
+    tracking, registry = (os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"))
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        # None is MLflow's "not set", though its types leave it out.
+        mlflow.set_tracking_uri(tracking)  # type: ignore[arg-type]
+        mlflow.set_registry_uri(registry)  # type: ignore[arg-type]
+        if registry is None:
+            os.environ.pop("MLFLOW_REGISTRY_URI", None)
+
+
+def register(
+    bundle: str | Path, tracking_uri: str, name: str | None = None, experiment_name: str = "medseglatdiff"
+) -> tuple[str, int]:
+    """Log a finished bundle as a pyfunc model and register a version of it.
+
+    A run's folder that was tracked in the same store gets the model into its own parent run; any other bundle into a
+    new run.
+
+    Args:
+        bundle: folder, or name under ``bundles/``.
+        tracking_uri: MLflow server or database.
+        name: of the registered model; by default the bundle folder's.
+        experiment_name: experiment of the new run.
+
+    Returns:
+        URI of the registered version, and its number.
+
+    Raises:
+        InputError: no such bundle, an unfinished one (see :func:`~medseglatdiff_monai.bundle.pack.bundle_files`), or a
+            store that does not answer.
+    """
+    root = find_bundle(bundle)
+    files = bundle_files(root)
+    segmenter = load_segmenter(root, device="cpu")
+    try:
+        client, experiment_id = open_store(tracking_uri, experiment_name)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise InputError(
+            f"MLflow at {tracking_uri.rpartition('@')[2]} does not answer ({reason}). "
+            "Start it ('mlflow server --backend-store-uri sqlite:///mlruns.db') or give another --tracking-uri."
+        ) from error
+    run_id = read_run_ids(root, tracking_uri).get("parent")
+    if run_id is not None:
+        try:
+            client.get_run(run_id)
+        except MlflowException:
+            # Deleted there, or another store that answers at the same address.
+            run_id = None
+    staging = Path(tempfile.mkdtemp())
+    try:
+        for file in files:
+            target = staging / root.name / file.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        where: dict[str, Any] = (
+            {"run_id": run_id} if run_id is not None else {"experiment_id": experiment_id, "run_name": root.name}
+        )
+        with _tracking(tracking_uri), mlflow.start_run(**where), warnings.catch_warnings():
+            # Of type hints that MLflow would like, and of its own deprecations.
+            warnings.simplefilter("ignore")
+            info = mlflow.pyfunc.log_model(
+                name="segmenter",
+                python_model=BundleModel(),
+                artifacts={"bundle": str(staging / root.name)},
+                code_paths=[str(Path(__file__).resolve().parent)],
+                pip_requirements=_requirements(),
+                signature=_signature(segmenter.in_channels),
+                registered_model_name=name or root.name,
+                metadata={
+                    "bundle": root.name,
+                    "bundle_version": segmenter.metadata.get("version"),
+                    "weights_sha256": segmenter.weights_sha256,
+                    "intended_use": segmenter.metadata.get("intended_use"),
+                },
+            )
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    version = int(info.registered_model_version)
+    registry = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    registry.update_model_version(name or root.name, str(version), description=segmenter.metadata.get("description"))
+    return f"models:/{name or root.name}/{version}", version

@@ -1,0 +1,391 @@
+"""Runs in MLflow: a parent run for each training run, and nested in it one run for each stage.
+
+A stage's run holds the parameters, loss, learning rate, validation metrics, codebook use, pictures of validation
+cases, the environment, and which data it was trained on. Run ids are kept in the run folder's ``mlruns.json``, so that
+a stage that was interrupted goes on in its own run. Without a server all goes to one SQLite file beside the models
+(MLflow 3 takes no plain folder as a store); a server that does not answer never stops a training: the log goes on in
+that file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from monai.utils import flatten_dict
+
+from ...data.datalist import load_dataset_info
+from ...files import save_json
+from ...plots.comparison import ComparedCase, draw_comparison
+
+__all__ = ["RunTracker", "SharedHandler", "open_store", "read_run_ids", "sqlite_uri"]
+
+logger = logging.getLogger(__name__)
+
+RECORD = "mlruns.json"
+# Its stage file is called train.json, as MONAI wants it.
+DIFFUSION = "diffusion"
+# Stages whose validation samples masks.
+SEGMENTER_STAGES = (DIFFUSION, "scoring")
+# A server that is down must not hold a training up; MLflow's own patience is minutes for every call.
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+# MLflow refuses longer values.
+MAX_PARAMETER, MAX_DIGEST = 500, 36
+
+
+def sqlite_uri(output_dir: str | Path) -> str:
+    """MLflow tracking URI of ``output_dir/mlruns.db``; the folder is made, since MLflow makes the file alone."""
+    folder = Path(output_dir).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder / 'mlruns.db'}"
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """MLflow's HTTP retries cut short, where the user has not set them."""
+    own = {name: value for name, value in PATIENCE.items() if name not in os.environ}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            os.environ.pop(name, None)
+
+
+def open_store(tracking_uri: str, experiment_name: str) -> tuple[Any, str]:
+    """MLflow client of a store and the id of an experiment in it, which is made if there is none.
+
+    Artifacts of an SQLite store go to ``mlruns`` beside the database, and not to the current folder.
+
+    Raises:
+        mlflow.exceptions.MlflowException: the store does not answer, or refuses.
+    """
+    from mlflow import MlflowClient
+
+    with _patience():
+        client = MlflowClient(tracking_uri=tracking_uri)
+        experiment = client.get_experiment_by_name(experiment_name)
+        if experiment is not None:
+            return client, experiment.experiment_id
+        place = None
+        if tracking_uri.startswith("sqlite:///"):
+            place = (Path(tracking_uri.removeprefix("sqlite:///")).absolute().parent / "mlruns").as_uri()
+        return client, client.create_experiment(experiment_name, artifact_location=place)
+
+
+def read_run_ids(output_dir: str | Path, tracking_uri: str) -> dict[str, str]:
+    """Ids of a run folder's MLflow runs in one store: ``"parent"`` and the stages; {} where there are none."""
+    path = Path(output_dir) / RECORD
+    if not path.is_file():
+        return {}
+    return json.loads(path.read_text()).get(_without_password(tracking_uri), {})
+
+
+def _without_password(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+class SharedHandler:
+    """A handler that two engines share, as a component of its own.
+
+    MONAI's check of a training workflow wants every entry of a trainer's handlers to be a component, not a reference.
+
+    Args:
+        handler: what is attached.
+    """
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler on an engine."""
+        self.handler.attach(engine)
+
+
+class RunTracker:
+    """Handler of a stage's trainer and of its validator, attached to both; logs to one MLflow run.
+
+    ``MLFLOW_TRACKING_URI`` takes precedence over ``tracking_uri``, as in MONAI. Attach it to the trainer before the
+    validator runs. Nothing is logged where ``tracking_uri`` is empty.
+
+    Args:
+        tracking_uri: server or database; ``None`` or ``False`` switches tracking off.
+        output_dir: the run's folder.
+        stage: name of the stage: ``"image_codec"``, ``"mask_codec"``, ``"diffusion"`` or ``"scoring"``.
+        dataset_dir: prepared folder, whose ``dataset.json`` is recorded by its digest.
+        parameters: what is logged as parameters, values as they were used.
+        experiment_name: MLflow experiment.
+        log_interval: iterations between two entries of loss and learning rate.
+        num_panel_cases: cases of the first validation batch that are drawn after each validation; 0 for none.
+        last: whether the parent run is finished with this stage.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str | bool | None,
+        output_dir: str | Path,
+        stage: str,
+        dataset_dir: str | Path,
+        parameters: Mapping[str, Any] | None = None,
+        experiment_name: str = "medseglatdiff",
+        log_interval: int = 20,
+        num_panel_cases: int = 4,
+        last: bool = True,
+    ) -> None:
+        self.tracking_uri = (os.environ.get("MLFLOW_TRACKING_URI") or str(tracking_uri)) if tracking_uri else None
+        self.output_dir = Path(output_dir).absolute()
+        self.stage = stage
+        self.dataset_dir = dataset_dir
+        self.parameters = dict(parameters or {})
+        self.experiment_name = experiment_name
+        self.log_interval = log_interval
+        self.num_panel_cases = num_panel_cases
+        self.last = last
+        self._client: Any = None
+        self._run_id: str | None = None
+        self._parent_id: str | None = None
+        self._trainer: Engine | None = None
+        self._panel: list[ComparedCase] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer or an evaluator."""
+        if self.tracking_uri is None:
+            return
+        if isinstance(engine, Evaluator):
+            engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self._keep_panel)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._log_validation)
+            return
+        self._trainer = engine
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.log_interval), self._log_iteration)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._log_epoch)
+        engine.add_event_handler(Events.COMPLETED, self._complete)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _start(self, engine: Engine) -> None:
+        self._send(lambda: None)
+
+    def _open(self, uri: str) -> None:
+        """Find or make parent and stage run in a store, and log what is known from the start."""
+        client, experiment_id = open_store(uri, self.experiment_name)
+        known = read_run_ids(self.output_dir, uri)
+        with _patience():
+            parent = self._resume(client, known.get("parent"), experiment_id, self.output_dir.name, {})
+            tags = {"mlflow.parentRunId": parent, "stage": self.stage}
+            run = self._resume(client, known.get(self.stage), experiment_id, self.stage, tags)
+        self._client, self._parent_id, self._run_id = client, parent, run
+        self._remember(uri, {**known, "parent": parent, self.stage: run})
+        with _patience():
+            self._describe()
+
+    @staticmethod
+    def _resume(client: Any, run_id: str | None, experiment_id: str, name: str, tags: dict[str, str]) -> str:
+        from mlflow.exceptions import MlflowException
+
+        if run_id is not None:
+            try:
+                run = client.get_run(run_id)
+                if run.info.lifecycle_stage == "active":
+                    client.update_run(run_id, status="RUNNING")
+                    return run_id
+            except MlflowException as error:
+                # Deleted for good, or a new database at the old address: begin anew. Silence is no such answer.
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        return client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+
+    def _remember(self, uri: str, ids: dict[str, str]) -> None:
+        path = self.output_dir / RECORD
+        record = json.loads(path.read_text()) if path.is_file() else {}
+        record[_without_password(uri)] = ids
+        save_json(record, path)
+
+    def _describe(self) -> None:
+        """Parameters, environment and data. A resumed run keeps the parameters that it began with."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+
+        from ...provenance import provenance
+
+        assert self._trainer is not None
+        known = self._client.get_run(self._run_id)
+        values = {**self.parameters, "epoch_length": self._trainer.state.epoch_length}
+        parameters = {key: str(value)[:MAX_PARAMETER] for key, value in flatten_dict(values).items()}
+        environment = provenance(getattr(self._trainer.state, "device", None) or "cpu")
+        info = load_dataset_info(self.dataset_dir)
+        digest = hashlib.sha256((Path(self.dataset_dir) / "dataset.json").read_bytes()).hexdigest()
+        counts = {name: len(info.get(name, [])) for name in ("training", "validation", "test")}
+        tags = {f"environment.{key}": str(value) for key, value in environment.items()}
+        tags |= {"data.name": str(info.get("name")), "data.sha256": digest, "data.cases": json.dumps(counts)}
+        self._client.log_batch(
+            self._run_id,
+            params=[Param(key, value) for key, value in parameters.items() if key not in known.data.params],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        if not known.inputs.dataset_inputs:
+            source = json.dumps({"uri": str(Path(self.dataset_dir).absolute())})
+            profile = json.dumps({"num_rows": sum(counts.values()), **counts})
+            name = str(info.get("name") or Path(self.dataset_dir).name)
+            dataset = Dataset(name, digest[:MAX_DIGEST], "local", source, profile=profile)
+            self._client.log_inputs(
+                self._run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+            )
+        packages = sorted({f"{found.name}=={found.version}" for found in importlib.metadata.distributions()})
+        self._client.log_text(self._run_id, "\n".join(packages) + "\n", "environment/packages.txt")
+        # What prepared the data and how, but no list of cases: ids of patients stay where the data is.
+        head = {key: value for key, value in info.items() if key not in counts} | {"counts": counts, "sha256": digest}
+        self._client.log_text(self._run_id, json.dumps(head, indent=2) + "\n", "data/dataset.json")
+        path = self.output_dir / "configs" / f"{'train' if self.stage == DIFFUSION else self.stage}.json"
+        if path.is_file():
+            config = {**json.loads(path.read_text()), "tracking_uri": _without_password(str(self.tracking_uri))}
+            self._client.log_text(self._run_id, json.dumps(config, indent=2) + "\n", f"configs/{path.name}")
+
+    def _send(self, call: Callable[[], Any]) -> None:
+        """Make a call of the client; where the store fails, say so and go on in the file beside the models."""
+        local = sqlite_uri(self.output_dir)
+        try:
+            if self._client is None:
+                assert self.tracking_uri is not None
+                self._check(self.tracking_uri)
+                self._open(self.tracking_uri)
+            with _patience():
+                call()
+            return
+        # Whatever a tracking store does wrong, hours of training are worth more than their record.
+        except Exception as error:
+            reason = type(error).__name__
+            if not isinstance(error, ConnectionError | requests.RequestException) and str(error).strip():
+                # Of a connection the name says it; the rest is addresses of objects.
+                reason = str(error).strip().splitlines()[0][:200]
+            if self.tracking_uri == local:
+                logger.warning("MLflow: %s cannot be written (%s); training goes on without a record.", local, reason)
+                self.tracking_uri, self._client = None, None
+                return
+            logger.warning(
+                "MLflow: %s does not answer (%s). Training goes on and is logged to %s; look at it with "
+                "'mlflow ui --backend-store-uri %s'.",
+                _without_password(str(self.tracking_uri)), reason, local, local,
+            )  # fmt: skip
+        self.tracking_uri, self._client = local, None
+        self._send(call)
+
+    @staticmethod
+    def _check(uri: str) -> None:
+        """Whether anything answers at an HTTP address, in seconds and not in MLflow's minutes."""
+        if uri.startswith(("http://", "https://")):
+            requests.get(uri, timeout=5, stream=True).close()
+
+    def _log(self, values: Mapping[str, Any], step: int) -> None:
+        from mlflow.entities import Metric
+
+        if self.tracking_uri is None:
+            return
+        now = int(time.time() * 1000)
+        found = {key: float(value) for key, value in flatten_dict(dict(values)).items()}
+        metrics = [Metric(key, value, now, step) for key, value in found.items() if np.isfinite(value)]
+        if metrics:
+            self._send(lambda: self._client.log_batch(self._run_id, metrics=metrics))
+
+    def _log_iteration(self, engine: Engine) -> None:
+        groups = engine.optimizer.param_groups  # type: ignore[attr-defined]
+        rates = {f"lr_group_{number}": group["lr"] for number, group in enumerate(groups)}
+        output: Any = engine.state.output
+        self._log({"Loss": output["loss"].detach(), **rates}, engine.state.iteration)
+
+    def _log_epoch(self, engine: Engine) -> None:
+        # Perplexity and use of the codebook, where the stage has one.
+        self._log(engine.state.metrics, engine.state.epoch)
+
+    def _log_validation(self, engine: Engine) -> None:
+        # MONAI hands the trainer's epoch on to the validator.
+        epoch = engine.state.epoch
+        self._log(engine.state.metrics, epoch)
+        if self._panel and self.tracking_uri is not None:
+            self._log_panel(epoch)
+
+    def _keep_panel(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        batch: Any = engine.state.batch
+        names: Any = batch.get("case", []) if isinstance(batch, Mapping) else []
+        prediction, cases = output["pred"], []
+        for row in range(min(self.num_panel_cases, len(output["label"]))):
+            label = _array(output["label"][row])
+            if isinstance(prediction, Mapping):
+                image, samples = _array(output["image"][row]), _array(prediction["samples"][row]) > 0
+                readers = label > 0
+            else:
+                # A codec: its target beside its reconstruction, masks as masks and images at their median.
+                found = _array(prediction[row])
+                image = label
+                level = 0.5 if set(np.unique(label)) <= {0.0, 1.0} else float(np.median(label))
+                samples, readers = found > level, label > level
+            if image.ndim != 3:
+                # Volumes are not drawn.
+                return
+            name = str(names[row]) if row < len(names) else f"case {row + 1}"
+            cases.append(ComparedCase(name, image.mean(0), readers, samples))
+        self._panel = cases
+
+    def _log_panel(self, epoch: int) -> None:
+        folder = Path(tempfile.mkdtemp())
+        try:
+            path = folder / f"epoch_{epoch:04d}.png"
+            draw_comparison(self._panel, path, f"{self.stage}, epoch {epoch}", self._caption())
+            self._send(lambda: self._client.log_artifact(self._run_id, str(path), "panels"))
+        except Exception as error:
+            # Hours of training are worth more than their pictures.
+            logger.warning("No panel of epoch %d: %s", epoch, error)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _caption(self) -> str:
+        if self.stage in SEGMENTER_STAGES:
+            return "Validation cases: readers and samples"
+        return "Validation cases: target (as reader) and reconstruction (as sample)"
+
+    def _complete(self, engine: Engine) -> None:
+        self._end("KILLED" if engine.should_terminate else "FINISHED")
+
+    def _fail(self, engine: Engine, error: BaseException) -> None:
+        self._end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        # Ignite leaves the raising to the handlers of this event.
+        raise error
+
+    def _end(self, status: str) -> None:
+        if self.tracking_uri is None:
+            return
+        # The parent is done with its last stage; until then it waits for the next one.
+        whole = status if status != "FINISHED" or self.last else "RUNNING"
+
+        def close() -> None:
+            self._client.set_terminated(self._run_id, status)
+            if whole == "RUNNING":
+                self._client.update_run(self._parent_id, status="RUNNING")
+            else:
+                self._client.set_terminated(self._parent_id, whole)
+
+        self._send(close)
+        self._client = None
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return torch.as_tensor(tensor).detach().float().cpu().numpy()

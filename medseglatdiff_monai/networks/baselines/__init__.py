@@ -1,0 +1,1 @@
+"""Networks of the literature that are compared with ours."""

@@ -1,0 +1,34 @@
+"""Noise that belongs to one sample of one case."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+__all__ = ["draw_sample_noise", "noise_generator"]
+
+
+def noise_generator(
+    seed: int, case: str, sample_index: int, device: torch.device | str = "cpu", pass_index: int = 0
+) -> torch.Generator:
+    """Generator that belongs to one sample of one case, whatever batch, chunk, rank or path it is computed in.
+
+    Args:
+        seed: the user's seed.
+        case: case id, or "" where the same noise is wanted for every image.
+        sample_index: number of the sample within the ensemble.
+        device: device of the generator.
+        pass_index: number of the pass of the direct sampler.
+    """
+    owner = f"{seed}/{case}/{sample_index}" + (f"/{pass_index}" if pass_index else "")
+    digest = hashlib.sha256(owner.encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def draw_sample_noise(
+    shape: Sequence[int], seed: int, case: str, sample_index: int, pass_index: int = 0
+) -> torch.Tensor:
+    """Standard normal noise that a sample starts from, or gets before a pass, independent of all others'."""
+    return torch.randn(*shape, generator=noise_generator(seed, case, sample_index, pass_index=pass_index))

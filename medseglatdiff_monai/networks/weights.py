@@ -1,0 +1,99 @@
+"""Weights on disk: flat state dicts of tensors in half precision, read without running any code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..files import save_with
+
+__all__ = ["load_tensors", "load_weights", "save_tensors", "save_weights", "stage_finished"]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def save_tensors(state: dict, path: str | Path) -> None:
+    """Write ``state`` with ``torch.save``; the file appears complete or not at all."""
+    save_with(lambda handle: torch.save(state, handle), path)
+
+
+def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
+    """Read a file of tensors without running any code that it may hold.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds something else than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"No weights at {path}. Train the stage that writes them (medseglatdiff train runs all stages in order: "
+            "image codec, mask codec, diffusion), or name a file that exists."
+        )
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{path} cannot be read as weights ({error}). Expected a state dict saved by torch.save; "
+            "download or train it again."
+        ) from error
+    if not isinstance(state, dict):
+        raise InputError(
+            f"{path} holds a {type(state).__name__}. Expected a state dict saved by torch.save; download or train it "
+            "again."
+        )
+    return state
+
+
+def save_weights(module: nn.Module, path: str | Path, half: bool = True) -> None:
+    """Write the flat state dict of ``module``, floating-point tensors in half precision."""
+    state = {
+        # Contiguous, so that a file does not tell in which memory format its network was trained.
+        name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
+        for name, value in module.state_dict().items()
+    }
+    save_tensors(state, path)
+
+
+def load_weights(module: ModuleT, path: str | Path, needed: bool = True) -> ModuleT:
+    """Load a flat state dict into ``module`` and return it.
+
+    Args:
+        module: the network.
+        path: file of weights.
+        needed: ``False`` leaves the module as it is: a codec that has no training stage of its own.
+
+    Raises:
+        InputError: the file is missing or damaged, or its tensors do not fit the network; the message names the file
+            and the first differences.
+    """
+    if not needed:
+        return module
+    state = load_tensors(path)
+    own = module.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    shapes = [
+        f"{name} is {tuple(getattr(state[name], 'shape', ())) or 'no array'}, the network has {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if not isinstance(state[name], torch.Tensor) or state[name].shape != own[name].shape
+    ]
+    if missing or unexpected or shapes:
+        found = [f"{len(missing)} tensors are missing (first: {missing[0]})"] if missing else []
+        found += [f"{len(unexpected)} are unknown (first: {unexpected[0]})"] if unexpected else []
+        found += sorted(shapes)[:2]
+        raise InputError(
+            f"The weights {path} do not fit the network: {'; '.join(found)}. Use the weights of the same bundle, "
+            "experiment and overrides."
+        )
+    module.load_state_dict({**own, **{name: value.to(own[name].dtype) for name, value in state.items()}})
+    return module
+
+
+def stage_finished(weights_path: str | Path) -> bool:
+    """Whether a stage's weights are there without a training state, the mark of an interrupted stage."""
+    weights_path = Path(weights_path)
+    return weights_path.is_file() and not weights_path.with_name(f"training_state_{weights_path.name}").is_file()

@@ -1,0 +1,8 @@
+"""From a user's image to an ensemble of masks, measured, and written in the image's own geometry.
+
+Names are imported when first used, so that arguments can be checked without torch and MONAI.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,132 @@
+"""What a prediction's JSON says about the run, the input and each nodule."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+
+from ..bundle.config import experiment_name
+from ..bundle.segmenter import Segmenter
+from ..ensemble.inferer import drawing_settings
+from ..io.places import Place
+from ..io.planes import point_to_index
+from ..io.reading import DicomInput, RasterInput, VolumeInput
+from .image import Prediction, PredictionRun
+from .nodule import Nodule
+
+__all__ = ["describe_input", "describe_nodule", "describe_run", "find_notes", "note_seen"]
+
+logger = logging.getLogger(__name__)
+
+
+def describe_run(segmenter: Segmenter, experiment: str | None, seed: int) -> dict[str, Any]:
+    """What all inputs of a run have in common."""
+    from ..provenance import provenance
+
+    inferer = segmenter.inferer
+    return {
+        "bundle": segmenter.bundle_dir.name,
+        "bundle_version": segmenter.metadata.get("version"),
+        "experiment": experiment_name(experiment),
+        "weights": segmenter.weights_path.name,
+        "weights_sha256": segmenter.weights_sha256,
+        "num_samples": inferer.num_samples,
+        **drawing_settings(inferer, segmenter.network),
+        "seed": seed,
+        "threshold": inferer.threshold,
+        "confidence": inferer.confidence,
+        "fusion": inferer.fusion,
+        "postprocess": inferer.postprocess,
+        **provenance(segmenter.device),
+    }
+
+
+def describe_nodule(
+    source: VolumeInput,
+    place: Place,
+    point: np.ndarray,
+    nodule: Nodule,
+    number: int,
+    measured: dict[str, Any],
+    run: PredictionRun,
+) -> dict[str, Any]:
+    """One nodule of a result: where it is, how it was found, its sizes, and what a reader should know."""
+    plane = nodule.planes[nodule.clicked]
+    voxel = np.floor(point_to_index(point, source.affine) + 0.5).astype(int)
+    if "slab_start" in plane.meta:
+        voxel[2] = int(plane.meta["slab_start"])
+    notes = []
+    why = {
+        "reach": f"--reach-mm {run.reach_mm:g} ended the search", "slices": f"--slices {run.slices} ended the search",
+        "volume": "the scan ends",
+    }  # fmt: skip
+    for end, place_in_stack, side in zip(nodule.ended, (0, -1), ("feet", "head"), strict=True):
+        if run.slices != 1 and end in why and nodule.consensus[place_in_stack].any():
+            notes.append(f"Towards the {side} {why[end]} while the consensus was not empty: the volume is a part.")
+    if not nodule.consensus[nodule.clicked].any():
+        notes.append("The consensus is empty in the clicked slice: most samples see no nodule there.")
+    for note in notes:
+        logger.warning("%s: nodule %d: %s", source.path, number, note)
+    notes += note_seen(nodule.seen, plane.shape[1:], "crop")
+    return {
+        "number": number,
+        place[0]: list(place[1]),
+        "point_mm": [round(float(value), 3) for value in point],
+        "voxel": [int(value) for value in np.clip(voxel, 0, np.array(source.shape) - 1)],
+        "num_slices": len(nodule.planes),
+        "ended": {"feet": nodule.ended[0], "head": nodule.ended[1]},
+        **measured,
+        "notes": notes,
+    }
+
+
+def describe_input(source: RasterInput | VolumeInput) -> dict[str, Any]:
+    """What a result says about its input: name, format, shape, and of a volume its grid."""
+    if isinstance(source, RasterInput):
+        return {"name": source.path.name, "format": source.path.suffix[1:].lower(), "shape": list(source.size)}
+    description: dict[str, Any] = {
+        "name": source.stem if isinstance(source, DicomInput) else source.path.name,
+        "format": "dicom" if isinstance(source, DicomInput) else "nifti",
+        "shape": list(source.shape),
+        "spacing_mm": [round(float(value), 6) for value in np.linalg.norm(source.affine[:3, :3], axis=0)],
+        "affine": source.affine.tolist(),
+    }
+    if isinstance(source, DicomInput):
+        description["series_instance_uid"] = source.series.uid
+    return description
+
+
+def find_notes(
+    source: RasterInput | VolumeInput, plane: MetaTensor, found: Prediction, segmenter: Segmenter
+) -> list[str]:
+    """What a reader of the result should know about how the image was taken."""
+    height, width = plane.shape[1:]
+    crop = segmenter.crop_size
+    notes = []
+    if crop is not None and (height > crop or width > crop):
+        notes.append(
+            f"The image ({height}x{width}) was taken as a nodule crop: its central {crop}x{crop} pixels were used. "
+            "Of a whole CT slice cut the nodule out first, or give the volume with --point."
+        )
+        # Not an error, since users cut crops of many sizes; but a whole slice must not pass in silence.
+        logger.warning("%s: %s", source.path, notes[-1])
+    elif crop is not None and (height < segmenter.image_size[0] or width < segmenter.image_size[1]):
+        notes.append(f"The image ({height}x{width}) was padded with its minimum to the network's size.")
+    what = "image" if isinstance(source, RasterInput) else "plane"
+    return notes + note_seen(found.seen, (height, width), what)
+
+
+def note_seen(seen: tuple[int, int, int, int], shape: Sequence[int], what: str) -> list[str]:
+    """A note where the network did not see the whole image."""
+    top, left, bottom, right = seen
+    height, width = shape
+    if seen == (0, 0, height, width):
+        return []
+    return [
+        f"The network saw rows {top} to {bottom - 1} and columns {left} to {right - 1} of the {height}x{width} {what}; "
+        "all else is background."
+    ]

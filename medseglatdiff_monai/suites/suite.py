@@ -1,0 +1,296 @@
+"""Reading ``configs/suites/*.json``: which systems a suite has, how they are scored, and what is shown.
+
+A suite is a list of systems (an experiment and overrides each), a list of evaluations (settings that every system is
+scored with; one with a ``sweep`` stands for several), and the metrics that its tables, curves and comparisons show.
+Misspelt keys are errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, did_you_mean
+from ..files import read_json
+
+__all__ = [
+    "CODEC_STAGES",
+    "METRICS",
+    "RECONSTRUCTION_METRICS",
+    "Evaluation",
+    "Metric",
+    "Suite",
+    "System",
+    "load_suite",
+    "slug",
+    "suites_dir",
+]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is written.
+
+    Attributes:
+        title: heading of its column.
+        direction: 1 where higher is better, -1 where lower is, 0 where neither.
+        digits: decimals.
+    """
+
+    title: str
+    direction: int
+    digits: int = 3
+
+
+METRICS: dict[str, Metric] = {
+    "dice": Metric("Dice", 1),
+    "iou": Metric("IoU", 1),
+    "dice_all": Metric("Dice, empty cases too", 1),
+    "iou_all": Metric("IoU, empty cases too", 1),
+    "ged_v": Metric("GED", -1),
+    "ged_u": Metric("GED, unbiased", -1),
+    "hm_iou": Metric("HM-IoU", 1),
+    "d_max": Metric("D_max", 1),
+    "diversity": Metric("Diversity", 0),
+    "ncc": Metric("NCC", 1),
+    "ci_score": Metric("CI score", 1),
+    "ci_sensitivity": Metric("CI sensitivity", 1),
+    "ci_agreement": Metric("CI agreement", 1),
+    "soft_dice": Metric("Soft Dice", 1),
+    "ece": Metric("ECE", -1, 4),
+    "ece_band": Metric("ECE, band", -1, 4),
+    "brier": Metric("Brier", -1, 4),
+    "brier_band": Metric("Brier, band", -1, 4),
+    "hd95": Metric("HD95", -1, 2),
+    "surface_dice": Metric("Surface Dice", 1),
+    "psnr": Metric("PSNR (dB)", 1, 1),
+    "ssim": Metric("SSIM", 1),
+    "codec_mask_dice": Metric("Mask codec: Dice", 1),
+}
+CODEC_STAGES = ("image_codec", "mask_codec")
+RECONSTRUCTION_METRICS = ("dice", "iou", "psnr", "ssim")
+SUBSAMPLE_METRICS = ("dice", "iou", "ged_v", "ged_u", "hm_iou")
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of a suite's tables.
+
+    Attributes:
+        name: as it is written.
+        experiment: overlay under ``configs/experiments/``; ``None`` is the bundle's own configuration.
+        overrides: configuration keys of its training; ``{"stages": {stage: {...}}}`` for those of one stage.
+        deterministic: every sample is the same mask (one-to-one), so that their number changes nothing.
+        reconstruction: score the codec of this stage on its own, ``"image_codec"`` or ``"mask_codec"``.
+        shares: name of a system whose trained weights this one is scored with; only evaluation settings differ.
+        evaluation: configuration keys of its evaluation.
+    """
+
+    name: str
+    experiment: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    deterministic: bool = False
+    reconstruction: str | None = None
+    shares: str | None = None
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Settings that systems are scored with.
+
+    Attributes:
+        name: as it is written.
+        num_samples: samples a case.
+        num_inference_steps: denoiser calls a sample; ``None`` is each system's own.
+        max_cases: draw at most so many cases.
+        overrides: further configuration keys of the evaluation.
+        subsample: draw ``num_samples`` once and score these smaller numbers of them as well.
+        draws: how many random subsets of each number are averaged; 1 takes the first ones.
+        systems: names of the systems it applies to; all if empty.
+        metrics: what it shows; the suite's if empty.
+        compare_at: points at which systems are compared: values of ``subsample``; ``None`` is all of them, and no
+            point of a sweep.
+        reliability: show the reliability curve.
+        panels: cases to draw.
+        axis: set by the loader for one point of a sweep: the key that varies.
+        point: its value.
+    """
+
+    name: str
+    num_samples: int | None = None
+    num_inference_steps: int | None = None
+    max_cases: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    subsample: Sequence[int] = ()
+    draws: int = 1
+    systems: Sequence[str] = ()
+    metrics: Sequence[str] = ()
+    compare_at: Sequence[int] | None = None
+    reliability: bool = False
+    panels: int = 0
+    axis: str | None = None
+    point: float | None = None
+
+    @property
+    def save_samples(self) -> bool:
+        """Whether the samples are needed after the evaluation."""
+        return bool(self.subsample or self.panels)
+
+    @property
+    def key(self) -> str:
+        """Folder name."""
+        return slug(self.name if self.axis is None else f"{self.name} {self.axis} {self.point:g}")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite.
+
+    Attributes:
+        name: its file's name.
+        title: heading of the report.
+        description: what it shows, and by which protocol.
+        systems: rows.
+        evaluations: settings, sweeps expanded.
+        metrics: columns.
+        compare: metrics that systems are compared in; must not exceed ``metrics``.
+        reference: system that all others are compared with.
+        paper: ``{bundle: {system: {metric: figure}}}`` as printed in the paper.
+        paper_protocol: ``{bundle: condition}`` under which the paper's figures may stand beside ours.
+    """
+
+    name: str
+    title: str
+    description: str
+    systems: Sequence[System]
+    evaluations: Sequence[Evaluation]
+    metrics: Sequence[str]
+    compare: Sequence[str] = ()
+    reference: str | None = None
+    paper: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    paper_protocol: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def applies(self, system: System, evaluation: Evaluation) -> bool:
+        """Whether ``system`` is scored with ``evaluation``."""
+        return not evaluation.systems or system.name in evaluation.systems
+
+    def shown(self, evaluation: Evaluation) -> list[str]:
+        """Metrics of an evaluation, in order."""
+        return list(evaluation.metrics or self.metrics)
+
+
+def slug(text: str) -> str:
+    """File name made from ``text``: lower case, letters, digits and hyphens; UNet++ is not UNet."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower().replace("+", "plus")).strip("-.")
+
+
+def suites_dir() -> Path:
+    """Folder of the suites that come with the source tree."""
+    return Path(__file__).resolve().parents[2] / "configs" / "suites"
+
+
+def load_suite(suite: str | Path) -> Suite:
+    """Read a suite given as a JSON file or as a name under ``configs/suites/``.
+
+    Raises:
+        InputError: no such suite, or an entry of it is unknown, missing or contradicts another.
+    """
+    known = sorted(path.stem for path in suites_dir().glob("*.json"))
+    for candidate in (Path(suite), suites_dir() / f"{suite}.json"):
+        if candidate.is_file():
+            return _build(candidate)
+    raise InputError(
+        f"No suite {str(suite)!r}: expected a JSON file or one of {', '.join(known)}.{did_you_mean(str(suite), known)}"
+    )
+
+
+def _make(cls: type, entry: Mapping[str, Any], where: str) -> Any:
+    known = [item.name for item in fields(cls) if item.name not in ("axis", "point")]
+    for key in entry:
+        if key not in known:
+            raise InputError(f"{where}: unknown entry {key!r}.{did_you_mean(key, known)} Known: {', '.join(known)}.")
+    try:
+        return cls(**entry)
+    except TypeError as error:
+        raise InputError(f"{where}: {error}.") from error
+
+
+def _build(path: Path) -> Suite:
+    content = {key: value for key, value in read_json(path).items() if not key.startswith("_")}
+    systems = [_make(System, entry, f"{path}, systems") for entry in content.pop("systems", [])]
+    evaluations: list[Evaluation] = []
+    for entry in content.pop("evaluations", []):
+        evaluations += _expand(entry, f"{path}, evaluations")
+    suite = _make(
+        Suite, {**content, "name": path.stem, "systems": systems, "evaluations": evaluations}, str(path)
+    )  # fmt: skip
+    _check(suite, path)
+    return suite
+
+
+def _expand(entry: Mapping[str, Any], where: str) -> list[Evaluation]:
+    """Evaluations of an entry: one, or one a value of its ``sweep``."""
+    rest = {key: value for key, value in entry.items() if key != "sweep"}
+    base = _make(Evaluation, rest, where)
+    if "sweep" not in entry:
+        return [base]
+    if len(entry["sweep"]) != 1:
+        raise InputError(f"{where}: a sweep varies one key, found {', '.join(entry['sweep']) or 'none'}.")
+    (axis, values), expanded = next(iter(entry["sweep"].items())), []
+    for value in values:
+        own = axis in ("num_samples", "num_inference_steps")
+        varied = {axis: value} if own else {"overrides": {**base.overrides, axis: value}}
+        expanded.append(Evaluation(**{**rest, **varied, "axis": axis, "point": value}))
+    return expanded
+
+
+def _check(suite: Suite, path: Path) -> None:
+    def names(kind: str, found: Sequence[str]) -> list[str]:
+        twice = sorted({name for name in found if found.count(name) > 1})
+        if twice or not found:
+            raise InputError(f"{path}: expected {kind}, each with a name of its own; found {twice or 'none'}.")
+        return list(found)
+
+    systems = names("systems", [slug(system.name) for system in suite.systems]) and [s.name for s in suite.systems]
+    names("evaluations", [evaluation.key for evaluation in suite.evaluations])
+    asked = {name for evaluation in suite.evaluations for name in evaluation.systems}
+    asked |= {system.shares for system in suite.systems if system.shares}
+    asked |= {suite.reference} if suite.reference else set()
+    for name in sorted(asked - set(systems)):
+        raise InputError(
+            f"{path}: no system {name!r}.{did_you_mean(name, systems)} The suite has {', '.join(systems)}."
+        )
+    for name in [*suite.metrics, *suite.compare, *(m for e in suite.evaluations for m in e.metrics)]:
+        if name not in METRICS:
+            raise InputError(f"{path}: unknown metric {name!r}.{did_you_mean(name, METRICS)}")
+    beyond = [name for name in suite.compare if name not in suite.metrics]
+    if beyond:
+        raise InputError(f"{path}: compare has {', '.join(beyond)}, which metrics has not; add it there.")
+    for evaluation in suite.evaluations:
+        unscored = sorted(set(evaluation.compare_at or ()) - set(evaluation.subsample))
+        if unscored:
+            raise InputError(
+                f"{path}: {evaluation.name!r} compares at {unscored}, but sub-samples {list(evaluation.subsample)}; "
+                "compare_at takes numbers of subsample."
+            )
+        if evaluation.subsample and max(evaluation.subsample) > (evaluation.num_samples or 0):
+            raise InputError(f"{path}: {evaluation.name!r} draws fewer samples than subsample asks for.")
+        if evaluation.subsample and not set(suite.shown(evaluation)) <= set(SUBSAMPLE_METRICS):
+            raise InputError(f"{path}: {evaluation.name!r} sub-samples; it can show {', '.join(SUBSAMPLE_METRICS)}.")
+    sharing = {system.name for system in suite.systems if system.shares}
+    for system in suite.systems:
+        if system.shares and system.reconstruction:
+            raise InputError(
+                f"{path}: {system.name!r} has both shares and reconstruction; a codec is scored in a run of its own."
+            )
+        if system.shares in sharing:
+            raise InputError(
+                f"{path}: {system.name!r} shares the weights of {system.shares!r}, which has none of its own; name the "
+                "system that is trained."
+            )
+        if system.reconstruction not in (None, *CODEC_STAGES):
+            raise InputError(f"{path}: reconstruction must be one of {CODEC_STAGES}, found {system.reconstruction!r}.")

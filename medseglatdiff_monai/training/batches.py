@@ -1,0 +1,188 @@
+"""``prepare_batch`` of every stage: from what the loader gives to what the network takes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from monai.engines import PrepareBatch
+
+from ..data.transforms import ReaderConsensus
+from ..errors import InputError
+from .augmentation import BatchAugmentation, TransformAugmentation
+from .mask_latents import MaskLatents
+
+__all__ = ["PrepareDenoising", "PrepareEnsemble", "PrepareImages", "PrepareInference", "PrepareMasks", "PrepareScoring"]
+
+
+def _load_batch(batch: dict, device: Any, non_blocking: bool, keys: tuple[str, ...]) -> list[torch.Tensor]:
+    tensors = []
+    for key in keys:
+        if key not in batch:
+            raise InputError(f"A batch has no '{key}', only {sorted(batch)}. Name it so in the dataset's items.")
+        value = batch[key].as_tensor() if hasattr(batch[key], "as_tensor") else batch[key]
+        tensors.append(value.to(device, non_blocking=non_blocking))
+    return tensors
+
+
+class _Augmented(PrepareBatch):
+    def __init__(self, augmentation: BatchAugmentation | TransformAugmentation | None = None) -> None:
+        self.augmentation = augmentation
+
+    def _load(self, batchdata: dict, device: Any, non_blocking: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        image, label = _load_batch(batchdata, device, non_blocking, ("image", "label"))
+        image = image.float()
+        return self.augmentation(image, label) if self.augmentation is not None else (image, label)
+
+
+class PrepareImages(_Augmented):
+    """Image codec: the image is input and target."""
+
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
+        """Batch → (image, image)."""
+        image, _ = self._load(batchdata, device, non_blocking)
+        return image, image
+
+
+class PrepareMasks(_Augmented):
+    """Mask codec: masks of single readers are input and target.
+
+    Every case gives ``masks_per_case`` masks. Where only few readers marked anything, most masks would be empty and
+    teach nothing, so a non-empty one is taken wherever there is one, but for a share of ``empty_share``.
+
+    Args:
+        masks_per_case: masks drawn from each case.
+        empty_share: share of the draws that are made among all readers, empty masks included.
+        augmentation: see :class:`BatchAugmentation`.
+    """
+
+    def __init__(
+        self, masks_per_case: int = 1, empty_share: float = 0.1, augmentation: BatchAugmentation | None = None
+    ) -> None:
+        super().__init__(augmentation)
+        self.masks_per_case = masks_per_case
+        self.empty_share = empty_share
+
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
+        """Batch → (masks, masks), each (B * masks_per_case, 1, H, W) float32."""
+        _, label = self._load(batchdata, device, non_blocking)
+        marked = label.flatten(2).any(2).float()
+        anyone = torch.rand(len(label), 1, device=label.device) < self.empty_share
+        # Readers to draw from: all where anyone goes or nobody marked, else those who marked.
+        weight = torch.where(anyone | (marked.sum(1, keepdim=True) == 0), torch.ones_like(marked), marked)
+        reader = torch.multinomial(weight, self.masks_per_case, replacement=True)
+        rows = torch.arange(len(label), device=label.device)[:, None]
+        masks = label[rows, reader].flatten(0, 1)[:, None].float()
+        return masks, masks
+
+
+class PrepareDenoising(_Augmented):
+    """Segmenter: an image and its target masks, from which a denoiser's draws of noise start.
+
+    Args:
+        draws: draws of noise and timestep for each image.
+        target: ``"random_reader"``: the draws take the readers in random order, each reader equally often, readers
+            who marked nothing included; ``"consensus"``: all draws take the consensus of at least half of the readers.
+        augmentation: see :class:`BatchAugmentation`.
+        latents: precomputed latents of the training masks, made for the same target and flips; ``None``: the network
+            encodes the masks at every step.
+
+    Raises:
+        InputError: unknown target, or latents that were made for the other one.
+    """
+
+    def __init__(
+        self,
+        draws: int = 1,
+        target: str = "random_reader",
+        augmentation: BatchAugmentation | TransformAugmentation | None = None,
+        latents: MaskLatents | None = None,
+    ) -> None:
+        super().__init__(augmentation)
+        turned_only = isinstance(augmentation, BatchAugmentation) and not augmentation.is_affine
+        if latents is not None and augmentation is not None and not turned_only:
+            raise InputError(
+                "Latents are kept for flips and rotations by 90 degrees alone, and the augmentation does more: train "
+                "with --cache_latents false."
+            )
+        if target not in ("random_reader", "consensus"):
+            raise InputError(f"target must be 'random_reader' or 'consensus', found {target!r}.")
+        if latents is not None and latents.target != target:
+            raise InputError(f"target is {target!r}, the latents were made for {latents.target!r}.")
+        self.latents = latents
+        self.draws = draws
+        self.target = target
+        self.consensus = ReaderConsensus()
+
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
+        """Batch → (image, label, (masks[, latents]), {}); masks (B, draws, H, W), latents (B, draws, d, h, w)."""
+        image, label = _load_batch(batchdata, device, non_blocking, ("image", "label"))
+        image, symmetry = image.float(), None
+        if self.augmentation is not None:
+            symmetry = self.augmentation.draw(image)
+            image, label = self.augmentation(image, label, symmetry)
+        if self.target == "consensus":
+            candidates = torch.stack([self.consensus(readers) for readers in label])
+            order = torch.zeros(len(label), self.draws, dtype=torch.long, device=label.device)
+        else:
+            candidates = label
+            readers = label.shape[1]
+            rounds = math.ceil(self.draws / readers)
+            order = torch.rand(rounds, len(label), readers, device=label.device).argsort(-1)
+            order = order.transpose(0, 1).flatten(1)[:, : self.draws]
+        masks = candidates[torch.arange(len(label), device=label.device)[:, None], order].float()
+        if self.latents is None:
+            return image, label, (masks,), {}
+        if "case" not in batchdata:
+            raise InputError(f"A batch has no 'case', only {sorted(batchdata)}: latents are kept by case.")
+        return image, label, (masks, self.latents(batchdata["case"], order, symmetry)), {}
+
+
+class PrepareScoring(_Augmented):
+    """Scoring stage: an image and the masks that its samples are scored against.
+
+    Args:
+        target: ``"random_reader"``: all raters; ``"consensus"``: that of at least half of them alone.
+        augmentation: see :class:`BatchAugmentation`.
+
+    Raises:
+        InputError: unknown target.
+    """
+
+    def __init__(
+        self,
+        target: str = "random_reader",
+        augmentation: BatchAugmentation | TransformAugmentation | None = None,
+    ) -> None:
+        super().__init__(augmentation)
+        if target not in ("random_reader", "consensus"):
+            raise InputError(f"target must be 'random_reader' or 'consensus', found {target!r}.")
+        self.target = target
+        self.consensus = ReaderConsensus()
+
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
+        """Batch → (image, label, (raters,), {}); raters (B, R, H, W) float32, R = 1 for the consensus."""
+        image, label = self._load(batchdata, device, non_blocking)
+        raters = torch.stack([self.consensus(one) for one in label]) if self.target == "consensus" else label
+        return image, label, (raters.float(),), {}
+
+
+class PrepareEnsemble(PrepareBatch):
+    """Evaluation: the image, all readers' masks and the case ids that the noise belongs to."""
+
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
+        """Batch → (image, label, (), {"cases": list of ids})."""
+        image, label = _load_batch(batchdata, device, non_blocking, ("image", "label"))
+        cases = batchdata.get("case")
+        return image.float(), label, (), {"cases": list(cases)} if cases is not None else {}
+
+
+class PrepareInference(PrepareBatch):
+    """Inference: the image alone, which is all that ``inference.json`` loads."""
+
+    def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
+        """Batch → (image, None)."""
+        _load_batch(batchdata, device, non_blocking, ("image",))
+        # With its metadata: postprocessing brings the masks back along it.
+        return batchdata["image"].to(device, non_blocking=non_blocking).float(), None

@@ -1,0 +1,183 @@
+"""Weights and training states on disk: tensors only, written whole or not at all.
+
+Weights are flat state dicts in half precision that ``torch.load(..., weights_only=True)`` reads; a training state
+holds the online and averaged weights, the optimizer and the position, and makes an interrupted stage go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..errors import InputError
+from ..networks.encoders import load_published_weights
+from ..networks.weights import load_tensors, save_tensors, save_weights, stage_finished
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+
+__all__ = ["StageCheckpoint", "start_from_weights"]
+
+logger = logging.getLogger(__name__)
+# Parts of a segmenter that weights to start from bring along as a whole, or that start anew as a whole.
+PARTS = (
+    "mask_codec.", "conditioner.codec.", "conditioner.image_encoder.", "conditioner.", "denoiser.",
+)  # fmt: skip
+
+
+def start_from_weights(network: nn.Module, path: str | Path) -> list[str]:
+    """Load the parts of ``network`` whose tensors all are in a file, in the same shapes; the others start anew.
+
+    So weights of a smaller network, of another denoiser, or of before there was an image encoder can be gone on from.
+    Said in the log, part by part.
+
+    Returns:
+        The parts that start anew, e.g. ``["denoiser"]``.
+
+    Raises:
+        InputError: the file is missing or damaged, has another mask codec, which is not trained here, or nothing that
+            fits at all.
+    """
+    state, own = load_tensors(path), network.state_dict()
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in own.items():
+        part = next((beginning for beginning in PARTS if name.startswith(beginning)), "")
+        parts.setdefault(part, {})[name] = value
+    anew = []
+    for part, tensors in parts.items():
+        fits = all(
+            isinstance(state.get(name), torch.Tensor) and state[name].shape == value.shape
+            for name, value in tensors.items()
+        )
+        if fits:
+            own |= {name: state[name].to(value.dtype) for name, value in tensors.items()}
+        else:
+            anew.append(part.removesuffix("."))
+    if "mask_codec" in anew or len(anew) == len(parts):
+        raise InputError(
+            f"The weights {path} do not fit the network: {', '.join(anew)} would start anew, and the "
+            "mask codec is not trained in this stage. Use weights whose mask codec has the same sizes, or train all "
+            "stages."
+        )
+    network.load_state_dict(own)
+    if anew:
+        logger.info("%s: trained anew, as its sizes differ or it is not there: %s.", path, ", ".join(anew))
+    return anew
+
+
+class StageCheckpoint:
+    """Handler that makes a training stage resumable and writes its weights.
+
+    At the start it restores the state of an earlier, interrupted run. After every ``interval`` epochs, and when a time
+    limit ends the run, it writes the state and the (averaged) weights. Once all epochs are done the state is removed:
+    weights without a state mark a finished stage.
+
+    Args:
+        network: the module whose weights are the stage's result.
+        optimizer: its optimizer.
+        weights_path: where the half-precision weights go.
+        averaging_decay: decay of the weight averaging per iteration; 0 keeps the online weights.
+        interval: epochs between two writes.
+        initial_weights: weights that a new run starts from, e.g. those that a bundle came with. Their optimizer's state
+            is not part of them, so that the learning rate warms up again. See :func:`start_from_weights`.
+        published_encoder: an image encoder that the initial weights do not have starts from its published ImageNet
+            weights, see :func:`~medseglatdiff_monai.networks.load_published_weights`; else at random.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        weights_path: str | Path,
+        averaging_decay: float = 0.0,
+        interval: int = 1,
+        initial_weights: str | Path | None = None,
+        published_encoder: bool = True,
+    ) -> None:
+        self.published_encoder = published_encoder
+        self.initial_weights = initial_weights
+        self.network = getattr(network, "module", network)
+        self.optimizer = optimizer
+        self.weights_path = Path(weights_path)
+        self.state_path = self.weights_path.with_name(f"training_state_{self.weights_path.name}")
+        self.interval = interval
+        self.averaging_decay = averaging_decay
+        # Here and in `attach`: only training needs ignite.
+        from ignite.handlers import EMAHandler
+
+        self.ema = EMAHandler(self.network, momentum=1.0 - averaging_decay) if averaging_decay > 0 else None
+
+    @property
+    def averaged(self) -> nn.Module:
+        """Network with the averaged weights (the online network where nothing is averaged)."""
+        return self.ema.ema_model if self.ema is not None else self.network
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        from ignite.engine import Events
+
+        engine.add_event_handler(Events.STARTED, self._restore)
+        if self.ema is not None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._set_momentum)
+            self.ema.attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._write)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _set_momentum(self, engine: Engine) -> None:
+        # Early on the average follows closely, or it would carry the random start along for thousands of steps.
+        state: Any = engine.state
+        state.ema_momentum = max(1.0 - self.averaging_decay, 10.0 / (10.0 + state.iteration))
+
+    def _restore(self, engine: Engine) -> None:
+        if stage_finished(self.weights_path):
+            raise InputError(
+                f"This stage is finished: {self.weights_path} is there, and training again would overwrite it. Choose "
+                "another --output_dir, or move the file away to train the stage anew."
+            )
+        if not self.state_path.is_file():
+            taken: list[str] = []
+            if self.initial_weights is not None:
+                anew = tuple(start_from_weights(self.network, self.initial_weights))
+                taken = [name for name in self.network.state_dict() if not name.startswith(anew)]
+            if self.published_encoder:
+                load_published_weights(self.network, taken)
+            self.averaged.load_state_dict(self.network.state_dict())
+            return
+        state = load_tensors(self.state_path)
+        try:
+            self.network.load_state_dict(state["network"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"The training state {self.state_path} does not fit this configuration ({error}). Resume with the "
+                "arguments that it was started with, or choose another --output-dir."
+            ) from error
+        engine.state.epoch = int(state["epoch"])
+        engine.state.iteration = int(state["iteration"])
+
+    def _write(self, engine: Engine) -> None:
+        if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
+            return
+        done: Any = engine.state
+        state = {
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            # A time limit may end an epoch early, or at its very last iteration: count what was done.
+            "epoch": done.iteration // done.epoch_length,
+            "iteration": done.iteration,
+        }
+        # The state first: weights alone, left by a process killed in between, would pass for a finished stage.
+        save_tensors(state, self.state_path)
+        save_weights(self.averaged, self.weights_path)
+
+    def _finish(self, engine: Engine) -> None:
+        self._write(engine)
+        if not engine.should_terminate and not (dist.is_available() and dist.is_initialized() and dist.get_rank() != 0):
+            self.state_path.unlink(missing_ok=True)

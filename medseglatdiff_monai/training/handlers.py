@@ -1,0 +1,233 @@
+"""What MONAI's SupervisedTrainer and SupervisedEvaluator need to train and score one-to-many segmenters.
+
+Batches hold ``image`` (B, C, H, W) in [0, 1] and ``label`` (B, R, H, W) with one channel a rater. The ``Prepare…``
+classes turn them into each stage's inputs and targets, augmenting the whole batch at once on the device; the handlers
+seed epochs, warm up and decay the learning rate, bound gradients and log the codebook's use.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from monai.engines.utils import IterationEvents
+from monai.utils import set_determinism
+from torch import nn
+
+from ..errors import InputError
+
+__all__ = [
+    "CodebookLogger",
+    "EvaluationProgressBar",
+    "GradientClipping",
+    "LearningRateSchedule",
+    "SeedEachEpoch",
+    "TrainingProgressBar",
+    "TrainingTimeLimit",
+]
+
+
+class SeedEachEpoch:
+    """Seed all random numbers from (seed, epoch, rank): a resumed run goes on exactly as an uninterrupted one."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Called at the start of an epoch."""
+        state: Any = engine.state
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        # What a time limit left of an epoch would else repeat the batches and the noise of the epoch's beginning.
+        done = state.iteration - (state.epoch - 1) * state.epoch_length
+        set_determinism(seed=(self.seed * 1_000_003 + state.epoch * 101 + rank + done * 7919) % 2**31)
+        torch.use_deterministic_algorithms(False)
+        sampler: Any = getattr(state.dataloader, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(state.epoch)
+
+
+class LearningRateSchedule:
+    """Linear warm-up, constant rate, and a decay towards the end of the training.
+
+    The end is the last epoch, or the end of the time where a :class:`TrainingTimeLimit` comes first: the decay follows
+    the larger of the share of the iterations that are done and the share of the time that has passed. A call that goes
+    on with an interrupted training spreads what is left of the schedule over its own time; the rate then begins at
+    where the iterations stand, above that at which the call before it ended. Without a time limit the rate is a
+    function of the iteration alone.
+
+    Args:
+        optimizer: its groups' rates are set to a multiple of those they were made with.
+        warmup_iterations: iterations until the full rate.
+        decay_share: share of the training over which the rate falls to 1% of itself along half a cosine; 0 keeps it
+            constant.
+        decay_power: polynomial decay (1 - share) ** decay_power over the whole training, nnU-Net's with 0.9; 0 is off.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        warmup_iterations: int = 100,
+        decay_share: float = 0.0,
+        decay_power: float = 0.0,
+    ) -> None:
+        self.optimizer = optimizer
+        self.base = [group["lr"] for group in optimizer.param_groups]
+        self.warmup_iterations = warmup_iterations
+        self.decay_share = decay_share
+        self.decay_power = decay_power
+        self._done_before: int | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
+
+    def _start(self, engine: Engine) -> None:
+        self._done_before = None
+
+    def _share_done(self, engine: Engine, iterations: int) -> float:
+        """Share of the training that is over after so many iterations, or by the clock if that is further on."""
+        state: Any = engine.state
+        total = state.max_epochs * state.epoch_length
+        before = (self._done_before or 0) / total
+        return max(iterations / total, before + (1.0 - before) * getattr(state, "time_share", 0.0))
+
+    def __call__(self, engine: Engine) -> None:
+        """Called before an iteration."""
+        iteration = engine.state.iteration
+        if self._done_before is None:
+            # Not at the start, when a resumed training has not restored its iteration yet.
+            self._done_before = iteration - 1
+        factor = min(1.0, iteration / max(1, self.warmup_iterations))
+        if self.decay_power > 0:
+            # From the iterations before this one: the last one still has a rate.
+            factor *= (1.0 - self._share_done(engine, iteration - 1)) ** self.decay_power
+        if self.decay_share > 0:
+            left = (1.0 - self._share_done(engine, iteration)) / self.decay_share
+            factor *= 0.01 + 0.99 * 0.5 * (1.0 - math.cos(math.pi * min(1.0, max(0.0, left))))
+        for group, rate in zip(self.optimizer.param_groups, self.base, strict=True):
+            group["lr"] = rate * factor
+
+
+class GradientClipping:
+    """Bound the norm of the gradient before every optimizer step.
+
+    Args:
+        network: the trained network.
+        max_norm: largest norm.
+    """
+
+    def __init__(self, network: nn.Module, max_norm: float = 1.0) -> None:
+        self.network = network
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Called after the backward pass."""
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        if not torch.isfinite(norm):
+            raise InputError(
+                f"The gradient is not finite at iteration {engine.state.iteration}. Lower the learning rate "
+                "(--learning_rate) or switch mixed precision off (--mixed_precision false)."
+            )
+
+
+class CodebookLogger:
+    """Keep the codebook's health in ``engine.state.metrics``: ``perplexity`` and ``codebook_usage``.
+
+    Usage is the share of entries that are in use at all: moving-average share of at least a tenth of the even share.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network: Any = getattr(network, "module", network)
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Called after an iteration."""
+        quantizer = self.network.quantizer
+        if quantizer is None:
+            return
+        output: Any = engine.state.output
+        engine.state.metrics["perplexity"] = float(output["pred"]["perplexity"])
+        used = quantizer.usage > 0.1 / quantizer.num_embeddings
+        engine.state.metrics["codebook_usage"] = float(used.float().mean())
+
+
+class TrainingProgressBar(ProgressBar):
+    """Ignite's progress bar with the loss beside it, on rank 0 alone."""
+
+    def attach(self, engine: Engine) -> None:  # type: ignore[override]
+        """Register on a trainer."""
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
+            super().attach(engine, output_transform=lambda output: {"loss": float(output["loss"].detach())})
+
+
+class EvaluationProgressBar(ProgressBar):
+    """Ignite's progress bar on rank 0 alone."""
+
+    def attach(self, engine: Engine) -> None:  # type: ignore[override]
+        """Register on an evaluator."""
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
+            super().attach(engine)
+
+
+class TrainingTimeLimit:
+    """End the run cleanly after some minutes: the iteration in flight is finished, and the checkpoint written.
+
+    ``engine.state.time_share`` is the share of the time that has passed, in [0, 1], the same on every rank; the
+    :class:`LearningRateSchedule` follows it.
+
+    Args:
+        max_minutes: the limit, from the first iteration on; ``None`` sets none.
+        deadline: a point of ``time.monotonic()``, for a caller whose time began before the data were loaded.
+    """
+
+    def __init__(self, max_minutes: float | None = None, deadline: float | None = None) -> None:
+        if max_minutes is not None and max_minutes <= 0:
+            raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
+        self.max_minutes = max_minutes
+        self.deadline = deadline
+
+    def attach(self, engine: Engine) -> None:
+        """Register on a trainer."""
+        if self.max_minutes is not None or self.deadline is not None:
+            engine.add_event_handler(Events.STARTED, self._start)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._check)
+
+    def _start(self, engine: Engine) -> None:
+        self._started = time.monotonic()
+        limits = [] if self.deadline is None else [self.deadline]
+        if self.max_minutes is not None:
+            limits.append(self._started + 60.0 * self.max_minutes)
+        self._deadline = min(limits)
+        state: Any = engine.state
+        state.time_share = 0.0
+
+    def _check(self, engine: Engine) -> None:
+        state: Any = engine.state
+        now = time.monotonic()
+        # A deadline may have passed before the start.
+        share = 1.0 if now >= self._deadline else (now - self._started) / (self._deadline - self._started)
+        if dist.is_available() and dist.is_initialized():
+            # Clocks differ: all ranks take the furthest one's share, have the same learning rate, and stop together.
+            furthest = torch.tensor(share, device=state.device)
+            dist.all_reduce(furthest, op=dist.ReduceOp.MAX)
+            share = float(furthest)
+        state.time_share = share
+        if share >= 1.0:
+            engine.terminate()

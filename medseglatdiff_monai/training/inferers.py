@@ -1,0 +1,46 @@
+"""How a trainer calls its network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from torch import nn
+
+__all__ = ["AutocastInferer", "ReconstructionInferer"]
+
+
+class AutocastInferer(Inferer):
+    """Training inferer: the network's forward pass, in bfloat16 autocast where ``mixed_precision`` is set.
+
+    MONAI's trainer offers mixed precision on CUDA alone; bfloat16 needs no loss scaling and pays on CPUs as well.
+    """
+
+    def __init__(self, mixed_precision: bool = False) -> None:
+        super().__init__()
+        self.mixed_precision = mixed_precision
+
+    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args, **kwargs):  # type: ignore[override]
+        """``network(inputs, *args, **kwargs)``."""
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            return network(inputs, *args, **kwargs)
+
+
+class ReconstructionInferer(Inferer):
+    """Codec validation: the reconstruction of an image, or of a mask as 0 or 1.
+
+    Args:
+        binary: the codec returns mask logits; threshold them.
+    """
+
+    def __init__(self, binary: bool = False) -> None:
+        super().__init__()
+        self.binary = binary
+
+    @torch.no_grad()
+    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args, **kwargs) -> torch.Tensor:  # type: ignore[override]
+        """Images or masks (B, C, H, W[, D]) → reconstruction of the same shape, float32."""
+        codec: Any = getattr(network, "module", network)
+        output = codec.reconstruct(inputs)
+        return (output > 0).float() if self.binary else output

@@ -1,0 +1,275 @@
+"""Losses of the codecs (Eq. 7-10 of arXiv 2512.01292), of the denoiser (Eq. 4), and of samples as a distribution.
+
+The mask codec's reconstruction loss is a cross-entropy whose foreground pixels weigh w; it may be scaled up, since the
+mean over a mask of which 1% is foreground is small beside the quantiser's loss. Each loss takes the dictionary that
+its network returns in training, so that it fits MONAI's ``SupervisedTrainer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from monai.losses import DiceLoss, FocalLoss
+from torch import nn
+from torch.utils.data import Dataset
+
+from ..errors import InputError
+from ..networks.codecs import CodecBase
+
+__all__ = [
+    "RECONSTRUCTIONS",
+    "CodecLoss",
+    "DenoisingLoss",
+    "ScoringLoss",
+    "automatic_positive_weight",
+    "energy_score",
+    "latent_distance",
+    "ruzicka_distance",
+    "settle_positive_weight",
+    "weighted_cross_entropy",
+]
+
+RECONSTRUCTIONS = ("mse", "mask_mse", "wce", "focal", "dice")
+
+CodecT = TypeVar("CodecT", bound=CodecBase)
+
+
+def weighted_cross_entropy(logits: torch.Tensor, target: torch.Tensor, positive_weight: float) -> torch.Tensor:
+    """Binary cross-entropy with foreground weight w, mean over all pixels.
+
+    Args:
+        logits: (B, 1, H, W[, D]).
+        target: same shape, in {0, 1}.
+        positive_weight: w.
+    """
+    weight = torch.as_tensor(positive_weight, dtype=logits.dtype, device=logits.device)
+    return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=weight)
+
+
+def automatic_positive_weight(masks: torch.Tensor | Iterable[torch.Tensor], maximum: float = 50.0) -> float:
+    """Positive weight w = sqrt(background pixels / foreground pixels) of training masks in {0, 1}, at most ``maximum``.
+
+    ``masks`` is one tensor or a sequence of them, of any shapes, so that a data set need not be in memory at once.
+
+    The full ratio balances the classes but, at the 1% of a lung nodule, makes false positives nearly free; its root
+    lies between the paper's hand-picked weights for large and tiny structures. No foreground at all → ``maximum``.
+    """
+    foreground = pixels = 0
+    for part in [masks] if isinstance(masks, torch.Tensor) else masks:
+        foreground += int(part.sum())
+        pixels += part.numel()
+    if foreground == 0:
+        return maximum
+    return min(maximum, max(1.0, ((pixels - foreground) / foreground) ** 0.5))
+
+
+def settle_positive_weight(codec: CodecT, dataset: Dataset) -> CodecT:
+    """Give a codec whose ``positive_weight`` is ``"automatic"`` the weight of its training masks, and return it.
+
+    The weight is :func:`automatic_positive_weight` of all readers' non-empty masks of the data set, as preprocessing
+    leaves them: empty masks are hardly drawn in training. It depends on nothing but the data, is the same on every
+    rank, and stays in the codec's checkpoint. A codec that has a weight is returned as it is, and no data are read.
+
+    Args:
+        codec: mask codec.
+        dataset: training set whose items have ``label`` (R, H, W[, D]).
+    """
+    if bool(torch.isnan(codec.positive_weight)):
+        codec.positive_weight.fill_(automatic_positive_weight(_marked_masks(dataset)))
+    return codec
+
+
+def _marked_masks(dataset: Dataset) -> Iterator[torch.Tensor]:
+    for i in range(len(dataset)):  # type: ignore[arg-type]
+        label = torch.as_tensor(dataset[i]["label"]) > 0
+        yield label[label.flatten(1).any(1)]
+
+
+class CodecLoss(nn.Module):
+    """Reconstruction plus quantiser loss (Eq. 10).
+
+    Args:
+        reconstruction: ``"mse"`` for images (Eq. 7); for masks ``"wce"`` (weighted cross-entropy), ``"mask_mse"``
+            (squared error of the probability, the comparison of Table I), ``"focal"`` (Lin et al., arXiv 1708.02002,
+            gamma = 2, without class weight) or ``"dice"`` (soft Dice over all pixels of the batch, since that of a
+            single empty mask is flat).
+        positive_weight: w, for ``"wce"``; must be the codec's own.
+        scale: factor on the reconstruction loss.
+
+    Raises:
+        InputError: unknown ``reconstruction``, or a w other than 1 for a loss that weighs nothing: the codec would
+            subtract a log w that its training never added.
+    """
+
+    def __init__(self, reconstruction: str = "mse", positive_weight: float = 1.0, scale: float = 1.0) -> None:
+        super().__init__()
+        if reconstruction not in RECONSTRUCTIONS:
+            raise InputError(f"reconstruction must be one of {', '.join(RECONSTRUCTIONS)}, found {reconstruction!r}.")
+        if reconstruction != "wce" and positive_weight != 1.0:
+            raise InputError(
+                f"The reconstruction loss {reconstruction!r} has no positive weight, found {positive_weight}: set "
+                "positive_weight to 1, or take 'wce'."
+            )
+        self.reconstruction = reconstruction
+        self.positive_weight = positive_weight
+        self.scale = scale
+        self.focal = FocalLoss(gamma=2.0)
+        self.dice = DiceLoss(sigmoid=True, batch=True)
+
+    def forward(self, output: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        """Scalar loss of a codec's training output and its input ``target`` (B, C, H, W[, D])."""
+        x = output["reconstruction"].float()
+        if self.reconstruction == "wce":
+            loss = weighted_cross_entropy(x, target, self.positive_weight)
+        elif self.reconstruction == "mask_mse":
+            loss = F.mse_loss(x.sigmoid(), target.float())
+        elif self.reconstruction == "focal":
+            loss = self.focal(x, target.float())
+        elif self.reconstruction == "dice":
+            loss = self.dice(x, target.float())
+        else:
+            loss = F.mse_loss(x, target.float())
+        return self.scale * loss + output["quantizer_loss"]
+
+
+class DenoisingLoss(nn.Module):
+    """Weighted mean squared error between prediction and target (Eq. 4, with a weight per timestep).
+
+    Args:
+        mean_mask_weight: factor on the cross-entropy of the mean mask that a conditioner with context predicts.
+    """
+
+    def __init__(self, mean_mask_weight: float = 1.0) -> None:
+        super().__init__()
+        self.mean_mask_weight = mean_mask_weight
+
+    def forward(self, output: dict[str, torch.Tensor], target: torch.Tensor | None = None) -> torch.Tensor:
+        """Scalar loss of :class:`~medseglatdiff_monai.networks.DenoisingNetwork`'s output; ``target`` is unused."""
+        loss = _squared_error(output)
+        if "mean_mask" in output:
+            loss = loss + self.mean_mask_weight * _mean_mask_cross_entropy(output)
+        return loss
+
+
+def energy_score(to_raters: torch.Tensor, among_samples: torch.Tensor, fairness: float = 0.95) -> torch.Tensor:
+    """Energy score of m samples against R raters: mean d(s, y) - 1/2 mean d(s, s'), to be made small.
+
+    A proper score (Gneiting and Raftery, JASA 102, 2007) for a distance of negative type: the expected score is least
+    where samples are distributed as the raters. With self-pairs among the m² (``fairness`` 0) a small ensemble is
+    punished for its size, without them (1) it is not, but an ensemble of which one sample lies astray then costs
+    nothing; a fairness a little below 1 is the "almost fair" score of Lang et al. (arXiv 2412.15832, Eq. 4).
+
+    Args:
+        to_raters: (B, m, R), the distances d(s, y).
+        among_samples: (B, m, m), the distances d(s, s'), 0 on the diagonal; m is at least 2.
+        fairness: share of the fair normalisation, in [0, 1].
+
+    Returns:
+        (B,).
+    """
+    m = among_samples.shape[1]
+    within = among_samples.sum((1, 2))
+    spread = fairness * within / (m * (m - 1)) + (1.0 - fairness) * within / m**2
+    return to_raters.mean((1, 2)) - 0.5 * spread
+
+
+def ruzicka_distance(a: torch.Tensor, b: torch.Tensor, smoothing: float = 1.0) -> torch.Tensor:
+    """1 - (sum min + smoothing) / (sum max + smoothing) of soft masks, for all pairs: 1 - IoU where they are binary.
+
+    A metric of negative type (Ruzicka 1958; the smoothing is a pixel of that value in both), so that
+    :func:`energy_score` stays proper. Without smoothing a nearly empty mask would be at distance 1 from an empty one.
+
+    Args:
+        a: (B, N, P) in [0, 1], flattened masks.
+        b: (B, M, P) likewise.
+        smoothing: in pixels.
+
+    Returns:
+        (B, N, M) in [0, 1); both masks empty → 0.
+    """
+    # |a - b| adds up to max - min, and a + b to max + min.
+    difference = torch.cdist(a, b, p=1.0)
+    total = a.sum(2)[:, :, None] + b.sum(2)[:, None, :]
+    return difference / (0.5 * (total + difference) + smoothing)
+
+
+def latent_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Distance of latents for all pairs: half the root mean square difference, half its mean over the positions.
+
+    Both are Euclidean norms of the difference and not their squares, as the energy score needs them. Scored position
+    by position a sample has as many targets as there are positions; as a whole it must also be coherent.
+
+    Args:
+        a: (B, N, d, h, w[, e]).
+        b: (B, M, d, h, w[, e]).
+
+    Returns:
+        (B, N, M), at least 0.
+    """
+    squared = (a[:, :, None] - b[:, None]).pow(2).mean(3).flatten(3)
+    # The root of 0 has no gradient.
+    return 0.5 * (squared.mean(3) + 1e-10).sqrt() + 0.5 * (squared + 1e-10).sqrt().mean(3)
+
+
+class ScoringLoss(nn.Module):
+    """Energy score of samples against all raters, on masks and on latents, beside the denoising loss.
+
+    Decoded logits are far from 0 and their sigmoid is flat there: they are squashed to sigmoid(2 asinh(logit)). On
+    latents the score has a gradient where a mask is empty, too.
+
+    Args:
+        fairness: see :func:`energy_score`.
+        latent_weight: factor on the score of the latents.
+        denoising_weight: factor on :class:`DenoisingLoss`'s squared error.
+        mean_mask_weight: factor on the cross-entropy of the mean mask.
+        overlap_weight: factor on the Ruzicka distance of the mean mask, which teaches an image encoder sooner what the
+            cross-entropy's many easy pixels hide: that a structure was missed.
+    """
+
+    def __init__(
+        self,
+        fairness: float = 0.95,
+        latent_weight: float = 1.0,
+        denoising_weight: float = 1.0,
+        mean_mask_weight: float = 1.0,
+        overlap_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= fairness <= 1.0:
+            raise InputError(f"fairness must be in [0, 1], found {fairness}.")
+        self.fairness = fairness
+        self.latent_weight = latent_weight
+        self.denoising_weight = denoising_weight
+        self.overlap_weight = overlap_weight
+        self.mean_mask_weight = mean_mask_weight
+
+    def forward(self, output: dict[str, torch.Tensor], target: torch.Tensor | None = None) -> torch.Tensor:
+        """Scalar loss of :class:`~medseglatdiff_monai.networks.ScoringNetwork`'s output; ``target`` is unused."""
+        samples = torch.sigmoid(2.0 * torch.asinh(output["sample_logits"])).flatten(2)
+        raters = output["raters"].float().flatten(2)
+        score = energy_score(ruzicka_distance(samples, raters), ruzicka_distance(samples, samples), self.fairness)
+        if self.latent_weight > 0:
+            x_0, y_0 = output["sample_latents"], output["rater_latents"]
+            latent_score = energy_score(latent_distance(x_0, y_0), latent_distance(x_0, x_0), self.fairness)
+            score = score + self.latent_weight * latent_score
+        loss = score.mean()
+        if "prediction" in output:
+            loss = loss + self.denoising_weight * _squared_error(output)
+        if "mean_mask" in output:
+            loss = loss + self.mean_mask_weight * _mean_mask_cross_entropy(output)
+            if self.overlap_weight > 0:
+                predicted, mean = output["mean_mask_logits"].sigmoid().flatten(2), output["mean_mask"].flatten(2)
+                loss = loss + self.overlap_weight * ruzicka_distance(predicted, mean).mean()
+        return loss
+
+
+def _squared_error(output: dict[str, torch.Tensor]) -> torch.Tensor:
+    error = (output["prediction"] - output["target"]).pow(2).flatten(1).mean(1)
+    return (output["weight"] * error).mean()
+
+
+def _mean_mask_cross_entropy(output: dict[str, torch.Tensor]) -> torch.Tensor:
+    return F.binary_cross_entropy_with_logits(output["mean_mask_logits"], output["mean_mask"])

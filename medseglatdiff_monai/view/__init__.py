@@ -1,6 +1,0 @@
-"""A local web page to look at ensembles: samples, consensus at any threshold, readers' masks beside them."""
-
-from .case import Drawn, OpenCase, Sizes, open_case
-from .page import view
-
-__all__ = ["Drawn", "OpenCase", "Sizes", "open_case", "view"]
