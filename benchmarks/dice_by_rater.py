@@ -18,6 +18,8 @@ import torch
 from medseglatdiff_monai.evaluation.result import load_result
 from medseglatdiff_monai.metrics import dice_score
 
+SUMMARY = ("num_cases", "num_samples", "ged_v", "ged_u", "hm_iou", "dice")
+
 
 def score_folder(folder: Path) -> dict[str, object]:
     """Means over the cases: Dice with each rater by number, and of each pair of raters."""
@@ -46,7 +48,7 @@ def main() -> None:
     result = load_result(arguments.results / "metrics.json")
     record = {
         **score_folder(arguments.results),
-        "summary": {key: result["summary"][key] for key in ("num_cases", "num_samples", "ged_v", "ged_u", "hm_iou", "dice")},
+        "summary": {key: result["summary"][key] for key in SUMMARY},
         "provenance": result["provenance"],
     }
     arguments.output.write_text(json.dumps(record, indent=2) + "\n")

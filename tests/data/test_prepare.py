@@ -484,7 +484,7 @@ def test_a_killed_run_leaves_no_workers_and_is_continued(tmp_path):
     prepare("folder", src, output_dir=tmp_path / "whole", workers=1)
     output = tmp_path / "out"
     program = (
-        "import sys\nfrom medseglatdiff_monai.data import prepare\n"
+        "import sys\nfrom medseglatdiff_monai.data.prepare import prepare\n"
         "if __name__ == '__main__':\n    prepare('folder', sys.argv[1], output_dir=sys.argv[2], workers=2)\n"
     )
     (tmp_path / "program.py").write_text(program)
