@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from .errors import InputError
 
 __all__ = [
+    "SOURCE_TREE",
     "TEMPORARY_PREFIX",
     "clean_json",
     "read_json",
@@ -23,6 +24,8 @@ __all__ = [
     "weights_sha256",
 ]
 
+# Folder that holds the package and, in a source checkout, bundles/ and configs/ beside it.
+SOURCE_TREE = Path(__file__).resolve().parents[1]
 # Files of a process that was killed while it wrote them begin with this.
 TEMPORARY_PREFIX = ".tmp-"
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .files import SOURCE_TREE
+
 __all__ = ["provenance"]
 
 
@@ -35,7 +37,7 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 def git_commit() -> str | None:
     """Commit of the source tree that the package runs from, with ``-dirty`` where files differ; ``None`` without."""
-    folder = Path(__file__).resolve().parents[1]
+    folder = SOURCE_TREE
     if not (folder / ".git").exists():
         # Installed into an environment, which may lie in somebody else's repository.
         return None

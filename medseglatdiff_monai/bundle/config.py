@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, did_you_mean
-from ..files import read_json
+from ..files import SOURCE_TREE, read_json
 
 if TYPE_CHECKING:
     pass
@@ -58,7 +58,7 @@ def merge_keys(config: dict, changes: Mapping[str, Any]) -> dict:
 
 def bundles_dir() -> Path:
     """Folder of the bundles that come with the source tree."""
-    return Path(__file__).resolve().parent.parent / "bundles"
+    return SOURCE_TREE / "bundles"
 
 
 def find_bundle(bundle: str | Path) -> Path:
@@ -144,7 +144,7 @@ def load_experiment(experiment: str | Path | None) -> dict:
     """Overlay of an experiment given as a JSON file or as a name under ``configs/experiments/``; {} for ``None``."""
     if experiment is None:
         return {}
-    folder = Path(__file__).resolve().parent.parent / "configs" / "experiments"
+    folder = SOURCE_TREE / "configs" / "experiments"
     for candidate in (Path(experiment), folder / f"{experiment}.json"):
         if candidate.is_file():
             return read_json(candidate)

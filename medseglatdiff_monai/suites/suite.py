@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, did_you_mean
-from ..files import read_json
+from ..files import SOURCE_TREE, read_json
 
 __all__ = [
     "CODEC_STAGES",
@@ -190,7 +190,7 @@ def slug(text: str) -> str:
 
 def suites_dir() -> Path:
     """Folder of the suites that come with the source tree."""
-    return Path(__file__).resolve().parents[2] / "configs" / "suites"
+    return SOURCE_TREE / "configs" / "suites"
 
 
 def load_suite(suite: str | Path) -> Suite:

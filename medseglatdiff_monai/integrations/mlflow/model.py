@@ -28,6 +28,7 @@ from ...bundle.config import find_bundle
 from ...bundle.pack import bundle_files
 from ...bundle.segmenter import load_segmenter
 from ...errors import InputError
+from ...files import SOURCE_TREE
 from .tracking import open_store, read_run_ids
 
 __all__ = ["BundleModel", "register"]
@@ -178,7 +179,7 @@ def register(
                 name="segmenter",
                 python_model=BundleModel(),
                 artifacts={"bundle": str(staging / root.name)},
-                code_paths=[str(Path(__file__).resolve().parent)],
+                code_paths=[str(SOURCE_TREE / "medseglatdiff_monai")],
                 pip_requirements=_requirements(),
                 signature=_signature(segmenter.in_channels),
                 registered_model_name=name or root.name,
