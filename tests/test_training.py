@@ -19,7 +19,7 @@ from medseglatdiff_monai.io.prepared import LoadCased
 from medseglatdiff_monai.networks import EncoderContext, load_published_weights
 from medseglatdiff_monai.networks.weights import load_tensors
 from medseglatdiff_monai.training import handlers as engines
-from medseglatdiff_monai.training import run as training
+from medseglatdiff_monai.training import stages as training
 from medseglatdiff_monai.training.handlers import GradientClipping
 from medseglatdiff_monai.training.run import TRAINING_STAGES, train
 
