@@ -70,6 +70,12 @@ def assert_same_weights(run: Path, reference: Path) -> None:
         assert different == [], name
 
 
+def test_stages_as_one_word_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="training_stages"):
+        train(LUNG, data, output_dir=tmp_path / "run", stages="scoring", **SIZES)
+    assert not (tmp_path / "run").exists()
+
+
 def test_stages_that_do_not_fit_the_sampler_are_refused_before_anything_is_trained(data: Path, tmp_path: Path) -> None:
     stages = ["image_codec", "mask_codec", "train"]
     with pytest.raises(InputError, match="--sampler dpm"):

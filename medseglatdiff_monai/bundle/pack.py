@@ -78,12 +78,12 @@ def pack(bundle: str | Path, output_file: str | Path) -> Path:
     Raises:
         InputError: another ending than .zip, no such bundle, and see :func:`bundle_files`.
     """
+    opened = Bundle(bundle)
     path = Path(output_file)
     if path.suffix != ".zip":
         raise InputError(
             f"--output-file is {str(output_file)!r}; MONAI recognises bundles by the ending: name it ….zip."
         )
-    opened = Bundle(bundle)
     root, files = opened.root, bundle_files(opened)
 
     def write(handle) -> None:

@@ -23,7 +23,7 @@ def predict(
     inputs: str | Path | Sequence[str | Path],
     output_dir: str | Path,
     weights: str | Path | None = None,
-    experiment: str | Path | None = None,
+    experiment: str | None = None,
     num_samples: int | None = None,
     num_inference_steps: int | None = None,
     seed: int = 0,

@@ -40,7 +40,7 @@ def predict_inputs(
     paths: Sequence[Path],
     places: Sequence[Sequence[Place]],
     output_dir: str | Path,
-    experiment: str | Path | None,
+    experiment: str | None,
     seed: int,
     slices: int | None,
     reach_mm: float,

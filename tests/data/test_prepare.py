@@ -19,11 +19,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medseglatdiff_monai.bundle.config import bundles_dir
 from medseglatdiff_monai.data.prepare import prepare
 from medseglatdiff_monai.data.sources.cvc import CVCSource
 from medseglatdiff_monai.data.sources.folder import FolderSource
 from medseglatdiff_monai.data.sources.images import read_mask
-from medseglatdiff_monai.data.sources.source import CaseStub, LeftOut, PreparedCase, SourceInfo, natural_key
+from medseglatdiff_monai.data.sources.source import (
+    SOURCES,
+    CaseStub,
+    LeftOut,
+    PreparedCase,
+    SourceInfo,
+    default_bundle,
+    make_source,
+    natural_key,
+)
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.io.prepared import LoadCased
 
@@ -663,3 +673,15 @@ def test_real_chase_images(unpack, tmp_path):
     first, second = (label[..., rater].astype(bool) for rater in range(2))
     dice = 2 * (first & second).sum() / (first.sum() + second.sum())
     assert 0.6 < dice < 0.95  # two observers of the same vessels: alike, not the same
+
+
+def test_every_source_imports_and_its_default_bundle_exists() -> None:
+    for name, row in SOURCES.items():
+        source, _ = make_source(name)
+        assert source.info.name
+        assert (
+            row.default_bundle is None or (bundles_dir() / row.default_bundle / "configs" / "metadata.json").is_file()
+        )
+        assert default_bundle(name) == row.default_bundle
+    assert default_bundle("chase") == "retinal_vessel_fundus_latent_diffusion"
+    assert [default_bundle(source) for source in ("folder", "unheard-of", None)] == [None] * 3
