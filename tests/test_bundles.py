@@ -200,7 +200,7 @@ def test_comments_of_a_run_may_change(tmp_path: Path) -> None:
     write_json(path, {**config, "_note": "written by hand"})
     write_run_folder(LUNG, run)
     write_json(path, {**config, "draws": 77})
-    with pytest.raises(InputError, match="train.json differs"):
+    with pytest.raises(InputError, match=r"train\.json differs"):
         write_run_folder(LUNG, run)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bundle.arguments import check_bundle_arguments
 from ..bundle.segmenter import load_segmenter
 from ..io.formats import check_path
 from ..startup import heavy_imports
@@ -91,12 +90,11 @@ def predict(
     )
     for path in paths:
         check_path(path)
-    overrides = {
-        **overrides, "num_samples": num_samples, "num_inference_steps": num_inference_steps, "seed": seed,
-    }  # fmt: skip
-    check_bundle_arguments(bundle, "inference", experiment, overrides)
+    segmenter = load_segmenter(
+        bundle, weights, experiment, device,
+        num_samples=num_samples, num_inference_steps=num_inference_steps, seed=seed, **overrides,
+    )  # fmt: skip
     with heavy_imports():
         from .files import predict_inputs
 
-    segmenter = load_segmenter(bundle, weights, experiment, device, **overrides)
     return predict_inputs(segmenter, paths, places, output_dir, experiment, seed, slices, reach_mm, dicom)

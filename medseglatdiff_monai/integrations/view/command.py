@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...bundle.arguments import check_bundle_arguments
+from ...bundle.arguments import check_device
 from ...bundle.segmenter import load_segmenter
 from ...errors import InputError
 from ...io.places import parse_places
@@ -68,12 +68,11 @@ def view(
     (places,) = parse_places({"point": point}, 1)
     if len(places) > 1:
         raise InputError("--point names several nodules; the page shows one at a time.")
-    overrides = {**overrides, "num_samples": num_samples, "seed": seed}
-    check_bundle_arguments(bundle, "inference", experiment, overrides)
+    check_device(overrides.get("device"))
+    segmenter = load_segmenter(bundle, weights, experiment, num_samples=num_samples, seed=seed, **overrides)
     with heavy_imports():
         from .page import serve
 
-    segmenter = load_segmenter(bundle, weights, experiment, **overrides)
     serve(segmenter, input, readers, places[0][1] if places else None, num_samples, seed, port, show)
 
 
