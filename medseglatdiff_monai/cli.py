@@ -20,6 +20,7 @@ from .errors import InputError, did_you_mean
 
 __all__ = ["COMMANDS", "main"]
 
+HELP = frozenset({"--help", "-h"})
 # What a result says on the screen, given the arguments too.
 Say = Callable[[Any, Mapping[str, Any]], None]
 
@@ -225,26 +226,26 @@ def main() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # Each of these speaks about something that a user of this program can do nothing about.
-    for name in ("mlflow", "alembic", "highdicom", "monai.data.nvimgcodec_pydicom_plugin", "monai.data.image_reader"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for logger in ("mlflow", "alembic", "highdicom", "monai.data.nvimgcodec_pydicom_plugin", "monai.data.image_reader"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
     given, *rest = sys.argv[1:] or ["--help"]
-    given = given.replace("_", "-") if given[0] != "-" else ""
-    if given and given not in COMMANDS:
-        hint = did_you_mean(given, COMMANDS)
-        sys.exit(f"medseglatdiff: no command {sys.argv[1]!r}.{hint} Commands: {', '.join(COMMANDS)}.")
-    if not given or {"--help", "-h"} & set(rest):
-        rows = {given: COMMANDS[given]} if given else COMMANDS
-        described = _Help({name: row.describe() for name, row in rows.items()})
-        fire.Fire(described, command=[given, "--", "--help"] if given else ["--help"], name="medseglatdiff")
+    name = given.replace("_", "-")
+    rows = COMMANDS if given in HELP else {name: COMMANDS[name]} if name in COMMANDS else {}
+    if not rows:
+        hint = did_you_mean(name, COMMANDS)
+        sys.exit(f"medseglatdiff: no command {given!r}.{hint} Commands: {', '.join(COMMANDS)}.")
+    if HELP & {given, *rest}:
+        described = _Help({key: row.describe() for key, row in rows.items()})
+        fire.Fire(described, command=[*([] if given in HELP else [name]), "--", "--help"], name="medseglatdiff")
         return
 
     # Text as it was typed: its type is the parameter's.
     @fire.decorators.SetParseFn(str)
     def call(*words: str, **options: str) -> None:
-        COMMANDS[given].call(given, words, options)
+        COMMANDS[name].call(name, words, options)
 
     try:
-        fire.Fire(call, command=rest, name=f"medseglatdiff {given}")
+        fire.Fire(call, command=rest, name=f"medseglatdiff {name}")
     except InputError as error:
         sys.exit(f"medseglatdiff: {error}")

@@ -95,8 +95,10 @@ def test_hyphens_and_underscores_are_the_same(tmp_path: Path) -> None:
         (["evaluate", LUNG, "--dataset-dir=d", "--output-dir=o", "--seed=1.5"], "--seed is '1.5'; expected an integer"),
         (["train", LUNG, "--dataset-dir=d", "--max-minutes=soon"], "--max-minutes is 'soon'; expected a number"),
         (["view", "--show=maybe"], "--show is 'maybe'; expected True or False"),
+        (["--halp"], "medseglatdiff: no command '--halp'"),
+        ([""], "medseglatdiff: no command ''"),
     ],
-    ids=["option", "alias", "word", "surplus", "integer", "number", "switch"],
+    ids=["option", "alias", "word", "surplus", "integer", "number", "switch", "no command", "empty"],
 )
 def test_arguments_are_checked_before_the_command_is_called(
     arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch

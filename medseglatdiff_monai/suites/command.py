@@ -60,12 +60,15 @@ def run_suite(
     load_dataset_info(dataset_dir)
     given = dict(runs) if isinstance(runs, Mapping) else dict(_name_and_folder(entry) for entry in _as_list(runs))
     names = None if systems is None else [str(name) for name in _as_list(systems)]
+    numbers = _as_list(seeds)
+    if not numbers or not all(isinstance(seed, int) for seed in numbers):
+        raise InputError(f"--seeds is {seeds!r}; expected integers, separated by commas.")
     with heavy_imports():
         from .runner import SuiteRun
 
     return SuiteRun(
         loaded, Path(dataset_dir), Path(output_dir), bundle, max_minutes, max_cases, names,
-        [int(seed) for seed in _as_list(seeds)], split, given, overrides,
+        numbers, split, given, overrides,
     ).run()  # fmt: skip
 
 
