@@ -73,12 +73,7 @@ class Command:
         parameters = dict(inspect.signature(function).parameters)
         takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         parameters = {key: value for key, value in parameters.items() if value.kind is not value.VAR_KEYWORD}
-        places = list(parameters)[: self.words]
-        arguments: dict[str, Any] = dict(zip(places, words, strict=False))
-        if self.several and len(words) >= self.words:
-            arguments[places[-1]] = list(words[self.words - 1 :])
-        elif len(words) > self.words:
-            sys.exit(f"medseglatdiff {name}: {words[self.words]!r} is a word too many; options begin with --.")
+        arguments: dict[str, Any] = {}
         for typed, text in options.items():
             short = [parameter for parameter in parameters if parameter[0] == typed]
             key = self.aliases.get(typed, short[0] if len(short) == 1 else typed)
@@ -90,6 +85,16 @@ class Command:
                 hint = did_you_mean(_option(typed), [_option(known) for known in parameters])
                 listed = ", ".join(_option(known) for known in parameters)
                 sys.exit(f"medseglatdiff {name}: no option {_option(typed)!r}.{hint} Options: {listed}.")
+        places, left = list(parameters)[: self.words], list(words)
+        for key in places:
+            if key in arguments:
+                continue
+            if self.several and key == places[-1]:
+                arguments[key], left = left, []
+            elif left:
+                arguments[key] = left.pop(0)
+        if left:
+            sys.exit(f"medseglatdiff {name}: {left[0]!r} is a word too many; options begin with --.")
         named = {parameter: typed for typed, parameter in self.aliases.items()}
         for key, parameter in parameters.items():
             if parameter.default is parameter.empty and key not in arguments:
@@ -103,21 +108,30 @@ def _option(key: str) -> str:
 
 
 def _parse(key: str, text: str, annotation: str) -> Any:
-    """The value of an option, of the type that the parameter's annotation names."""
+    """The value of an option, of the type that the parameter's annotation names.
+
+    Text stays as it was typed, since a folder may be called 007; integers, numbers and switches are checked; all else,
+    such as lists and configuration keys, is what fire makes of it.
+    """
     from fire.parser import DefaultParseValue
 
     kinds = set(re.findall(r"[A-Za-z]\w*", annotation))
-    # Text stays as it was typed: a folder may be called 007.
-    if kinds <= {"str", "Path", "None"} and not (text == "None" and "None" in kinds):
+    if text == "None" and kinds & {"None", "Any"}:
+        return None
+    kinds -= {"None"}
+    if kinds <= {"str", "Path"}:
         return text
+    if kinds == {"bool"} and text.lower() in ("true", "false"):
+        return text.lower() == "true"
     value = DefaultParseValue(text)
-    for kind, types, expected in (("int", int, "an integer"), ("float", (int, float), "a number"), ("bool", bool, "")):
-        if kinds - {"None"} != {kind} or (value is None and "None" in kinds):
-            continue
-        if kind == "bool" and text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        if not isinstance(value, types) or (kind != "bool" and isinstance(value, bool)):
-            raise InputError(f"{_option(key)} is {text!r}; expected {expected or 'True or False'}.")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    for kind, fits, expected in (
+        ("int", number and isinstance(value, int), "an integer"),
+        ("float", number, "a number"),
+        ("bool", False, "True or False"),
+    ):
+        if kinds == {kind} and not fits:
+            raise InputError(f"{_option(key)} is {text!r}; expected {expected}.")
     return value
 
 

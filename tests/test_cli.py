@@ -135,7 +135,18 @@ def test_values_have_the_types_of_the_signature(monkeypatch: pytest.MonkeyPatch)
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", sorted(set(cli.COMMANDS)))
+def test_a_word_may_be_given_as_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words that are left go to the other places."""
+    given: list[object] = []
+    monkeypatch.setattr(cli.Command, "load", lambda self: lambda bundle, inputs: given.append((bundle, inputs)))
+    monkeypatch.setitem(cli.COMMANDS, "try", cli.Command("unused:unused", 2, lambda *_: None, several=True))
+    for typed in (["lung", "a.png", "b.png"], ["--bundle=lung", "a.png", "b.png"], ["-b", "lung", "a.png", "b.png"]):
+        monkeypatch.setattr(sys, "argv", ["medseglatdiff", "try", *typed])
+        main()
+    assert given == [("lung", ["a.png", "b.png"])] * 3
+
+
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
 def test_help_shows_an_example(command: str) -> None:
     done = medseglatdiff(command, "--help")
     assert done.returncode == 0
