@@ -91,7 +91,7 @@ lint: $(STAMP)
 
 # The bundles' stage files are built from configs/; a test fails when they differ.
 bundles: $(STAMP)
-	$(RUN) -m medseglatdiff_monai build-bundles
+	$(RUN) -m medseglatdiff_monai.bundle
 	@echo "bundles: built"
 
 # The pages go to build/site; a link or anchor that leads nowhere is an error.

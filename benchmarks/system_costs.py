@@ -23,7 +23,7 @@ from monai.bundle import ConfigParser
 from medseglatdiff_monai.bundle.config import load_stage_config
 from medseglatdiff_monai.files import save_text
 from medseglatdiff_monai.provenance import provenance
-from medseglatdiff_monai.training.run import count_multiply_accumulates
+from medseglatdiff_monai.training.record import count_multiply_accumulates
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = "lung_nodule_ct_latent_diffusion"

@@ -1,6 +1,7 @@
 """The demonstration: prepared phantom cases → ensembles → pictures, NIfTI and scores, with the lung bundle's weights.
 
-The phantom carries real readers' contours on a synthetic lung CT; the weights were trained on real CT.
+The phantom carries real readers' contours on a synthetic lung CT; the weights were trained on real CT. What torch and
+MONAI are needed for is imported where it is used: the command line reads this module for its help.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .data.datalist import load_datalist
 from .data.prepare import prepare
-from .data.sources.phantom_dicom import write_phantom_dicom_series
-from .data.sources.phantom_scan import load_phantom_scan
 from .evaluation.run import evaluate
-from .io.prepared import LoadCase
-from .plots.comparison import ComparedCase, draw_comparison
-from .predict.files import predict
+from .predict.command import predict
+from .startup import heavy_imports
+
+if TYPE_CHECKING:
+    from .plots.comparison import ComparedCase
 
 __all__ = ["demo"]
 
@@ -30,15 +32,23 @@ NUM_PICTURED = 6
 logger = logging.getLogger(__name__)
 
 
-def demo(output_dir: str | Path, num_cases: int = 24, seed: int = 0) -> Path:
-    """Run the demonstration and print what it made; returns the folder.
+def demo(output_dir: str | Path = "demo_output", num_cases: int = 24, seed: int = 0) -> Path:
+    """Do the main job on an embedded example: phantom cases with real raters' contours, no download.
+
+    Example: medseglatdiff demo --output-dir demo_output
 
     Args:
-        output_dir: receives ``readers_and_samples.png``, ``demo.json``, ``phantom/`` (data), ``evaluation/`` (scores),
-            ``prediction/`` (pictures, masks and maps) and ``dicom/`` (a series).
-        num_cases: phantom nodules.
+        output_dir: receives readers_and_samples.png, demo.json, phantom/ (data), evaluation/ (scores), prediction/
+            (pictures, masks and maps) and dicom/ (a series).
+        num_cases: phantom cases.
         seed: seed of phantom and noise.
+
+    Returns:
+        The folder.
     """
+    with heavy_imports():
+        from .plots.comparison import draw_comparison
+
     output = Path(output_dir)
     data = output / "phantom"
     logger.info("1. Phantom cases: a synthetic lung CT with the outlines of four real readers")
@@ -79,6 +89,9 @@ def demo(output_dir: str | Path, num_cases: int = 24, seed: int = 0) -> Path:
 
 def _compare(item: dict, evaluation: Path) -> ComparedCase:
     """What a row of the comparison shows: the middle of the crop, which the network sees."""
+    from .io.prepared import LoadCase
+    from .plots.comparison import ComparedCase
+
     with np.load(evaluation / "samples" / f"{item['case']}.npz") as found:
         raters, samples = found["raters"], found["samples"]
     top, left = (side // 4 for side in raters.shape[1:])
@@ -89,6 +102,9 @@ def _compare(item: dict, evaluation: Path) -> ComparedCase:
 
 def _write_series(patient: str, folder: Path, seed: int) -> tuple[float, float, float]:
     """Write a patient's phantom as a DICOM series; returns the middle of its first nodule in LPS millimetres."""
+    from .data.sources.phantom_dicom import write_phantom_dicom_series
+    from .data.sources.phantom_scan import load_phantom_scan
+
     with tempfile.TemporaryDirectory() as temporary:
         # Out of the folders named by UIDs: results take their names from the series' folder.
         shutil.copytree(write_phantom_dicom_series(patient, temporary, seed), folder, dirs_exist_ok=True)

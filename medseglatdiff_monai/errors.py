@@ -10,7 +10,7 @@ __all__ = ["InputError", "did_you_mean", "unwrapped_errors"]
 
 
 class InputError(ValueError):
-    """Input that a user can mend: the command line prints its message alone, without a traceback."""
+    """Input that a user can fix: the command line prints its message alone, without a traceback."""
 
 
 def did_you_mean(found: str, known: Iterable[str], cutoff: float = 0.3, prefix: str = "") -> str:

@@ -24,8 +24,9 @@ from small_runs import (
 )  # fmt: skip
 
 import medseglatdiff_monai
-from medseglatdiff_monai.bundle.build import build_bundle
-from medseglatdiff_monai.bundle.config import STAGES, apply_overrides, bundles_dir, load_stage_config
+from medseglatdiff_monai.bundle import config as config_module
+from medseglatdiff_monai.bundle.build import build_bundle, build_stages, write_run_folder
+from medseglatdiff_monai.bundle.config import STAGES, Bundle, apply_overrides, bundles_dir, load_stage_config
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks.weights import load_weights, save_weights
 
@@ -154,6 +155,97 @@ def test_unknown_key_is_an_error_that_names_the_nearest(stage: str) -> None:
         load_stage_config(LUNG, stage, overrides={"num_inferense_steps": 3})
     with pytest.raises(InputError, match="network_def#num_samples"):
         apply_overrides(load_merged(LUNG, "train"), {"network_def#num_sample": 3})
+
+
+def write_json(path: Path, content: Any) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"stages": "scoring"}, "training_stages"),
+        ({"stages": ["scoring"]}, "expected a block of keys per stage"),
+        ({"stages": {"scoring": 3}}, "the block of the stage 'scoring' is 3"),
+        ({"stages": {"scorign": {"draws": 3}}}, "Did you mean 'scoring'?"),
+        ({"stages": {"scoring": {"drows": 3}}}, "Did you mean 'draws'?"),
+        ([{"draws": 3}], "no overlay"),
+    ],
+    ids=["text", "list", "number", "stage", "key", "no mapping"],
+)
+@pytest.mark.parametrize("stage", ["train", "inference"])
+def test_bad_overlay_is_an_error_in_every_stage(overlay: Any, message: str, stage: str, tmp_path: Path) -> None:
+    file = write_json(tmp_path / "mine.json", overlay)
+    with pytest.raises(InputError, match=message.replace("?", r"\?")):
+        load_stage_config(LUNG, stage, file)
+    if isinstance(overlay, dict):
+        with pytest.raises(InputError, match=message.replace("?", r"\?")):
+            load_stage_config(LUNG, stage, overrides=overlay)
+
+
+def test_keys_that_begin_with_an_underscore_are_comments(tmp_path: Path) -> None:
+    overlay = {"_why": "all", "draws": 3, "stages": {"_which": "both", "train": {"_how": "more", "draws": 4}}}
+    file = write_json(tmp_path / "mine.json", overlay)
+    for arguments in ({"experiment": file}, {"overrides": overlay}):
+        found = load_stage_config(LUNG, "train", **arguments)
+        assert found == {**load_stage_config(LUNG, "train"), "draws": 4}
+        assert load_stage_config(LUNG, "scoring", **arguments)["draws"] == 3
+
+
+def test_comments_of_a_run_may_change(tmp_path: Path) -> None:
+    run = write_run_folder(LUNG, tmp_path / "run")
+    path = run / "configs" / "train.json"
+    config = json.loads(path.read_text())
+    write_json(path, {**config, "_note": "written by hand"})
+    write_run_folder(LUNG, run)
+    write_json(path, {**config, "draws": 77})
+    with pytest.raises(InputError, match=r"train\.json differs"):
+        write_run_folder(LUNG, run)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"image_sise": 64}, "Did you mean 'image_size'?"),
+        ({"stages": {"trian": {"draws": 3}}}, "Did you mean 'train'?"),
+        ({"stages": {"train": {"drows": 3}}}, "Did you mean 'draws'?"),
+    ],
+)
+def test_misspelt_key_of_a_bundles_own_file_is_an_error(own: dict, message: str, tmp_path: Path) -> None:
+    source = bundles_dir().parent / "configs"
+    for fragment in source.glob("*.json"):
+        (tmp_path / fragment.name).write_text(fragment.read_text())
+    (tmp_path / "bundles").mkdir()
+    kept = json.loads((source / "bundles" / f"{LUNG}.json").read_text())
+    write_json(tmp_path / "bundles" / "mine.json", {**kept, "_note": "a comment", "stages": {"_note": "too"}})
+    assert build_stages(tmp_path, "mine")["train"]["image_size"] == kept["image_size"]
+    file = write_json(tmp_path / "bundles" / "mine.json", {**kept, **own})
+    with pytest.raises(InputError, match=message.replace("?", r"\?")) as caught:
+        build_stages(tmp_path, "mine")
+    assert str(file) in str(caught.value)
+
+
+def test_each_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = config_module.read_json
+    monkeypatch.setattr(config_module, "read_json", lambda path: read.append(str(path)) or original(path))
+    write_run_folder(LUNG, tmp_path / "run", "ablations/kl", {"max_epochs": 3})
+    assert len(read) == len(set(read)) == len(STAGES) + 1
+
+
+def test_stage_that_a_bundle_lacks_is_named(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    write_json(tmp_path / "configs" / "metadata.json", {})
+    write_json(tmp_path / "configs" / "inference.json", {"image_size": 64})
+    with pytest.raises(InputError, match=r"has no configs/train.json; it has inference"):
+        Bundle(tmp_path).config("train")
+
+
+def test_a_configuration_can_be_changed_without_changing_the_bundle() -> None:
+    bundle = Bundle(LUNG)
+    bundle.config("train", {"draws": 3})["network_def"].clear()
+    assert bundle.config("train") == load_stage_config(LUNG, "train")
 
 
 def test_known_key_is_taken_over() -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ import torch
 from PIL import Image
 from small_runs import LUNG, THRESHOLD, write_prepared, write_small_bundle
 
+from medseglatdiff_monai import cli
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
+from medseglatdiff_monai.cli import main
 
 pytestmark = pytest.mark.integration
 
@@ -43,8 +46,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_lists_the_commands() -> None:
     done = medseglatdiff("--help")
     assert done.returncode == 0
-    for command in ("prepare", "train", "evaluate", "predict", "export", "demo"):
+    for command in cli.COMMANDS:
         assert f"     {command}\n" in done.stdout + done.stderr
+    assert "medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES_FOLDER --point" in done.stdout + done.stderr
+    # For developers: make bundles.
+    assert "build-bundles" not in done.stdout + done.stderr
 
 
 def test_help_of_a_command_lists_its_arguments() -> None:
@@ -66,14 +72,81 @@ def test_mistyped_option_names_the_nearest(tmp_path: Path) -> None:
     done = medseglatdiff("report", tmp_path, "--output-fil=a.html")
     assert done.returncode == 1
     assert done.stderr == (
-        "medseglatdiff report: no option '--output-fil'. Did you mean '--output_file'? "
-        "Options: --run_folder, --output_file.\n"
+        "medseglatdiff report: no option '--output-fil'. Did you mean '--output-file'? "
+        "Options: --run-folder, --output-file.\n"
     )
 
 
+def test_hyphens_and_underscores_are_the_same(tmp_path: Path) -> None:
+    """In the names of commands and of options; an option's value may follow a space or an equals sign."""
+    for command, option in (("new-bundle", "--output-dir"), ("new_bundle", "--output_dir")):
+        done = medseglatdiff(command, "my_own", f"{option}={tmp_path}", "--from", "skin_lesion")
+        assert done.returncode == 1
+        assert "No bundle 'skin_lesion'" in done.stderr
+
+
 @pytest.mark.parametrize(
-    "command", ["prepare", "train", "evaluate", "benchmark", "predict", "export", "pack", "report", "view", "register"]
+    ("arguments", "message"),
+    [
+        (["train", LUNG], "medseglatdiff train: --dataset-dir is missing. See 'medseglatdiff train --help'."),
+        (["new-bundle", "my_own"], "medseglatdiff new-bundle: --from is missing"),
+        (["report"], "medseglatdiff report: RUN_FOLDER is missing"),
+        (["check-bundle", LUNG, "more"], "medseglatdiff check-bundle: 'more' is a word too many"),
+        (["evaluate", LUNG, "--dataset-dir=d", "--output-dir=o", "--seed=1.5"], "--seed is '1.5'; expected an integer"),
+        (["train", LUNG, "--dataset-dir=d", "--max-minutes=soon"], "--max-minutes is 'soon'; expected a number"),
+        (["view", "--show=maybe"], "--show is 'maybe'; expected True or False"),
+        (["--halp"], "medseglatdiff: no command '--halp'"),
+        ([""], "medseglatdiff: no command ''"),
+    ],
+    ids=["option", "alias", "word", "surplus", "integer", "number", "switch", "no command", "empty"],
 )
+def test_arguments_are_checked_before_the_command_is_called(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["medseglatdiff", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert message in str(caught.value)
+
+
+def test_values_have_the_types_of_the_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text stays as it was typed; lists, numbers, switches and configuration keys are parsed."""
+    given: dict[str, object] = {}
+
+    def command(
+        bundle: str | Path, inputs: list[str], name: str | None = None, seed: int = 0, minutes: float | None = None,
+        show: bool = True, point: Any = None, **overrides: Any,
+    ) -> None:  # fmt: skip
+        given.update(bundle=bundle, inputs=inputs, name=name, seed=seed, minutes=minutes, show=show, point=point)
+        given.update(overrides)
+
+    row = cli.Command("unused:unused", 2, lambda *_: None, several=True)
+    monkeypatch.setattr(cli.Command, "load", lambda self: command)
+    monkeypatch.setitem(cli.COMMANDS, "try", row)
+    typed = [
+        "007", "1e3", "b.png", "--name=010", "--seed", "5", "--minutes=2", "--noshow", "--point=-1,2", "--key=[1,2]",
+        "--other_key",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["medseglatdiff", "try", *typed])
+    main()
+    assert given == {
+        "bundle": "007", "inputs": ["1e3", "b.png"], "name": "010", "seed": 5, "minutes": 2, "show": False,
+        "point": (-1, 2), "key": [1, 2], "other_key": True,
+    }  # fmt: skip
+
+
+def test_a_word_may_be_given_as_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words that are left go to the other places."""
+    given: list[object] = []
+    monkeypatch.setattr(cli.Command, "load", lambda self: lambda bundle, inputs: given.append((bundle, inputs)))
+    monkeypatch.setitem(cli.COMMANDS, "try", cli.Command("unused:unused", 2, lambda *_: None, several=True))
+    for typed in (["lung", "a.png", "b.png"], ["--bundle=lung", "a.png", "b.png"], ["-b", "lung", "a.png", "b.png"]):
+        monkeypatch.setattr(sys, "argv", ["medseglatdiff", "try", *typed])
+        main()
+    assert given == [("lung", ["a.png", "b.png"])] * 3
+
+
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
 def test_help_shows_an_example(command: str) -> None:
     done = medseglatdiff(command, "--help")
     assert done.returncode == 0

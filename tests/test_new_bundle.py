@@ -15,10 +15,9 @@ from PIL import Image
 from small_runs import LUNG, RETINA, SKIN, small_sizes, write_prepared
 
 from medseglatdiff_monai.bundle import config as bundle_module
-from medseglatdiff_monai.bundle import new as module
 from medseglatdiff_monai.bundle.build import build_bundle
 from medseglatdiff_monai.bundle.check import check_bundle
-from medseglatdiff_monai.bundle.config import STAGES, bundles_dir, load_stage_config, stages_that_know
+from medseglatdiff_monai.bundle.config import STAGES, Bundle, bundles_dir, load_stage_config
 from medseglatdiff_monai.bundle.metadata import PLACEHOLDER
 from medseglatdiff_monai.bundle.new import new_bundle
 from medseglatdiff_monai.cli import main
@@ -45,8 +44,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(bundles_dir().parent / "configs", root / "configs")
     for name in (SKIN, RETINA):
         shutil.copytree(bundles_dir() / name, root / "bundles" / name, ignore=shutil.ignore_patterns("models"))
-    for where in (bundle_module, module):
-        monkeypatch.setattr(where, "bundles_dir", lambda: root / "bundles")
+    monkeypatch.setattr(bundle_module, "SOURCE_TREE", root)
     return root
 
 
@@ -249,8 +247,8 @@ def test_a_bundle_made_so_can_be_a_source(made: Path, tmp_path: Path) -> None:
     assert targets == [
         step["_target_"] for step in load_stage_config(SKIN, "inference")["preprocessing_transforms"]
     ]  # fmt: skip
-    assert stages_that_know(root, "draws") == ["train", "scoring"]
-    assert stages_that_know(root, "scoring_samples") == ["scoring"]
+    assert Bundle(root).stages_that_know("draws") == ["train", "scoring"]
+    assert Bundle(root).stages_that_know("scoring_samples") == ["scoring"]
 
 
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

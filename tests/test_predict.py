@@ -25,7 +25,7 @@ from medseglatdiff_monai.data.sources.phantom_scan import load_phantom_scan
 from medseglatdiff_monai.data.sources.pylidc_compat import load_pylidc
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.io import parse_places
-from medseglatdiff_monai.predict.files import predict
+from medseglatdiff_monai.predict.command import predict
 from medseglatdiff_monai.predict.image import predict_image
 
 # Row, column and slice of the "nodule" of the small CT: off the middle, so that no axis can be mistaken.

@@ -14,7 +14,7 @@ from tiny_bundle import write_tiny_bundle
 from tiny_dicom import CORNER_MM, make_ct, write_series
 
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.predict.files import predict
+from medseglatdiff_monai.predict.command import predict
 from medseglatdiff_monai.predict.report import THRESHOLDS, _sizes_by_threshold, report
 
 POINT = (CORNER_MM[0] + 90 * 0.75, CORNER_MM[1] + 70 * 0.5, CORNER_MM[2] + 4.0)

@@ -67,8 +67,9 @@ def test_the_command_line_itself_imports_nothing_heavy() -> None:
     assert not packages(modules) & {*HEAVY, "numpy"}
 
 
-def test_help_imports_nothing_heavy() -> None:
-    status, modules = imports("--help")
+@pytest.mark.parametrize("command", ["", "train", "benchmark", "predict", "view", "demo"])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    status, modules = imports(*filter(None, [command]), "--help")
     assert status == "0"
     assert not packages(modules) & HEAVY
 
@@ -92,6 +93,10 @@ def test_help_imports_nothing_heavy() -> None:
         (["view", "--bundle=lung"], "No bundle 'lung'"),
         (["check-bundle", "lung"], "No bundle 'lung'"),
         (["report", "missing"], "missing: no such folder"),
+        (["benchmark", "ambiguty", "--dataset-dir=d", "--output-dir=o"], "Did you mean 'ambiguity'?"),
+        (["benchmark", "ambiguity", "--dataset-dir=d", "--output-dir=o", "--bundle=lung"], "No bundle 'lung'"),
+        (["prepare", "lidc_slices", "src", "--output-dir=o"], "Did you mean 'lidc-slices'?"),
+        (["train", LUNG, "--dataset-dir=d", "--max-epoks=3"], "No prepared data set at d"),
     ],
 )
 def test_wrong_arguments_are_told_before_anything_heavy_is_imported(

@@ -18,9 +18,10 @@ from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.evaluation.run import evaluate
 from medseglatdiff_monai.networks import OneToOneSegmenter
 from medseglatdiff_monai.networks.weights import load_tensors
-from medseglatdiff_monai.predict.files import predict
+from medseglatdiff_monai.predict.command import predict
 from medseglatdiff_monai.training import handlers as engines
-from medseglatdiff_monai.training.run import count_multiply_accumulates, stage_weights, train
+from medseglatdiff_monai.training.record import count_multiply_accumulates
+from medseglatdiff_monai.training.run import stage_weights, train
 
 pytestmark = pytest.mark.integration
 

@@ -19,7 +19,7 @@ from medseglatdiff_monai.io.prepared import LoadCased
 from medseglatdiff_monai.networks import EncoderContext, load_published_weights
 from medseglatdiff_monai.networks.weights import load_tensors
 from medseglatdiff_monai.training import handlers as engines
-from medseglatdiff_monai.training import run as training
+from medseglatdiff_monai.training import stages as training
 from medseglatdiff_monai.training.handlers import GradientClipping
 from medseglatdiff_monai.training.run import TRAINING_STAGES, train
 
@@ -68,6 +68,12 @@ def assert_same_weights(run: Path, reference: Path) -> None:
         assert found[name].keys() == state.keys()
         different = [key for key, value in state.items() if not torch.equal(found[name][key], value)]
         assert different == [], name
+
+
+def test_stages_as_one_word_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="training_stages"):
+        train(LUNG, data, output_dir=tmp_path / "run", stages="scoring", **SIZES)
+    assert not (tmp_path / "run").exists()
 
 
 def test_stages_that_do_not_fit_the_sampler_are_refused_before_anything_is_trained(data: Path, tmp_path: Path) -> None:

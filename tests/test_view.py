@@ -23,10 +23,10 @@ from tiny_dicom import CORNER_MM, make_ct, write_series
 from medseglatdiff_monai.bundle.segmenter import Segmenter, load_segmenter
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.integrations.view.case import Drawn, open_case
+from medseglatdiff_monai.integrations.view.command import view
 from medseglatdiff_monai.integrations.view.layers import describe_readers, describe_sizes, draw_layers
-from medseglatdiff_monai.integrations.view.page import view
 from medseglatdiff_monai.integrations.view.picture import find_scale, render, to_path
-from medseglatdiff_monai.predict.files import predict
+from medseglatdiff_monai.predict.command import predict
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW, COLUMN, SLICE = 70, 90, 2

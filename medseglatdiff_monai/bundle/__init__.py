@@ -3,18 +3,19 @@
 from .build import build_bundle, build_stage, write_run_folder
 from .config import (
     STAGES,
+    Bundle,
     apply_overrides,
     bundles_dir,
     experiment_name,
     find_bundle,
     load_experiment,
     load_stage_config,
-    stages_that_know,
 )
 from .segmenter import Segmenter, inference_config, load_segmenter
 
 __all__ = [
     "STAGES",
+    "Bundle",
     "Segmenter",
     "apply_overrides",
     "build_bundle",
@@ -26,6 +27,5 @@ __all__ = [
     "load_experiment",
     "load_segmenter",
     "load_stage_config",
-    "stages_that_know",
     "write_run_folder",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .config import load_stage_config
+from .config import Bundle
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ def check_bundle_arguments(
     """
     check_device(overrides.get("device"))
     keys = {key: value for key, value in overrides.items() if key != "device" and value is not None}
-    load_stage_config(bundle, stage, experiment, keys)
+    Bundle(bundle, experiment).config(stage, keys)
 
 
 def check_device(device: str | torch.device | None) -> None:

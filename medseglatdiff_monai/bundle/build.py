@@ -1,32 +1,63 @@
-"""Stage files from the fragments in ``configs/``, and run folders that are bundles of their own."""
+"""Stage files from the fragments in ``configs/``, and run folders that are bundles of their own.
+
+``python -m medseglatdiff_monai.bundle`` (``make bundles``) rebuilds the stage files of all bundles of the source tree.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..files import read_json
-from .config import STAGES, bundles_dir, find_bundle, load_stage_config, merge_keys
+from ..errors import InputError, did_you_mean
+from ..files import read_json, save_json
+from .config import STAGES, Bundle, bundles_dir, check_stage_blocks, merge_keys, without_comments
 
-__all__ = ["build_bundle", "build_stage", "write_run_folder"]
+__all__ = ["build_all", "build_bundle", "build_stage", "build_stages", "write_run_folder"]
+
+# A run may be continued with more time, more epochs or another use of memory and workers; everything else must stay.
+FREE_KEYS = {"max_minutes", "deadline", "max_epochs", "num_workers", "cache_workers", "cache_rate", "tracking_uri"}
 
 
-def build_stage(configs_dir: Path, bundle_name: str, stage: str) -> dict:
-    """Configuration of one stage of a bundle, joined from its fragments and the bundle's own file.
+def build_stages(configs_dir: Path, bundle_name: str) -> dict[str, dict[str, Any]]:
+    """Configuration of every stage of a bundle, joined from its fragments and the bundle's own file.
 
-    A bundle's file may hold one block a stage under ``"stages"``; of its other keys a stage takes those it knows and,
-    so that preprocessing may have its own, all of a stage that reads images.
+    A bundle's file may hold one block per stage under ``"stages"``; its other keys go into every stage.
+
+    Raises:
+        InputError: the bundle's file names a stage that there is not, or a key that no fragment has and nothing refers
+            to; the message names the nearest known one.
     """
-    config: dict = {}
-    for fragment in STAGES[stage]:
-        config = merge_keys(config, read_json(configs_dir / f"{fragment}.json"))
-    own = read_json(configs_dir / "bundles" / f"{bundle_name}.json")
-    for_stage = own.pop("stages", {}).get(stage, {})
-    return merge_keys(merge_keys(config, own), for_stage)
+    names = dict.fromkeys(name for fragments in STAGES.values() for name in fragments)
+    fragments = {name: read_json(configs_dir / f"{name}.json") for name in names}
+    path = configs_dir / "bundles" / f"{bundle_name}.json"
+    own = read_json(path)
+    referred = set(re.findall(r"@([A-Za-z_]\w*)", json.dumps([own, fragments])))
+    blocks = check_stage_blocks(own.pop("stages", {}), str(path))
+    known = {key for fragment in fragments.values() for key in fragment} | referred
+    for part in (own, *blocks.values()):
+        for key in without_comments(part):
+            name = key.removeprefix("+").partition("#")[0]
+            if name not in known:
+                hint = did_you_mean(name, sorted(known), cutoff=0.4)
+                raise InputError(f"{path}: no fragment of configs/ has the key {name!r}, and nothing uses it.{hint}")
+    configs = {}
+    for stage, parts in STAGES.items():
+        config: dict[str, Any] = {}
+        for changes in (*(fragments[name] for name in parts), own, blocks.get(stage, {})):
+            # MONAI merges in place: without copies, one stage's keys would get into the fragments of the next.
+            config = merge_keys(config, copy.deepcopy(changes))
+        configs[stage] = config
+    return configs
+
+
+def build_stage(configs_dir: Path, bundle_name: str, stage: str) -> dict[str, Any]:
+    """Configuration of one stage of a bundle, see :func:`build_stages`."""
+    return build_stages(configs_dir, bundle_name)[stage]
 
 
 def build_bundle(bundle_name: str, configs_dir: Path | None = None, destination: Path | None = None) -> list[Path]:
@@ -36,7 +67,7 @@ def build_bundle(bundle_name: str, configs_dir: Path | None = None, destination:
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for name, config in {
-        **{stage: build_stage(source, bundle_name, stage) for stage in STAGES},
+        **build_stages(source, bundle_name),
         **{overlay.stem: read_json(overlay) for overlay in sorted(source.glob("multi_gpu_*.json"))},
     }.items():
         path = target / f"{name}.json"
@@ -45,44 +76,56 @@ def build_bundle(bundle_name: str, configs_dir: Path | None = None, destination:
     return written
 
 
+def build_all() -> None:
+    """Rebuild the stage files of all bundles of the source tree, and print which."""
+    for path in sorted((bundles_dir().parent / "configs" / "bundles").glob("*.json")):
+        build_bundle(path.stem)
+        print(f"Built: {path.stem}")
+
+
 def write_run_folder(
-    bundle: str | Path, output_dir: str | Path, experiment: str | Path | None, overrides: Mapping[str, Any]
+    bundle: str | Path | Bundle,
+    output_dir: str | Path,
+    experiment: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Path:
     """Make ``output_dir`` a bundle of its own: every stage with experiment and overrides merged in, and the metadata.
 
     A run is thereby complete: its folder can be evaluated, used for prediction, or run again by ``monai.bundle``.
 
+    Args:
+        bundle: folder, name under ``bundles/``, or an opened bundle with its experiment.
+        output_dir: the run's folder.
+        experiment: overlay of a bundle that is not opened yet.
+        overrides: configuration keys, see :meth:`~medseglatdiff_monai.bundle.config.Bundle.config`.
+
     Raises:
         InputError: the folder belongs to a run with another configuration.
     """
-    from ..files import save_json
-
-    root = find_bundle(bundle)
+    source = Bundle.open(bundle, experiment)
     output = Path(output_dir).absolute()
-    configs = {stage: load_stage_config(root, stage, experiment, overrides) for stage in STAGES}
     target = output / "configs"
-    if output != root:
-        for stage, config in configs.items():
-            path = target / f"{stage}.json"
-            if path.is_file() and _without_budget(read_json(path)) != _without_budget(config):
-                raise InputError(
-                    f"{output} holds a run with another configuration ({path.name} differs). Choose another "
-                    "--output-dir, or repeat the arguments that the run was started with."
-                )
-    elif experiment is not None or overrides:
-        raise InputError("A bundle cannot be trained into its own folder with overrides: give --output-dir.")
+    if output == source.root:
+        if source.experiment or overrides:
+            raise InputError("A bundle cannot be trained into its own folder with overrides: give --output-dir.")
+        return output
+    configs = {stage: source.config(stage, overrides) for stage in STAGES}
+    for stage, config in configs.items():
+        path = target / f"{stage}.json"
+        if path.is_file() and _fixed_part(read_json(path)) != _fixed_part(config):
+            raise InputError(
+                f"{output} holds a run with another configuration ({path.name} differs). Choose another --output-dir, "
+                "or repeat the arguments that the run was started with."
+            )
     target.mkdir(parents=True, exist_ok=True)
     for stage, config in configs.items():
-        if output != root:
-            save_json(config, target / f"{stage}.json")
-    for name in ("metadata.json", "logging.conf", *(path.name for path in (root / "configs").glob("multi_gpu_*.json"))):
-        source = root / "configs" / name
-        if source.is_file() and output != root:
-            shutil.copyfile(source, target / name)
+        save_json(config, target / f"{stage}.json")
+    folder = source.root / "configs"
+    for path in (folder / "metadata.json", folder / "logging.conf", *folder.glob("multi_gpu_*.json")):
+        if path.is_file():
+            shutil.copyfile(path, target / path.name)
     return output
 
 
-def _without_budget(config: dict) -> dict:
-    """A run may go on with more time, more epochs or another use of memory and workers; everything else must stay."""
-    free = {"max_minutes", "deadline", "max_epochs", "num_workers", "cache_workers", "cache_rate", "tracking_uri"}
-    return {key: value for key, value in config.items() if key not in free}
+def _fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in without_comments(config).items() if key not in FREE_KEYS}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from .build import build_stage
-from .config import STAGES, bundles_dir, find_bundle, load_stage_config
+from .build import build_stages
+from .config import STAGES, Bundle, bundles_dir
 from .metadata import PLACEHOLDER
 
 __all__ = ["check_bundle"]
@@ -23,28 +22,37 @@ REQUIRED_METADATA = (
 
 
 def check_bundle(bundle: str | Path) -> list[str]:
-    """What a bundle still lacks before it is given to others; one line each, none where it is complete.
+    """Say what a bundle still lacks before it is given to others; the exit status is 1 if there is anything.
 
-    Looked for: missing files; ``FILL IN`` in metadata, model card and data licence; metadata without a required entry,
+    Looked for: missing files; FILL IN in metadata, model card and data licence; metadata without a required entry,
     whose version has no changelog entry, or that speaks of other sizes than the network's; in the source tree, stage
-    files that differ from ``configs/``.
+    files that differ from configs/.
+
+    Example: medseglatdiff check-bundle bundles/my_cells
+
+    Args:
+        bundle: bundle folder, or a name under bundles/.
+
+    Returns:
+        One line for each thing that is missing.
 
     Raises:
         InputError: no such bundle.
     """
-    root = find_bundle(bundle)
+    opened = Bundle(bundle)
+    root = opened.root
     found = [f"{name}: is missing or empty" for name in NECESSARY if not _has_content(root / name)]
     for name in ("configs/metadata.json", "docs/README.md", "docs/data_license.txt"):
         if _has_content(root / name):
             lines = (root / name).read_text().splitlines()
             found += [f"{name}, line {i}: {line.strip()}" for i, line in enumerate(lines, 1) if PLACEHOLDER in line]
-    metadata = json.loads((root / "configs" / "metadata.json").read_text())
+    metadata = opened.metadata
     found += [f"configs/metadata.json: no {key!r}" for key in REQUIRED_METADATA if key not in metadata]
     version = metadata.get("version")
     if version not in metadata.get("changelog", {}):
         found.append(f"configs/metadata.json: the changelog has no entry for version {version}")
     if _has_content(root / "configs" / "inference.json"):
-        config = load_stage_config(root, "inference")
+        config = opened.config("inference")
         described = metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
         shape = [config["image_size"]] * config.get("spatial_dims", 2)
         for key, expected in (("num_channels", config["image_channels"]), ("spatial_shape", shape)):
@@ -54,10 +62,10 @@ def check_bundle(bundle: str | Path) -> list[str]:
                 )
     configs = bundles_dir().parent / "configs"
     if root.parent == bundles_dir() and (configs / "bundles" / f"{root.name}.json").is_file():
-        for stage in STAGES:
-            path = root / "configs" / f"{stage}.json"
-            if path.is_file() and json.loads(path.read_text()) != build_stage(configs, root.name, stage):
-                found.append(f"configs/{stage}.json: differs from configs/: run 'medseglatdiff build-bundles'")
+        built = build_stages(configs, root.name)
+        for stage, config in opened.stages.items():
+            if config != built[stage]:
+                found.append(f"configs/{stage}.json: differs from configs/: run 'make bundles'")
     return found
 
 

@@ -1,35 +1,37 @@
-"""The bundles' configuration: how stage files are built, merged with experiments and overrides, checked and run.
+"""The bundles' configuration: which stages there are, and how experiments and overrides are merged into them.
 
-This is the only module that knows the JSON layout. ``configs/`` holds every stage once, as fragments; ``build_bundle``
-joins them with the one small file in which bundles differ into stage files that stand alone, since a downloaded bundle
-has no ``configs/`` beside it. ``run_stage`` is ``monai.bundle run`` on such a file, after the overrides were checked:
-MONAI takes a misspelt key in silence.
+``configs/`` holds every stage once, as fragments; :mod:`~medseglatdiff_monai.bundle.build` joins them with the one
+small file in which bundles differ into stage files that stand alone, since a downloaded bundle has no ``configs/``.
+A key that exists nowhere is an error, which MONAI would take in silence. A key that begins with an underscore is a
+comment, in fragments, bundle files, experiments and suites alike.
 
-torch and MONAI are imported where they are used: to import them takes seconds, and a wrong name is to be told before.
+MONAI is imported where it is used: to import it takes seconds, and a wrong name is to be told before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InputError, did_you_mean
 from ..files import SOURCE_TREE, read_json
-
-if TYPE_CHECKING:
-    pass
+from ..startup import heavy_imports
 
 __all__ = [
     "STAGES",
+    "Bundle",
     "apply_overrides",
     "bundles_dir",
+    "check_stage_blocks",
     "experiment_name",
     "find_bundle",
     "load_experiment",
     "load_stage_config",
     "merge_keys",
-    "stages_that_know",
+    "without_comments",
 ]
 
 # Stage file in a bundle → the fragments of configs/ that it is built from, in this order.
@@ -47,13 +49,19 @@ def merge_keys(config: dict, changes: Mapping[str, Any]) -> dict:
     """``changes`` with MONAI's keys (``a#b`` goes deep, ``+a`` extends) merged into ``config``."""
     if not changes:
         return config
-    from monai.bundle import ConfigParser
-    from monai.bundle.utils import merge_kv
+    with heavy_imports():
+        from monai.bundle import ConfigParser
+        from monai.bundle.utils import merge_kv
 
     parser = ConfigParser(config)
     for key, value in changes.items():
         merge_kv(parser, key, value)
     return parser.get()
+
+
+def without_comments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a configuration or overlay that do not begin with an underscore."""
+    return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
 def bundles_dir() -> Path:
@@ -77,77 +85,152 @@ def find_bundle(bundle: str | Path) -> Path:
     )
 
 
-def _known_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _list_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for key, value in config.items():
         keys.append(f"{prefix}{key}")
         if isinstance(value, Mapping):
-            keys += _known_keys(value, f"{prefix}{key}#")
+            keys += _list_keys(value, f"{prefix}{key}#")
     return keys
 
 
-def apply_overrides(config: dict, overrides: Mapping[str, Any], also_known: Sequence[str] = ()) -> dict:
+def _check_keys(keys: Iterable[str], known: set[str]) -> None:
+    for key in keys:
+        name = key.removeprefix("+")
+        if name not in known:
+            hint = did_you_mean(name, sorted(known), cutoff=0.4)
+            raise InputError(f"Unknown configuration key {name!r}.{hint} The bundle's configs/*.json hold the keys.")
+
+
+def check_stage_blocks(blocks: Any, where: str) -> dict[str, dict[str, Any]]:
+    """The value of a key ``stages``: one block of configuration keys per stage, without comments.
+
+    Args:
+        blocks: what was found.
+        where: file or argument, for the message.
+
+    Raises:
+        InputError: no such blocks, or a stage that there is not; the message names the nearest one.
+    """
+    if not isinstance(blocks, Mapping) or not all(isinstance(key, str) for key in blocks):
+        raise InputError(
+            f"{where}: stages is {blocks!r}; expected a block of keys per stage, such as {{'train': {{'draws': 2}}}}. "
+            "The stages to be trained are chosen with training_stages."
+        )
+    blocks = without_comments(blocks)
+    for stage, block in blocks.items():
+        if stage not in STAGES:
+            hint = did_you_mean(stage, STAGES, cutoff=0.4)
+            raise InputError(f"{where}: stages names {stage!r}; expected some of {', '.join(STAGES)}.{hint}")
+        if not isinstance(block, Mapping):
+            raise InputError(f"{where}: the block of the stage {stage!r} is {block!r}; expected keys and their values.")
+    return {stage: without_comments(block) for stage, block in blocks.items()}
+
+
+def apply_overrides(config: dict, overrides: Mapping[str, Any], also_known: Iterable[str] = ()) -> dict:
     """Merge overrides into a stage's configuration; a key that exists nowhere is an error.
 
     Args:
         config: the stage.
         overrides: MONAI's keys: ``key``, ``a#b``, ``+a``.
-        also_known: top-level keys of the bundle's other stages: legal, and without effect here.
+        also_known: keys of the bundle's other stages: legal, and without effect here.
 
     Raises:
         InputError: an unknown key; the message names the nearest known one.
     """
-    known = set(_known_keys(config))
-    own: dict[str, Any] = {}
-    for key, value in overrides.items():
+    here = set(_list_keys(config))
+    _check_keys(overrides, here.union(also_known))
+    return merge_keys(config, {key: value for key, value in overrides.items() if key.removeprefix("+") in here})
+
+
+class Bundle:
+    """The configuration of a bundle, alone or with an experiment; each JSON file is parsed once.
+
+    Args:
+        bundle: folder, or name under ``bundles/``.
+        experiment: a JSON file, or a name under ``configs/experiments/``, e.g. ``"ablations/kl"``.
+
+    Raises:
+        InputError: no such bundle or experiment.
+    """
+
+    def __init__(self, bundle: str | Path, experiment: str | Path | None = None) -> None:
+        self.root = find_bundle(bundle)
+        self.experiment = load_experiment(experiment)
+        self._where = str(experiment)
+
+    @classmethod
+    def open(cls, bundle: str | Path | Bundle, experiment: str | Path | None = None) -> Bundle:
+        """The bundle itself where it is open already, with its experiment; else see the constructor."""
+        return bundle if isinstance(bundle, Bundle) else cls(bundle, experiment)
+
+    @cached_property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """Configuration of each stage that the bundle has."""
+        files = {stage: self.root / "configs" / f"{stage}.json" for stage in STAGES}
+        return {stage: read_json(path) for stage, path in files.items() if path.is_file()}
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """Contents of ``metadata.json``."""
+        return read_json(self.root / "configs" / "metadata.json")
+
+    def stages_that_know(self, key: str) -> list[str]:
+        """Stages in whose configuration a key (``a``, ``a#b``, ``+a``) exists."""
         name = key.removeprefix("+")
-        if name in known:
-            own[key] = value
-        elif name not in also_known:
-            hint = did_you_mean(name, sorted(known | set(also_known)), cutoff=0.4)
-            raise InputError(f"Unknown configuration key {name!r}.{hint} The bundle's configs/*.json hold the keys.")
-    return merge_keys(config, own)
+        return [stage for stage, config in self.stages.items() if name in _list_keys(config)]
+
+    def config(self, stage: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Configuration of one stage with the experiment and the user's overrides merged in.
+
+        Args:
+            stage: a key of ``STAGES``.
+            overrides: configuration keys (``key``, ``a#b``, ``+a``) and their values; under ``stages`` one block of
+                them per stage. Keys that only other stages know are legal and have no effect.
+
+        Raises:
+            InputError: the bundle has no such stage; an unknown key or stage, the message names the nearest known one.
+        """
+        if stage not in self.stages:
+            raise InputError(f"{self.root} has no configs/{stage}.json; it has {', '.join(self.stages) or 'no stage'}.")
+        known = {key for config in self.stages.values() for key in _list_keys(config)}
+        changes = []
+        # All keys are checked before the first is merged, for which MONAI is imported.
+        for overlay, where in ((self.experiment, self._where), (overrides or {}, "The overrides")):
+            own = without_comments(overlay)
+            blocks = check_stage_blocks(own.pop("stages", {}), where)
+            for part in (own, *(block for name, block in blocks.items() if name in self.stages)):
+                _check_keys(part, known)
+                known.update(_list_keys(part))
+            changes.append({**own, **blocks.get(stage, {})})
+        config = copy.deepcopy(self.stages[stage])
+        for part in changes:
+            config = apply_overrides(config, copy.deepcopy(part), known)
+        return config
 
 
 def load_stage_config(
     bundle: str | Path, stage: str, experiment: str | Path | None = None, overrides: Mapping[str, Any] | None = None
-) -> dict:
-    """Configuration of one stage with an experiment's overlay and the user's overrides merged in.
-
-    Args:
-        bundle: folder or name.
-        stage: a key of ``STAGES``.
-        experiment: a JSON file, or a name under ``configs/experiments/``, e.g. ``"ablations/kl"``.
-        overrides: keys and values, see :func:`apply_overrides`.
-
-    Raises:
-        InputError: no such bundle, experiment or key.
-    """
-    root = find_bundle(bundle)
-    config = read_json(root / "configs" / f"{stage}.json")
-    stages = [read_json(path) for name in STAGES if (path := root / "configs" / f"{name}.json").is_file()]
-    also_known = sorted({key for other in stages for key in _known_keys(other)})
-    for changes in (load_experiment(experiment), overrides or {}):
-        own = {key: value for key, value in changes.items() if key != "stages"}
-        config = apply_overrides(config, {**own, **changes.get("stages", {}).get(stage, {})}, also_known)
-    return config
-
-
-def stages_that_know(bundle: str | Path, key: str) -> list[str]:
-    """Stages of a bundle in whose configuration a key (``a``, ``a#b``, ``+a``) exists."""
-    root = find_bundle(bundle)
-    configs = {stage: read_json(root / "configs" / f"{stage}.json") for stage in STAGES}
-    return [stage for stage, config in configs.items() if key.removeprefix("+") in _known_keys(config)]
+) -> dict[str, Any]:
+    """Configuration of one stage of a bundle, see :meth:`Bundle.config`."""
+    return Bundle(bundle, experiment).config(stage, overrides)
 
 
 def load_experiment(experiment: str | Path | None) -> dict:
-    """Overlay of an experiment given as a JSON file or as a name under ``configs/experiments/``; {} for ``None``."""
+    """Overlay of an experiment given as a JSON file or as a name under ``configs/experiments/``; {} for ``None``.
+
+    Raises:
+        InputError: there is none, the message names the nearest known name; or the file holds no keys.
+    """
     if experiment is None:
         return {}
     folder = SOURCE_TREE / "configs" / "experiments"
     for candidate in (Path(experiment), folder / f"{experiment}.json"):
         if candidate.is_file():
-            return read_json(candidate)
+            overlay = read_json(candidate)
+            if not isinstance(overlay, dict):
+                raise InputError(f"{candidate} is no overlay: expected keys and values, {{...}}.")
+            return overlay
     known = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.json"))
     hint = did_you_mean(str(experiment), known)
     raise InputError(f"No experiment {str(experiment)!r}: expected a JSON file or one of {', '.join(known)}.{hint}")

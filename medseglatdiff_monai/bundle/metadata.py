@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .config import Bundle
 
-__all__ = ["name_structure", "write_metadata"]
+__all__ = ["PLACEHOLDER", "make_metadata", "write_documents"]
 
 PLACEHOLDER = "FILL IN"
 
@@ -76,19 +77,19 @@ FILL IN: citations that the providers ask for.
 """
 
 
-def name_structure(structure: str | None, info: Mapping[str, Any]) -> str:
+def _name_structure(structure: str | None, info: Mapping[str, Any]) -> str:
     """What is outlined, in words: as given, as the data set says, or "foreground"."""
     return structure or info.get("labels", {}).get("1") or "foreground"
 
 
-def write_metadata(
-    name: str, root: Path, config: dict, info: Mapping[str, Any], structure: str | None, modality: str | None
+def make_metadata(
+    name: str, opened: Bundle, config: dict, info: Mapping[str, Any], structure: str | None, modality: str | None
 ) -> dict[str, Any]:
     """``metadata.json``: what follows from the configuration and the data, and placeholders for the rest."""
-    what = name_structure(structure, info)
+    what = _name_structure(structure, info)
     known = info.get("modality")
     images = modality or (known if known not in (None, "unknown") else None) or f"{PLACEHOLDER}: modality"
-    source = json.loads((root / "configs" / "metadata.json").read_text())
+    root, source = opened.root, opened.metadata
     channels, shape = config["image_channels"], [config["image_size"]] * config.get("spatial_dims", 2)
     colours = ["red", "green", "blue"] if channels == 3 else ["intensity"] if channels == 1 else None
     channel_def = {str(i): colours[i] if colours else f"channel {i}" for i in range(channels)}
@@ -135,3 +136,26 @@ def write_metadata(
             },
         },
     }  # fmt: skip
+
+
+def write_documents(
+    folder: Path,
+    name: str,
+    metadata: Mapping[str, Any],
+    config: Mapping[str, Any],
+    info: Mapping[str, Any],
+    structure: str | None,
+) -> None:
+    """Write metadata, model card and data licence of the bundle in ``folder``."""
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n")
+    raters = info.get("num_raters")
+    card = MODEL_CARD.format(
+        name=name, title=metadata["name"], channels=config["image_channels"], method=METHOD,
+        shape=", ".join([str(config["image_size"])] * config.get("spatial_dims", 2)),
+        structure=_name_structure(structure, info),
+        readers="how many readers outlined each" if raters is None else f"{raters} reader(s) an image",
+        **{key: metadata[key] for key in ("description", "intended_use", "image_classes")},
+    )  # fmt: skip
+    (folder / "docs").mkdir()
+    (folder / "docs" / "README.md").write_text(card)
+    (folder / "docs" / "data_license.txt").write_text(DATA_LICENSE.format(name=name))

@@ -1,8 +1,8 @@
 """A bundle of one's own, made from an existing one by choices alone: sizes, channels, how masks are resized.
 
-In the source tree the choices become ``configs/bundles/NAME.json``, from which ``build_bundles`` makes the stage files
+In the source tree the choices become ``configs/bundles/NAME.json``, from which ``make bundles`` makes the stage files
 of ``bundles/NAME``; elsewhere the bundle stands alone. What only the maker can know, such as the data's licence, is
-marked ``FILL IN`` in metadata, model card and data licence, and :func:`check_bundle` lists what is left of it.
+marked ``FILL IN`` in metadata, model card and data licence; ``check-bundle`` lists what is left of it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data.datalist import load_dataset_info
 from ..errors import InputError, unwrapped_errors
+from ..files import read_json
+from ..startup import heavy_imports
 from .build import build_bundle, write_run_folder
-from .config import STAGES, bundles_dir, find_bundle, load_stage_config, stages_that_know
-from .metadata import DATA_LICENSE, METHOD, MODEL_CARD, name_structure, write_metadata
+from .config import STAGES, Bundle, bundles_dir
+from .metadata import make_metadata, write_documents
 
 __all__ = ["new_bundle"]
 
@@ -38,23 +41,26 @@ def new_bundle(
     intensities: str | Sequence[float] | None = None,
     **overrides: Any,
 ) -> Path:
-    """Make a bundle from another one.
+    """Make a bundle for data of one's own: another bundle's configuration with other sizes and keys.
+
+    Example: medseglatdiff new-bundle my_cells --from skin_lesion_dermoscopy_latent_diffusion --output-dir bundles
 
     Args:
         name: the bundle's name: lower-case letters, digits and underscores, a letter first.
-        source: bundle folder, or a name under ``bundles/``, whose configuration the new one starts from.
-        output_dir: folder in which the bundle ``name`` is made, standing alone. Without it the bundle goes into the
-            source tree: ``configs/bundles/NAME.json`` and ``bundles/NAME``.
-        dataset_dir: prepared folder; its channels, labels, modality and number of readers are taken over.
+        source: bundle folder, or a name under bundles/, whose configuration the new one starts from; on the command
+            line --from.
+        output_dir: folder in which the bundle is made, standing alone. Without it the bundle goes into the source tree:
+            configs/bundles/NAME.json and bundles/NAME.
+        dataset_dir: prepared folder; its channels, labels, modality and number of raters are taken over.
         image_size: side in pixels of the network's input.
         channels: channels of the image.
-        structure: what is outlined, for the metadata, e.g. ``"vessel"``.
-        modality: of the images, for the metadata, e.g. ``"fundus photography"``.
-        mask_resize: how masks are brought to ``image_size`` where the source resizes: ``"nearest"``, or ``"area"``: a
-            pixel is foreground where at least half of its area is, which keeps structures of a few pixels' width.
-        intensities: grey values that become 0 and 1, e.g. ``(0, 4095)``, values beyond are clipped; or ``"image"``:
-            each image's own minimum and maximum.
-        overrides: configuration keys; ``stages`` takes a dictionary of keys for single stages.
+        structure: what is outlined, for the texts, e.g. vessel.
+        modality: of the images, for the texts, e.g. "fundus photography".
+        mask_resize: how masks are brought to image_size where the source resizes: nearest, or area: a pixel is
+            foreground where at least half of its area is, which keeps structures of a few pixels' width.
+        intensities: LOW,HIGH: grey values that become 0 and 1, values beyond are clipped; or image: each image's own
+            minimum and maximum.
+        overrides: configuration keys; stages takes a block of keys per stage.
 
     Returns:
         The bundle's folder.
@@ -67,76 +73,97 @@ def new_bundle(
             f"The bundle's name is {name!r}; expected 3 to 80 lower-case letters, digits and underscores, a letter "
             "first, e.g. retinal_vessel_fundus_latent_diffusion."
         )
-    root = find_bundle(source)
-    in_tree = output_dir is None
-    target = (bundles_dir() if output_dir is None else Path(output_dir).absolute()) / name
-    own_file = bundles_dir().parent / "configs" / "bundles" / f"{name}.json"
-    source_file = own_file.with_name(f"{root.name}.json")
-    if in_tree and (root.parent != bundles_dir() or not source_file.is_file()):
-        raise InputError(f"{root} is no bundle of the source tree ({source_file} is missing): give --output-dir.")
-    for path in (target, own_file) if in_tree else (target,):
-        if path.exists():
-            raise InputError(f"{path} exists already: choose another name, or remove it first.")
-
-    before = load_stage_config(root, "inference")
+    opened = Bundle(source)
+    place = _find_place(name, opened.root, output_dir)
+    before = opened.config("inference")
     info = {} if dataset_dir is None else load_dataset_info(dataset_dir)
-    dims = int(before.get("spatial_dims", 2))
-    if info and info.get("spatial_dims", 2) != dims:
-        raise InputError(f"{dataset_dir} holds images of {info.get('spatial_dims', 2)} dimensions, {root.name} {dims}.")
-    if channels is not None and info and channels != info.get("num_channels"):
-        raise InputError(f"--channels is {channels}, the images of {dataset_dir} have {info.get('num_channels')}.")
-    changes: dict[str, Any] = dict(overrides)
-    for key, value in (("image_size", image_size), ("image_channels", channels or info.get("num_channels"))):
+    _check_data(info, dataset_dir, before, opened.root, channels)
+    changes = dict(overrides)
+    for key, value in (("image_size", image_size), ("image_channels", info.get("num_channels", channels))):
         if value is not None:
             changes[key] = value
     if mask_resize is not None or intensities is not None:
         if "preprocessing_transforms" in changes:
             raise InputError("Give --preprocessing_transforms, or --mask-resize and --intensities, not both.")
         changes["preprocessing_transforms"] = _change_preprocessing(
-            before["preprocessing_transforms"], root.name, mask_resize, intensities
+            before["preprocessing_transforms"], opened.root.name, mask_resize, intensities
         )
-    unknown = sorted(set(changes.get("stages", {})) - set(STAGES))
-    if unknown:
-        raise InputError(f"--stages has {', '.join(unknown)}; expected some of {', '.join(STAGES)}.")
-
-    config = load_stage_config(root, "inference", overrides=changes)
-    for stage in STAGES:
-        load_stage_config(root, stage, overrides=changes)
+    config = opened.config("inference", changes)
     _check_sizes(config)
-    metadata = write_metadata(name, root, config, info, structure, modality)
-    license_file = next(
-        (path for path in (root / "LICENSE", bundles_dir().parent / "LICENSE") if path.is_file()), None
-    )  # fmt: skip
-    if license_file is None:
-        raise InputError(f"{root} has no LICENSE: put the licence of its configurations there.")
+    metadata = make_metadata(name, opened, config, info, structure, modality)
+    licence = _find_licence(opened.root)
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    place.target.parent.mkdir(parents=True, exist_ok=True)
     # Made beside its place and moved there whole: what fails half-way leaves nothing behind.
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as temporary:
+    with tempfile.TemporaryDirectory(dir=place.target.parent, prefix=".new-") as temporary:
         made = Path(temporary) / name
-        write_run_folder(root, made, None, changes)
-        (made / "docs").mkdir()
-        shutil.copyfile(license_file, made / "LICENSE")
-        (made / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n")
-        raters = info.get("num_raters")
-        card = MODEL_CARD.format(
-            name=name, title=metadata["name"], channels=config["image_channels"], method=METHOD,
-            shape=", ".join([str(config["image_size"])] * dims), structure=name_structure(structure, info),
-            readers="how many readers outlined each" if raters is None else f"{raters} reader(s) an image",
-            **{key: metadata[key] for key in ("description", "intended_use", "image_classes")},
-        )  # fmt: skip
-        (made / "docs" / "README.md").write_text(card)
-        (made / "docs" / "data_license.txt").write_text(DATA_LICENSE.format(name=name))
-        if in_tree:
-            own = _join_own(json.loads(source_file.read_text()), changes, root)
-            own_file.write_text(json.dumps(own, indent=2) + "\n")
-            try:
-                build_bundle(name, destination=made)
-            except BaseException:
-                own_file.unlink()
-                raise
-        made.rename(target)
-    return target
+        write_run_folder(opened, made, overrides=changes)
+        shutil.copyfile(licence, made / "LICENSE")
+        write_documents(made, name, metadata, config, info, structure)
+        if place.own_file is not None:
+            _build_in_tree(place.own_file, opened, changes, made)
+        made.rename(place.target)
+    return place.target
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a new bundle goes.
+
+    Attributes:
+        target: its folder.
+        own_file: in the source tree, the file under ``configs/bundles/`` that its stage files are built from.
+    """
+
+    target: Path
+    own_file: Path | None
+
+
+def _find_place(name: str, source: Path, output_dir: str | Path | None) -> _Place:
+    """Raise the InputError of a place that is taken, or of a source that the source tree cannot build from."""
+    if output_dir is not None:
+        place = _Place(Path(output_dir).absolute() / name, None)
+    else:
+        folder = bundles_dir().parent / "configs" / "bundles"
+        source_file = folder / f"{source.name}.json"
+        if source.parent != bundles_dir() or not source_file.is_file():
+            raise InputError(f"{source} is no bundle of the source tree ({source_file} is missing): give --output-dir.")
+        place = _Place(bundles_dir() / name, folder / f"{name}.json")
+    for path in (place.target, place.own_file):
+        if path is not None and path.exists():
+            raise InputError(f"{path} exists already: choose another name, or remove it first.")
+    return place
+
+
+def _check_data(
+    info: Mapping[str, Any], dataset_dir: str | Path | None, config: Mapping[str, Any], source: Path, channels: Any
+) -> None:
+    """Refuse data that the source's network or ``--channels`` does not fit."""
+    if not info:
+        return
+    dims, expected = info.get("spatial_dims", 2), int(config.get("spatial_dims", 2))
+    if dims != expected:
+        raise InputError(f"{dataset_dir} holds images of {dims} dimensions, {source.name} {expected}.")
+    if channels is not None and channels != info.get("num_channels"):
+        raise InputError(f"--channels is {channels}, the images of {dataset_dir} have {info.get('num_channels')}.")
+
+
+def _find_licence(source: Path) -> Path:
+    for path in (source / "LICENSE", bundles_dir().parent / "LICENSE"):
+        if path.is_file():
+            return path
+    raise InputError(f"{source} has no LICENSE: put the licence of its configurations there.")
+
+
+def _build_in_tree(own_file: Path, source: Bundle, changes: Mapping[str, Any], made: Path) -> None:
+    """Write the bundle's own file under ``configs/bundles/`` and build its stage files from it."""
+    before = read_json(own_file.with_name(f"{source.root.name}.json"))
+    own_file.write_text(json.dumps(_join_own(before, changes, source), indent=2) + "\n")
+    try:
+        build_bundle(own_file.stem, destination=made)
+    except BaseException:
+        own_file.unlink()
+        raise
 
 
 def _change_preprocessing(
@@ -188,8 +215,8 @@ def _check_sizes(config: dict) -> None:
     for option, value in (("image_size", side), ("channels", channels)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InputError(f"{option} is {value!r}; expected a positive whole number.")
-    # Here: MONAI takes seconds to import, and a wrong argument is to be told before.
-    from monai.bundle import ConfigParser
+    with heavy_imports():
+        from monai.bundle import ConfigParser
 
     try:
         with unwrapped_errors():
@@ -211,14 +238,14 @@ def _check_sizes(config: dict) -> None:
         )
 
 
-def _join_own(own: dict[str, Any], changes: Mapping[str, Any], root: Path) -> dict[str, Any]:
+def _join_own(own: dict[str, Any], changes: Mapping[str, Any], source: Bundle) -> dict[str, Any]:
     """The source's own file with changes: keys that all stages know on top, others in the blocks of those that do."""
     joined = copy.deepcopy(own)
     blocks: dict[str, dict] = joined.pop("stages", {})
     for key, value in changes.items():
         if key == "stages":
             continue
-        knowing = stages_that_know(root, key)
+        knowing = source.stages_that_know(key)
         for block in blocks.values():
             block.pop(key, None)
         if set(knowing) == set(STAGES):

@@ -6,15 +6,14 @@ network. Training states, codecs' own weights, tracking databases and prediction
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from pathlib import Path
 
 from ..errors import InputError
 from ..files import save_with
-from ..networks.weights import stage_finished
-from .config import find_bundle
+from ..startup import heavy_imports
+from .config import Bundle
 
 __all__ = ["bundle_files", "pack"]
 
@@ -23,13 +22,17 @@ PATTERNS = ("LICENSE", "large_files.yml", "configs/*.json", "configs/logging.con
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def bundle_files(root: Path) -> list[Path]:
-    """Files that make the bundle in folder ``root``, sorted.
+def bundle_files(bundle: Bundle) -> list[Path]:
+    """Files that make a bundle, sorted.
 
     Raises:
         InputError: no weights, weights of an unfinished stage, a version that the metadata's changelog does not name,
             or a configuration that holds a password.
     """
+    with heavy_imports():
+        from ..networks.weights import stage_finished
+
+    root = bundle.root
     weights = root / "models" / "model.pt"
     if not stage_finished(weights):
         state = "belongs to a training that is not finished" if weights.is_file() else "is missing"
@@ -38,9 +41,8 @@ def bundle_files(root: Path) -> list[Path]:
             "--dataset-dir D --output-dir RUN' and give RUN."
         )
     metadata_path = root / "configs" / "metadata.json"
-    metadata = json.loads(metadata_path.read_text())
-    version = metadata.get("version")
-    if version not in metadata.get("changelog", {}):
+    version = bundle.metadata.get("version")
+    if version not in bundle.metadata.get("changelog", {}):
         raise InputError(
             f"{metadata_path}: version {version!r} has no entry in 'changelog'. Add one that says what changed."
         )
@@ -56,27 +58,33 @@ def bundle_files(root: Path) -> list[Path]:
 
 
 def pack(bundle: str | Path, output_file: str | Path) -> Path:
-    """Write a bundle as zip, in one top-level folder that bears the bundle's name.
+    """Write a bundle, or a finished run, as the zip that monai.bundle.download and load take.
 
-    The same bundle gives the same bytes. With NAME that of the bundle's folder,
-    ``monai.bundle.download(name=NAME, url="file:///…/X.zip", bundle_dir=D)`` unpacks it to ``D/NAME`` (without name
-    MONAI 1.6 fails once it has unpacked), and ``monai.bundle.load(name=NAME, bundle_dir=D, workflow_type="inference")``
-    returns the network with its weights (MONAI's default, the training workflow, wants a data set).
+    The zip has one top-level folder that bears the bundle's name; the same bundle gives the same bytes. With NAME that
+    of the bundle's folder, ``monai.bundle.download(name=NAME, url="file:///…/X.zip", bundle_dir=D)`` unpacks it to
+    ``D/NAME`` (without name MONAI 1.6 fails once it has unpacked), and ``monai.bundle.load(name=NAME, bundle_dir=D,
+    workflow_type="inference")`` returns the network with its weights (MONAI's default, the training workflow, wants a
+    data set).
+
+    Example: medseglatdiff pack runs/lung --output-file lung.zip
 
     Args:
-        bundle: folder, or name under ``bundles/``; a finished run is a bundle.
-        output_file: the file, ``….zip``.
+        bundle: bundle folder, or a name under bundles/; a finished run is a bundle.
+        output_file: the zip.
+
+    Returns:
+        The zip.
 
     Raises:
         InputError: another ending than .zip, no such bundle, and see :func:`bundle_files`.
     """
+    opened = Bundle(bundle)
     path = Path(output_file)
     if path.suffix != ".zip":
         raise InputError(
             f"--output-file is {str(output_file)!r}; MONAI recognises bundles by the ending: name it ….zip."
         )
-    root = find_bundle(bundle)
-    files = bundle_files(root)
+    root, files = opened.root, bundle_files(opened)
 
     def write(handle) -> None:
         with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:

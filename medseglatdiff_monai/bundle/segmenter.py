@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, unwrapped_errors
 from ..files import read_json
-from .config import find_bundle, load_stage_config
+from ..startup import heavy_imports
+from .config import Bundle
 
 if TYPE_CHECKING:
     import torch
@@ -86,19 +87,20 @@ def inference_config(
     Raises:
         InputError: no such bundle, experiment or key, or no weights.
     """
-    root = find_bundle(bundle)
-    own = {key: value for key, value in (overrides or {}).items() if value is not None}
-    config = load_stage_config(root, stage, experiment, own)
-    config["bundle_root"] = str(root)
+    opened = Bundle(bundle, experiment)
+    config = opened.config(stage, {key: value for key, value in (overrides or {}).items() if value is not None})
+    config["bundle_root"] = str(opened.root)
     if weights is not None:
         config["weights"] = str(weights)
-    from monai.bundle import ConfigParser
+    with heavy_imports():
+        from monai.bundle import ConfigParser
 
     parser = ConfigParser(config)
-    if not Path(parser.get_parsed_content("weights")).is_file():
+    path = Path(parser.get_parsed_content("weights"))
+    if not path.is_file():
         raise InputError(
-            f"No weights at {parser.get_parsed_content('weights')}. Train them with 'medseglatdiff train {root.name} "
-            "--dataset-dir D --output-dir O' and give --weights O/models/model.pt."
+            f"No weights at {path}. Train them with 'medseglatdiff train {opened.root.name} --dataset-dir D "
+            "--output-dir O' and give --weights O/models/model.pt."
         )
     return parser
 

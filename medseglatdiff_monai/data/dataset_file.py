@@ -4,27 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from .sources.source import CaseStub, Source, natural_key
-from .splits import SPLITS, SplitTable, split_by_ratio
+from .splits import SPLITS, SplitRule, portable_name, split_by_ratio
 
-__all__ = ["make_dataset", "portable_name"]
+__all__ = ["make_dataset"]
 
 DEFAULT_RATIOS = "8:1:1"
-
-
-def portable_name(value: Any, is_path: bool) -> Any:
-    """A JSON value of an option, without folders of this machine."""
-    if isinstance(value, (list, tuple)):
-        return [portable_name(entry, is_path) for entry in value]
-    if is_path and isinstance(value, str) and "," in value:
-        return [portable_name(entry, True) for entry in value.split(",")]
-    if is_path or isinstance(value, Path):
-        return Path(value).name
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def make_dataset(
@@ -32,53 +20,34 @@ def make_dataset(
     instance: Source,
     stubs: list[CaseStub],
     records: Mapping[str, dict[str, Any]],
+    rule: SplitRule,
     chosen: Mapping[str, str],
-    table: SplitTable | None,
-    ratios: str | Sequence[float] | None,
-    seed: int,
     left_out: Counter[str],
 ) -> dict[str, Any]:
-    """Assemble the datalist; `chosen` maps stub keys to splits where a split file decides."""
+    """Assemble the datalist.
+
+    Args:
+        source: name of the source.
+        instance: the source itself.
+        stubs: its stubs.
+        records: the journal's record of each stub.
+        rule: which group goes where.
+        chosen: stub keys to splits, where a split file decides.
+        left_out: counts by reason; what the stubs left out is added.
+
+    Raises:
+        InputError: no case, or cases that differ in kind or in their number of masks.
+    """
     info = instance.info
     entries = [(stub, item) for stub in stubs for item in records[stub.key]["items"]]
     for stub in stubs:
         left_out.update(records[stub.key]["left_out"])
     if not entries:
         raise InputError(f"{info.name}: no case is left; left out were {dict(left_out) or 'none'}.")
-    layouts: dict[tuple[Any, ...], str] = {}
-    for stub in stubs:
-        record = records[stub.key]
-        for item, layout in zip(record["items"], record["layouts"], strict=True):
-            layouts.setdefault(tuple(layout), item["case"])
-    if len(layouts) > 1:
-        found = "; ".join(
-            f"{case}: {channels} channel(s), {suffix[1:]}, {raters} rater(s){', volume' if volume else ''}"
-            for (channels, suffix, raters, *volume), case in layouts.items()
-        )
-        raise InputError(f"the cases differ in kind ({found}); prepare data of one kind at a time.")
-    channels, _, raters, *volume = next(iter(layouts))
+    channels, _, raters, *volume = _find_layout([records[stub.key] for stub in stubs])
     if info.num_raters is not None and raters != info.num_raters:
         raise InputError(f"{info.name}: {raters} masks a case; expected {info.num_raters}.")
-
-    groups = sorted({item["group"] for _, item in entries}, key=natural_key)
-    if table is not None:
-        split: dict[str, Any] = {
-            "method": "file",
-            "file": table.path.name,
-            "sha256": table.sha256,
-            "column": table.column,
-        }
-        split["listed_but_absent"] = table.count_absent(stubs)
-        side = {id(item): chosen[stub.key] for stub, item in entries}
-    else:
-        by_group = instance.default_split(groups) if ratios is None else None
-        split = {"method": "the data set's own"}
-        if by_group is None:
-            ratios = DEFAULT_RATIOS if ratios is None else ratios
-            by_group = split_by_ratio(groups, ratios, seed)
-            split = {"method": "ratios", "ratios": portable_name(ratios, False), "seed": seed}
-        side = {id(item): by_group[item["group"]] for _, item in entries}
-    split["group_unit"] = info.group_unit
+    split, side = _split_items(instance, stubs, entries, rule, chosen)
     entries.sort(key=lambda entry: natural_key(entry[1]["case"]))
     return {
         "name": info.name,
@@ -93,3 +62,40 @@ def make_dataset(
         "split": split,
         **{name: [item for _, item in entries if side[id(item)] == name] for name in SPLITS},
     }
+
+
+def _find_layout(records: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
+    """Channels, suffix and raters of all cases, and a mark for volumes."""
+    layouts: dict[tuple[Any, ...], str] = {}
+    for record in records:
+        for item, layout in zip(record["items"], record["layouts"], strict=True):
+            layouts.setdefault(tuple(layout), item["case"])
+    if len(layouts) > 1:
+        found = "; ".join(
+            f"{case}: {channels} channel(s), {suffix[1:]}, {raters} rater(s){', volume' if volume else ''}"
+            for (channels, suffix, raters, *volume), case in layouts.items()
+        )
+        raise InputError(f"the cases differ in kind ({found}); prepare data of one kind at a time.")
+    return next(iter(layouts))
+
+
+def _split_items(
+    instance: Source,
+    stubs: list[CaseStub],
+    entries: Sequence[tuple[CaseStub, dict[str, Any]]],
+    rule: SplitRule,
+    chosen: Mapping[str, str],
+) -> tuple[dict[str, Any], dict[int, str]]:
+    """The split as ``dataset.json`` describes it, and the part of each item, by the item's ``id``."""
+    unit = {"group_unit": instance.info.group_unit}
+    if rule.table is not None:
+        split = {**rule.table.describe(), "listed_but_absent": rule.table.count_absent(stubs), **unit}
+        return split, {id(item): chosen[stub.key] for stub, item in entries}
+    groups = sorted({item["group"] for _, item in entries}, key=natural_key)
+    by_group = instance.default_split(groups) if rule.ratios is None else None
+    split = {"method": "the data set's own"}
+    if by_group is None:
+        ratios = DEFAULT_RATIOS if rule.ratios is None else rule.ratios
+        by_group = split_by_ratio(groups, ratios, rule.seed)
+        split = {"method": "ratios", "ratios": portable_name(ratios), "seed": rule.seed}
+    return {**split, **unit}, {id(item): by_group[item["group"]] for _, item in entries}

@@ -14,7 +14,8 @@ import re
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from .. import __version__
 from ..errors import InputError
 from ..files import TEMPORARY_PREFIX, save_text
 from .archive import unpack_archive
-from .dataset_file import make_dataset, portable_name
+from .dataset_file import make_dataset
 from .journal import IGNORED_NAMES, UNPACKED_NAME, Journal
 from .sources.source import CaseStub, Source, make_source, natural_key
-from .splits import SPLITS, read_split_file, split_by_ratio
+from .splits import SPLITS, SplitRule, portable_name
 from .workers import read_cases
 
 __all__ = ["prepare"]
@@ -37,32 +38,35 @@ PREPARATION_VERSION = 1
 def prepare(
     source: str,
     src: str | Path | None = None,
-    output_dir: str | Path = "",
+    *,
+    output_dir: str | Path,
     split_file: str | Path | None = None,
     ratios: str | Sequence[float] | None = None,
     seed: int = 0,
     crop: int | None = None,
     whole_slice: int | None = None,
     workers: int | None = None,
-    **source_options: Any,
+    **options: Any,
 ) -> Path:
-    """Turn a data set into a prepared folder: ``images/``, ``masks/`` and ``dataset.json``.
+    """Turn a data set into one prepared folder: images, masks with a channel per rater, dataset.json.
 
     Running it again with the same arguments keeps finished cases. With more than one worker, processes are spawned, so
     a script that calls this needs the usual ``if __name__ == "__main__":``.
 
+    Example: medseglatdiff prepare cvc-clinicdb cvc.tar --output-dir data/cvc
+
     Args:
-        source: a name of `SOURCES`.
-        src: the data set's folder, or its ``.tar``, ``.tar.xz`` or ``.tar.gz``.
-        output_dir: where to write; new, empty, or an earlier run of the same preparation.
-        split_file: CSV with a header and two columns, the group and ``train``, ``val`` or ``test``; groups absent from
-            it are left out and counted.
-        ratios: training:validation:test, by groups; default 8:1:1 or the source's own split.
-        seed: of the split by ratio.
-        crop: side of the nodule crops (LIDC sources only).
-        whole_slice: side to which whole slices are resized (``lidc`` source only).
-        workers: number of processes, default one a core.
-        **source_options: options of the source's constructor.
+        source: lidc, lidc-slices, isic2018, cvc-clinicdb, chase, folder or phantom.
+        src: folder or .tar, .tar.xz or .tar.gz of the data set (not for phantom).
+        output_dir: the prepared folder; new, empty, or an earlier run of the same preparation.
+        split_file: CSV with a header and two columns, the group and train, val or test; groups absent from it are left
+            out and counted. Without it groups are split by ratio.
+        ratios: shares of training, validation and test groups; by default 8:1:1 or the source's own split.
+        seed: seed of the split (the phantom has its own, --phantom_seed).
+        crop: side in pixels of nodule crops (LIDC).
+        whole_slice: side to which whole slices are resized instead (LIDC; the paper's protocol).
+        workers: number of processes; by default one per core.
+        options: options of the source.
 
     Returns:
         The path of ``dataset.json``.
@@ -70,77 +74,98 @@ def prepare(
     Raises:
         InputError: an argument or an input file cannot be used; the message says which and what to do.
     """
-    instance, options = make_source(source, crop=crop, whole_slice=whole_slice, **source_options)
+    instance, given = make_source(source, crop=crop, whole_slice=whole_slice, **options)
     src_path = _check_src(source, instance, src)
     if not str(output_dir):
         raise InputError("--output-dir is missing: name the folder that is to hold the prepared data.")
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers is {workers!r}; expected an integer of at least 1.")
+    preparation = _Preparation(source, instance, given, src_path, SplitRule.read(split_file, ratios, seed))
     output = Path(output_dir)
-    workers = _check_count("--workers", os.cpu_count() or 1 if workers is None else workers)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise InputError(f"--seed is {seed!r}; expected an integer.")
-    if split_file is not None and ratios is not None:
-        raise InputError("--split-file and --ratios exclude each other: give one of them.")
-    table = None if split_file is None else read_split_file(split_file)
-    if ratios is not None:
-        split_by_ratio([], ratios, seed)  # a bad value is an error now, not after an hour of reading
-
-    arguments: dict[str, Any] = {
-        "source": source,
-        **{name: portable_name(value, name in instance.path_options) for name, value in sorted(options.items())},
-    }
-    if table is not None:
-        arguments["split_file"] = table.path.name
-    else:
-        arguments.update({} if ratios is None else {"ratios": portable_name(ratios, False)}, seed=seed)
-    # The header decides whether a folder holds this very preparation; it stays out of dataset.json, as it names places.
-    header = {
-        "version": PREPARATION_VERSION,
-        "arguments": arguments,
-        "src": None if src_path is None else str(src_path.resolve()),
-        "options": {name: str(value) for name, value in sorted(options.items())},
-        "split_sha256": None if table is None else table.sha256,
-    }
-
     existed = output.exists()
-    journal = Journal(output, header)
+    journal = Journal(output, preparation.header())
     kept = journal.read()
     try:
-        stubs = _find(instance, src_path, output)
-        left_out: Counter[str] = Counter()
-        chosen: dict[str, str] = {}
-        if table is not None:
-            stubs, chosen, absent = table.select(stubs)
-            if absent:
-                left_out[f"{instance.info.group_unit}s absent from the split file"] = absent
-            if not stubs:
-                raise InputError(
-                    f"{table.path}: none of its {len(table.splits)} groups is in {src_path or source}; the first it "
-                    "lists is "
-                    f"{next(iter(table.splits), None)!r}. Give the split file of this data set."
-                )
-        elif instance.grouping_warning is not None:
-            # Before the reading, which may take an hour.
-            warnings.warn(instance.grouping_warning, stacklevel=2)
-        records = read_cases(instance, stubs, kept, journal, output, workers)
-        dataset = make_dataset(source, instance, stubs, records, chosen, table, ratios, seed, left_out)
-        dataset["provenance"] = {
-            "source": None if src_path is None else src_path.name,
-            "package_version": __version__,
-            "arguments": arguments,
-            **instance.provenance(),
-            "counts": {
-                split: {"cases": len(dataset[split]), "groups": len({item["group"] for item in dataset[split]})}
-                for split in SPLITS
-            },
-            "left_out": dict(sorted(left_out.items())),
-        }
-        dataset_file = output / "dataset.json"
-        ordered = {key: value for key, value in dataset.items() if key not in SPLITS}
-        ordered.update({split: dataset[split] for split in SPLITS})
-        save_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", dataset_file)
-        return dataset_file
+        return _write_dataset(preparation, output, journal, kept, workers or os.cpu_count() or 1)
     finally:
         _remove_leftovers(output, existed, journal)
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """What is prepared, and how.
+
+    Attributes:
+        name: of the source.
+        source: the source itself.
+        options: those of the source that were given.
+        src: folder or archive of the data set, or ``None``.
+        split: which group goes where.
+    """
+
+    name: str
+    source: Source
+    options: Mapping[str, Any]
+    src: Path | None
+    split: SplitRule
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments as ``dataset.json`` keeps them, without folders of this machine."""
+        options = {
+            name: portable_name(value, name in self.source.path_options) for name, value in sorted(self.options.items())
+        }
+        return {"source": self.name, **options, **self.split.arguments()}
+
+    def header(self) -> dict[str, Any]:
+        """What decides whether a folder holds this very preparation; it names places, so only the journal keeps it."""
+        return {
+            "version": PREPARATION_VERSION,
+            "arguments": self.arguments(),
+            "src": None if self.src is None else str(self.src.resolve()),
+            "options": {name: str(value) for name, value in sorted(self.options.items())},
+            "split_sha256": None if self.split.table is None else self.split.table.sha256,
+        }
+
+
+def _write_dataset(
+    preparation: _Preparation, output: Path, journal: Journal, kept: dict[str, dict[str, Any]], workers: int
+) -> Path:
+    """Read every case that is not kept, and write ``dataset.json``; returns its path."""
+    source = preparation.source
+    stubs = _find(source, preparation.src, output)
+    left_out: Counter[str] = Counter()
+    chosen: dict[str, str] = {}
+    table = preparation.split.table
+    if table is not None:
+        stubs, chosen, absent = table.select(stubs)
+        if absent:
+            left_out[f"{source.info.group_unit}s absent from the split file"] = absent
+        if not stubs:
+            raise InputError(
+                f"{table.path}: none of its {len(table.splits)} groups is in {preparation.src or preparation.name}; "
+                f"the first it lists is {next(iter(table.splits), None)!r}. Give the split file of this data set."
+            )
+    elif source.grouping_warning is not None:
+        # Before the reading, which may take an hour.
+        warnings.warn(source.grouping_warning, stacklevel=3)
+    records = read_cases(source, stubs, kept, journal, output, workers)
+    dataset = make_dataset(preparation.name, source, stubs, records, preparation.split, chosen, left_out)
+    dataset["provenance"] = {
+        "source": None if preparation.src is None else preparation.src.name,
+        "package_version": __version__,
+        "arguments": preparation.arguments(),
+        **source.provenance(),
+        "counts": {
+            split: {"cases": len(dataset[split]), "groups": len({item["group"] for item in dataset[split]})}
+            for split in SPLITS
+        },
+        "left_out": dict(sorted(left_out.items())),
+    }
+    dataset_file = output / "dataset.json"
+    ordered = {key: value for key, value in dataset.items() if key not in SPLITS}
+    ordered.update({split: dataset[split] for split in SPLITS})
+    save_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", dataset_file)
+    return dataset_file
 
 
 def _check_src(source: str, instance: Source, src: str | Path | None) -> Path | None:
@@ -156,12 +181,6 @@ def _check_src(source: str, instance: Source, src: str | Path | None) -> Path | 
     if path.is_file() and not re.search(r"\.(tar(\.(xz|gz|bz2))?|tgz|txz)$", path.name, re.IGNORECASE):
         raise InputError(f"{path}: not an archive of the kinds .tar, .tar.xz, .tar.gz; unpack it and give the folder.")
     return path
-
-
-def _check_count(flag: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{flag} is {value!r}; expected an integer of at least 1.")
-    return value
 
 
 def _find(instance: Source, src: Path | None, output: Path) -> list[CaseStub]:

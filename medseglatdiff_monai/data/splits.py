@@ -13,11 +13,20 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..errors import InputError
 
-__all__ = ["SPLITS", "SplitTable", "normalize_split", "parse_ratios", "read_split_file", "split_by_ratio"]
+__all__ = [
+    "SPLITS",
+    "SplitRule",
+    "SplitTable",
+    "normalize_split",
+    "parse_ratios",
+    "portable_name",
+    "read_split_file",
+    "split_by_ratio",
+]
 
 SPLITS = ("training", "validation", "test")
 SYNONYMS = {
@@ -106,15 +115,63 @@ class SplitTable:
         if torn:
             warnings.warn(
                 f"{self.path}: puts {len(torn)} groups on more than one side (the first: {torn[0]!r}); scores on such "
-                "a split "
-                "are too good. Split by group for a fair one.",
-                stacklevel=3,
+                "a split are too good. Split by group for a fair one.",
+                stacklevel=4,
             )
         return kept, chosen, len(absent)
+
+    def describe(self) -> dict[str, Any]:
+        """The file as ``dataset.json`` names it."""
+        return {"method": "file", "file": self.path.name, "sha256": self.sha256, "column": self.column}
 
     def count_absent(self, stubs: Iterable[_Stub]) -> int:
         """How many listed values mean none of these stubs."""
         return len(self.splits) - len({listed for stub in stubs if (listed := self.find(stub)) is not None})
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """Which group goes where: as a file says, or by ratio and seed.
+
+    Attributes:
+        table: the split file.
+        ratios: as for :func:`split_by_ratio`; ``None`` is the source's own split, or 8:1:1.
+        seed: of the split by ratio.
+    """
+
+    table: SplitTable | None
+    ratios: str | Sequence[float] | None
+    seed: int
+
+    @classmethod
+    def read(cls, split_file: str | Path | None, ratios: str | Sequence[float] | None, seed: int) -> SplitRule:
+        """Check the arguments, and read the file if there is one.
+
+        Raises:
+            InputError: both a file and ratios, or one of them cannot be used.
+        """
+        if split_file is not None and ratios is not None:
+            raise InputError("--split-file and --ratios exclude each other: give one of them.")
+        if ratios is not None:
+            parse_ratios(ratios)  # a bad value is an error now, not after an hour of reading
+        return cls(None if split_file is None else read_split_file(split_file), ratios, seed)
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments as ``dataset.json`` keeps them."""
+        if self.table is not None:
+            return {"split_file": self.table.path.name}
+        return {**({} if self.ratios is None else {"ratios": portable_name(self.ratios)}), "seed": self.seed}
+
+
+def portable_name(value: Any, is_path: bool = False) -> Any:
+    """A JSON value of an option, without folders of this machine."""
+    if isinstance(value, (list, tuple)):
+        return [portable_name(entry, is_path) for entry in value]
+    if is_path and isinstance(value, str) and "," in value:
+        return [portable_name(entry, True) for entry in value.split(",")]
+    if is_path or isinstance(value, Path):
+        return Path(value).name
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def read_split_file(path: str | Path) -> SplitTable:

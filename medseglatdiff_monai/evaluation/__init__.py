@@ -1,7 +1,8 @@
-"""Scoring a segmenter against all raters."""
+"""Scoring a segmenter against all raters.
 
-from .case_recorder import CaseRecorder
-from .result import RESULT_VERSION, load_result
-from .run import evaluate
+Names are imported when first used, so that arguments can be checked without torch and MONAI.
+"""
 
-__all__ = ["RESULT_VERSION", "CaseRecorder", "evaluate", "load_result"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..bundle.arguments import check_device
 from ..bundle.config import experiment_name
 from ..bundle.segmenter import inference_config
 from ..errors import InputError, unwrapped_errors
@@ -19,7 +20,7 @@ def evaluate(
     dataset_dir: str | Path,
     output_dir: str | Path,
     split: str = "validation",
-    experiment: str | None = None,
+    experiment: str | Path | None = None,
     weights: str | Path | None = None,
     num_samples: int | None = None,
     num_inference_steps: int | None = None,
@@ -28,7 +29,7 @@ def evaluate(
     save_samples: bool = False,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """Score a bundle on one part of a prepared data set; returns the contents of ``metrics.json``.
+    """Score a bundle against all raters: metrics.json, cases.csv and, if asked, the samples.
 
     ``cases.csv`` has one row a case, ``summary`` in ``metrics.json`` the mean of each column over the cases for which
     it is defined. What is defined for none is null there and explained under ``not_applicable``. The columns:
@@ -48,25 +49,31 @@ def evaluate(
     - ``codec_…``: the mask codec's reconstruction of the readers, the image codec's of the image.
     - ``seconds``: wall time of the forward pass.
 
+    Example: medseglatdiff evaluate runs/lung --dataset-dir data/lidc --max-cases 300 --output-dir results/lung
+
     Args:
-        bundle: folder, or name under ``bundles/``.
+        bundle: bundle folder, or a name under bundles/.
         dataset_dir: prepared folder.
-        output_dir: receives ``metrics.json``, ``cases.csv`` and, with ``save_samples``, ``samples/<case>.npz``.
-        split: ``"training"``, ``"validation"`` or ``"test"``.
+        output_dir: receives metrics.json, cases.csv and, with save_samples, samples/CASE.npz.
+        split: training, validation or test.
         experiment: overlay that the weights were trained with.
         weights: other weights than the bundle's own.
-        num_samples: samples a case; default 16.
-        num_inference_steps: denoiser calls a sample; default the bundle's.
-        max_cases: draw so many cases by ``seed``.
-        seed: seed of the noise and of the draw of cases.
+        num_samples: samples per case (default 16).
+        num_inference_steps: denoiser calls per sample (default: the bundle's).
+        max_cases: select this many cases by seed.
+        seed: seed of the noise and of the selection of cases.
         save_samples: keep the sampled masks.
-        overrides: configuration keys, such as ``fusion``, ``postprocess``, ``confidence``, ``threshold``, ``score_at``.
+        overrides: configuration keys, such as fusion, postprocess, confidence, threshold, score_at.
+
+    Returns:
+        The contents of ``metrics.json``.
 
     Raises:
         InputError: a sample is not finite, the message names the case; see
             :func:`~medseglatdiff_monai.bundle.segmenter.inference_config` and
             :func:`~medseglatdiff_monai.data.datalist.load_datalist`.
     """
+    check_device(overrides.get("device"))
     for name, value in {"--num-samples": num_samples, "--num-inference-steps": num_inference_steps}.items():
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, found {value}.")

@@ -1,4 +1,4 @@
-from .files import predict as predict
+from .command import predict as predict
 from .image import Prediction as Prediction
 from .image import predict_image as predict_image
 from .measure import measure_nodule as measure_nodule

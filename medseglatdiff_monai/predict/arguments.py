@@ -29,7 +29,7 @@ def check_predict(
     dicom: bool | None,
     device: str | torch.device | None,
 ) -> tuple[list[Path], list[list[Place]]]:
-    """Check the arguments of :func:`~medseglatdiff_monai.predict.files.predict`.
+    """Check the arguments of :func:`~medseglatdiff_monai.predict.command.predict`.
 
     Returns:
         The inputs, and the places in each.

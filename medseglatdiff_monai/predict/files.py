@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from ..bundle.segmenter import load_segmenter
+from ..bundle.segmenter import Segmenter
 from ..errors import InputError
 from ..io.dicom_results import DicomWriter, SegmentedNodule, can_write_dicom
 from ..io.places import Place, find_points
@@ -25,88 +25,40 @@ from ..io.planes import index_to_point
 from ..io.reading import DicomInput, RasterInput, VolumeInput, open_input
 from ..io.writing import OutputFolder, save_png, save_samples, save_volume
 from ..plots.panel import draw_panel
-from .arguments import check_predict
 from .image import Prediction, PredictionRun
 from .measure import INTERVAL_PERCENT, measure_nodule
 from .nodule import Nodule, draw_nodule
 from .record import describe_input, describe_nodule, describe_run, find_notes
 
-__all__ = ["predict"]
+__all__ = ["predict_inputs"]
 
 RESULT_VERSION = 2
 
 
-def predict(
-    bundle: str | Path,
-    inputs: str | Path | Sequence[str | Path],
+def predict_inputs(
+    segmenter: Segmenter,
+    paths: Sequence[Path],
+    places: Sequence[Sequence[Place]],
     output_dir: str | Path,
-    weights: str | Path | None = None,
-    experiment: str | None = None,
-    num_samples: int | None = None,
-    num_inference_steps: int | None = None,
-    seed: int = 0,
-    point: Any = None,
-    index: Any = None,
-    roi: Any = None,
-    slices: int | None = None,
-    reach_mm: float = 30.0,
-    dicom: bool | None = None,
-    device: str | torch.device | None = None,
-    **overrides: Any,
+    experiment: str | None,
+    seed: int,
+    slices: int | None,
+    reach_mm: float,
+    dicom: bool | None,
 ) -> list[dict[str, Any]]:
-    """Draw an ensemble of masks for each input and write it.
-
-    Of an input ``NAME.…`` these files are written to ``output_dir``: ``NAME_consensus`` and ``NAME_confidence`` (PNG of
-    the input's size, 0 or 255 and round(255 · confidence); NIfTI of the volume's shape and affine, uint8 and float32,
-    for NIfTI and DICOM), ``NAME_panel.png``, ``NAME_samples.npz`` (``samples``, ``confidence``, ``consensus``,
-    ``entropy`` on the plane of the prediction) and ``NAME_prediction.json``. They appear together once the input is
-    done; an earlier prediction is replaced.
-
-    Of a volume and a place the whole nodule is drawn: the clicked slice and its neighbours up and down until the
-    consensus is empty (see :func:`~medseglatdiff_monai.predict.nodule.draw_nodule`). The JSON then has a list
-    ``nodules`` with volume, diameter, area and agreement of each
-    (:func:`~medseglatdiff_monai.predict.measure.measure_nodule`). The arrays of the ``.npz`` get a slice axis, (N, S,
-    H, W) or (S, H, W) from the feet upwards, unless ``slices`` is 1, and ``affine``, (row, column, slice) to RAS
-    millimetres. Of several nodules the n-th has the number n in the consensus NIfTI (where two overlap, the more
-    confident; the confidence is the higher one) and ``NAME_samples_n.npz`` and ``NAME_panel_n.png``. Of a DICOM series
-    ``NAME_seg_consensus.dcm``, ``NAME_seg_confidence.dcm`` and ``NAME_report.dcm`` are written, too
-    (:class:`~medseglatdiff_monai.io.DicomWriter`).
+    """Sample an ensemble of masks for each input and write it, see :func:`~medseglatdiff_monai.predict.predict`.
 
     Args:
-        bundle: folder, or name under ``bundles/``.
-        inputs: PNG, JPEG and NIfTI files, and folders that hold one DICOM CT series each.
+        segmenter: the loaded bundle.
+        paths: the inputs.
+        places: where to look in each of them.
         output_dir: where the files go.
-        weights: other weights than the bundle's own.
-        experiment: overlay that the weights were trained with.
-        num_samples: masks an input; default the bundle's. An interval of volumes wants 16 or more.
-        num_inference_steps: denoiser calls a mask; default the bundle's.
-        seed: the noise is that of (seed, sample index), the same for every input and every slice.
-        point: where the nodule is in a volume, (x, y, z) in LPS millimetres; a list of such for several nodules of one
-            volume; with several volumes a list with an entry (a place or a list of places) for each.
-        index: the same as a voxel index (i, j, k): column, row, slice of a DICOM series.
-        roi: the same as a box, (x0, y0, z0, x1, y1, z1) in LPS millimetres, whose centre is taken.
-        slices: at most so many slices of a nodule, an odd number; 1 draws the clicked slice alone, without a volume.
-        reach_mm: no slice of a nodule farther than this from the clicked one, millimetres.
-        dicom: write DICOM results of a DICOM series; by default where highdicom (extra ``dicom``) is installed.
-        device: e.g. ``"cuda:1"``; by default CUDA if there is one.
-        overrides: configuration keys of the bundle.
-
-    Returns:
-        For each input the contents of ``NAME_prediction.json``, with absolute paths under ``files``.
-
-    Raises:
-        InputError: see :func:`~medseglatdiff_monai.bundle.segmenter.load_segmenter` and
-            :func:`~medseglatdiff_monai.io.open_input`; an argument out of its range; a place that is missing, given
-            twice, outside the volume or not needed; an image that the network cannot take; DICOM results asked for
-            without highdicom, or of a series that lacks what they must repeat.
+        experiment: overlay that the weights were trained with, for the record.
+        seed: of the noise, for the record.
+        slices: at most this many slices of a nodule, or ``None``.
+        reach_mm: no slice of a nodule farther than this from the clicked one.
+        dicom: whether DICOM results are written; ``None`` where they can be.
     """
-    paths, places = check_predict(
-        inputs, num_samples, num_inference_steps, seed, point, index, roi, slices, reach_mm, dicom, device
-    )
-    segmenter = load_segmenter(
-        bundle, weights, experiment, device,
-        num_samples=num_samples, num_inference_steps=num_inference_steps, seed=seed, **overrides,
-    )  # fmt: skip
     # All headers before the first pixel: a misspelt last input should not cost the work on the first.
     opened = [open_input(path, segmenter.in_channels) for path in paths]
     _check_stems(opened)

@@ -65,11 +65,13 @@ class Finding:
 
 
 def report(run_folder: str | Path, output_file: str | Path | None = None) -> Path:
-    """Write the HTML of all predictions in a folder.
+    """Write what `predict` left in a folder as one HTML file: pictures, sizes of every sample, notes, provenance.
+
+    Example: medseglatdiff report out --output-file report.html
 
     Args:
-        run_folder: the ``output_dir`` of `predict`.
-        output_file: the HTML; default ``RUN_FOLDER/report.html``. An earlier one is replaced.
+        run_folder: the --output-dir of predict.
+        output_file: the HTML (default: RUN_FOLDER/report.html). An earlier one is replaced.
 
     Returns:
         The file.

@@ -1,17 +1,8 @@
-"""Suites of experiments: several systems trained and scored under the same settings, and compared with intervals."""
+"""Suites of experiments: several systems trained and scored under the same settings, and compared with intervals.
 
-from .results import SUITE_RESULT_VERSION, read_results
-from .runner import run_suite
-from .statistics import compare_groups, group_interval, holm
-from .suite import Suite, load_suite
+Names are imported when first used, so that arguments can be checked without torch, MONAI and pandas.
+"""
 
-__all__ = [
-    "SUITE_RESULT_VERSION",
-    "Suite",
-    "compare_groups",
-    "group_interval",
-    "holm",
-    "load_suite",
-    "read_results",
-    "run_suite",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

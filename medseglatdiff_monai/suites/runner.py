@@ -35,9 +35,9 @@ from .report import write_report
 from .results import SUITE_RESULT_VERSION, check_version, save_csv, versions
 from .scoring import score_reconstruction, score_subsamples
 from .statistics import compare_groups, group_interval, holm
-from .suite import CODEC_STAGES, METRICS, RECONSTRUCTION_METRICS, Evaluation, Suite, System, load_suite, slug
+from .suite import CODEC_STAGES, METRICS, RECONSTRUCTION_METRICS, Evaluation, Suite, System, slug
 
-__all__ = ["run_suite"]
+__all__ = ["SuiteRun"]
 
 # How a system's share of the time is parted among its stages.
 STAGE_SHARES = {"image_codec": 0.15, "mask_codec": 0.2, "train": 0.35, "scoring": 0.3}
@@ -72,46 +72,9 @@ class Member:
     given: bool
 
 
-def run_suite(
-    suite: str | Path,
-    dataset_dir: str | Path,
-    output_dir: str | Path,
-    bundle: str | Path | None = None,
-    max_minutes: float | None = None,
-    max_cases: int | None = None,
-    systems: Sequence[str] | None = None,
-    seeds: Sequence[int] = (0,),
-    split: str = "validation",
-    runs: Mapping[str, str | Path] | None = None,
-    **overrides: Any,
-) -> dict[str, Any]:
-    """Run a suite; returns the contents of ``results.json``.
+class SuiteRun:
+    """One call of a suite: members, what is left of the time, what was left out and what failed."""
 
-    Args:
-        suite: a JSON file or a name under ``configs/suites/``.
-        dataset_dir: prepared folder.
-        output_dir: receives ``results.json``, ``results.csv``, ``report.html`` and the folders above.
-        bundle: bundle that the systems start from; by default the one made for the data set.
-        max_minutes: budget of training and evaluation together. What did not fit is listed under ``left_out``. 0 trains
-            nothing and scores what is trained, however long it takes, on the cases that an earlier budget chose.
-        max_cases: score at most so many cases, drawn by a fixed seed.
-        systems: names of systems to take; all if ``None``.
-        seeds: training seeds; figures are means over them.
-        split: part of the data set that is scored.
-        runs: system name → folder of a run or name of a bundle whose weights are taken instead of training.
-        overrides: configuration keys of every system's training, e.g. ``max_epochs=1``.
-
-    Raises:
-        InputError: unknown suite, bundle, system or part; a result file of another version or suite in
-            ``output_dir``.
-    """
-    return _Run(
-        load_suite(suite), Path(dataset_dir), Path(output_dir), bundle, max_minutes, max_cases, systems, seeds, split,
-        runs or {}, overrides,
-    ).run()  # fmt: skip
-
-
-class _Run:
     def __init__(
         self,
         suite: Suite,
@@ -205,6 +168,7 @@ class _Run:
     # -- training ------------------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
+        """Train, score and compare; returns the contents of ``results.json``."""
         self._check_runs()
         untrained = [
             m for m in self.members

@@ -1,43 +1,30 @@
 """Training a bundle: image codec, mask codec, diffusion, scoring, one after the other, each resumable.
 
-Every stage is a MONAI bundle configuration run by MONAI's own workflow; this module only decides which one is due, how
-much time is left for it, and where it goes on. Which stages there are is the configuration's ``training_stages``. What
-the training took, and what a sample costs, goes to ``training.json`` in the run's folder.
+Every stage is a MONAI bundle configuration run by MONAI's own workflow; this package only decides which one is due, how
+much time is left for it, and where it is continued. Which stages there are is the configuration's ``training_stages``.
+What the training took, and what a sample costs, goes to ``training.json`` in the run's folder.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-
+from ..bundle.arguments import check_device
 from ..bundle.build import write_run_folder
-from ..bundle.config import experiment_name, find_bundle, load_stage_config
+from ..bundle.config import Bundle, experiment_name
 from ..data.datalist import load_dataset_info
-from ..errors import InputError, unwrapped_errors
-from ..files import save_json
-from ..networks.baselines.nnunet_plan import training_spacing
-from ..networks.encoders import ENCODERS, find_published_weights
-from ..networks.weights import load_tensors, stage_finished
+from ..errors import InputError
+from ..startup import heavy_imports
 
-__all__ = ["TRAINING_STAGES", "count_multiply_accumulates", "stage_weights", "train"]
+__all__ = ["TRAINING_STAGES", "stage_weights", "train"]
 
 # Stage → the file of weights that it leaves in models/.
 TRAINING_STAGES = {
     "image_codec": "image_codec.pt", "mask_codec": "mask_codec.pt", "train": "diffusion.pt", "scoring": "model.pt",
 }  # fmt: skip
-
-logger = logging.getLogger(__name__)
 
 
 def stage_weights(stage: str, stages: Sequence[str]) -> str:
@@ -48,25 +35,26 @@ def stage_weights(stage: str, stages: Sequence[str]) -> str:
 def train(
     bundle: str | Path,
     dataset_dir: str | Path,
-    experiment: str | None = None,
+    experiment: str | Path | None = None,
     output_dir: str | Path | None = None,
     max_minutes: float | None = None,
     initial_weights: str | Path | None = None,
     **overrides: Any,
 ) -> Path:
-    """Train the stages of a bundle that are not finished yet.
+    """Train image codec, mask codec and diffusion; finished stages are skipped, interrupted ones continued.
+
+    Example: medseglatdiff train lung_nodule_ct_latent_diffusion --dataset-dir data/lidc --output-dir runs/lung
 
     Args:
-        bundle: folder, or name under ``bundles/``.
-        dataset_dir: prepared folder (``medseglatdiff prepare``).
-        experiment: overlay, a JSON file or a name under ``configs/experiments/``.
-        output_dir: where the run goes; a bundle of its own when done. Default ``runs/<bundle>[_<experiment>]``.
-        max_minutes: stop cleanly after so many minutes, all stages together; the same call goes on from there. A decay
-            of the learning rate comes to its end with the time, see
-            :class:`~medseglatdiff_monai.training.handlers.LearningRateSchedule`.
-        initial_weights: a bundle's ``models/model.pt`` to go on from; it holds the mask codec and the image encoder, so
-            that only the last stage is run, the scoring stage where there is one.
-        overrides: configuration keys, e.g. ``max_epochs=3``, ``batch_size=8``.
+        bundle: bundle folder, or a name under bundles/.
+        dataset_dir: prepared folder (medseglatdiff prepare).
+        experiment: overlay: a JSON file or a name under configs/experiments/.
+        output_dir: the run's folder, a bundle of its own when done. Default: runs/BUNDLE, or runs/BUNDLE_EXPERIMENT.
+        max_minutes: stop cleanly after this many minutes, all stages together; the same call continues from there. A
+            decay of the learning rate comes to its end with the time.
+        initial_weights: a bundle's models/model.pt to start from, e.g. to adapt it to images of your own; it holds the
+            mask codec and the image encoder, so that only the last stage is run, the scoring stage where there is one.
+        overrides: configuration keys, e.g. --max_epochs 3 --batch_size 8.
 
     Returns:
         The run's folder; weights are in its ``models/``.
@@ -82,49 +70,27 @@ def train(
         )
     if max_minutes is not None and max_minutes <= 0:
         raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
-    root = find_bundle(bundle)
-    if initial_weights is not None:
-        # Before anything is cached or written: a file that is missing or no weights at all.
-        load_tensors(initial_weights)
-        last = _read_stages(load_stage_config(root, "train", experiment, overrides))[-1]
-        overrides = {**overrides, "initial_weights": str(Path(initial_weights).absolute()), "training_stages": [last]}
-    name = experiment_name(experiment)
-    default = Path("runs") / (root.name if name is None else f"{root.name}_{name.replace('/', '_')}")
-    config = load_stage_config(root, "train", experiment, overrides)
+    check_device(overrides.get("device"))
+    opened = Bundle(bundle, experiment)
+    info = load_dataset_info(dataset_dir)
+    config = opened.config("train", overrides)
     stages = _read_stages(config)
-    _check_stages(stages, config, initial_weights is None)
-    _check_dataset(dataset_dir, config)
-    output = write_run_folder(
-        root, output_dir or default, experiment, {**_spacing_override(dataset_dir, config), **overrides}
-    )
-    record = _Record(output, max_minutes, dataset_dir)
-    deadline = None if max_minutes is None else time.monotonic() + 60.0 * max_minutes
-    for stage in stages:
-        path = output / "models" / stage_weights(stage, stages)
-        if stage_finished(path):
-            logger.info("Stage %s is finished already: %s", stage, path)
-            continue
-        arguments: dict[str, Any] = {"bundle_root": str(output), "dataset_dir": str(Path(dataset_dir).absolute())}
-        if deadline is not None:
-            if deadline <= time.monotonic():
-                break
-            arguments["deadline"] = deadline
-        config_file = output / "configs" / f"{stage}.json"
-        workflow = ConfigWorkflow(config_file=str(config_file), workflow_type="train", **arguments)
-        with unwrapped_errors():
-            workflow.initialize()
-            started = time.perf_counter()
-            try:
-                workflow.run()
-            finally:
-                seconds = time.perf_counter() - started
-                iterations = workflow.parser.get_parsed_content("train#trainer").state.iteration
-                workflow.finalize()
-                record.add(stage, iterations, seconds / 60.0)
-        if not stage_finished(path):
-            logger.warning("Time is up in stage %s: the same command goes on from here.", stage)
-            break
-    record.write_costs()
+    with heavy_imports():
+        from .stages import check_stages, find_spacing, run_stages
+
+    if initial_weights is not None:
+        stages = stages[-1:]
+        initial = str(Path(initial_weights).absolute())
+        overrides = {**overrides, "initial_weights": initial, "training_stages": stages}
+    check_stages(stages, config, initial_weights)
+    _check_dataset(dataset_dir, info, config)
+    spacing = find_spacing(info, config)
+    if spacing is not None:
+        overrides = {"image_spacing_mm": spacing, **overrides}
+    name = experiment_name(experiment)
+    default = Path("runs") / (opened.root.name if name is None else f"{opened.root.name}_{name.replace('/', '_')}")
+    output = write_run_folder(opened, output_dir or default, overrides=overrides)
+    run_stages(output, {stage: stage_weights(stage, stages) for stage in stages}, dataset_dir, max_minutes)
     return output
 
 
@@ -140,97 +106,7 @@ def _read_stages(config: Mapping[str, Any]) -> list[str]:
     return order
 
 
-def _check_stages(stages: Sequence[str], config: Mapping[str, Any], starts_anew: bool) -> None:
-    """Refuse what a later stage would refuse after hours, and stages after which the sampler does not fit."""
-    if "scoring" in stages and config.get("prediction_type") == "epsilon":
-        raise InputError(
-            "The scoring stage takes masks from pure noise, of which a network that predicts noise says nothing: give "
-            "--prediction_type sample, or leave 'scoring' out of --training_stages."
-        )
-    samples = str(config.get("network_def", {}).get("_target_", "")).endswith("LatentDiffusionSegmenter")
-    if samples and stages[-1] == "train" and config.get("sampler") == "direct":
-        raise InputError(
-            "The sampler 'direct' is for what the scoring stage leaves, and training_stages ends with 'train': add "
-            "'scoring', or give --sampler dpm++ --num_inference_steps 10."
-        )
-    # An expression is left to the stage itself.
-    if starts_anew and config.get("image_encoder") in ENCODERS and config.get("published_encoder"):
-        find_published_weights(config["image_encoder"])
-
-
-def _spacing_override(dataset_dir: str | Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The training part's median spacing, where the network is planned from it and no spacing was given."""
-    if config.get("image_spacing_mm") is not None or "@image_spacing_mm" not in json.dumps(config.get("network_def")):
-        return {}
-    dims = int(config.get("spatial_dims", 2))
-    return {"image_spacing_mm": training_spacing(load_dataset_info(dataset_dir)["training"], dims)}
-
-
-@torch.no_grad()
-def count_multiply_accumulates(network: nn.Module, image: torch.Tensor, num_inference_steps: int) -> int:
-    """Multiply-accumulates of one sample: conditioner, ``num_inference_steps`` steps of the sampler, decoder.
-
-    Counted by PyTorch's ``FlopCounterMode`` (matrix products, convolutions, attention) as half its floating-point
-    operations. Two samplings of 2 and 4 steps are counted and extended to the asked number, as a step costs the same
-    each time.
-
-    Args:
-        network: segmenter with ``ensemble_logits``.
-        image: (1, C, H, W[, D]).
-        num_inference_steps: denoiser calls a sample.
-    """
-    operations = []
-    for steps in (2, 4):
-        with FlopCounterMode(display=False) as counter:
-            network.ensemble_logits(image, 1, num_inference_steps=steps)  # type: ignore[operator]
-        operations.append(counter.get_total_flops())
-    a_step = (operations[1] - operations[0]) / 2
-    return round((operations[0] + (num_inference_steps - 2) * a_step) / 2)
-
-
-class _Record:
-    """``training.json`` of a run: time and iterations of its stages, summed over calls, and what its network costs."""
-
-    def __init__(self, run: Path, max_minutes: float | None, dataset_dir: str | Path) -> None:
-        self.run = run
-        self.path = run / "training.json"
-        self.content: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {"stages": {}}
-        self.content["max_minutes"] = max_minutes
-        digest = hashlib.sha256((Path(dataset_dir) / "dataset.json").read_bytes()).hexdigest()
-        if self.content.setdefault("dataset_sha256", digest) != digest:
-            raise InputError(
-                f"{run} was trained on another data set than {dataset_dir} (their dataset.json differ). Choose another "
-                "--output-dir, or repeat the --dataset-dir that the run was started with."
-            )
-
-    def add(self, stage: str, iterations: int, minutes: float) -> None:
-        """Note what a stage has done so far, ``minutes`` of it in this call."""
-        before = self.content["stages"].get(stage, {"minutes": 0.0})
-        self.content["stages"][stage] = {"iterations": iterations, "minutes": before["minutes"] + minutes}
-        save_json(self.content, self.path)
-
-    def write_costs(self) -> None:
-        """Note the network's size and work, unless an earlier call has."""
-        if "parameters" not in self.content:
-            from ..provenance import provenance
-
-            parser = ConfigParser(load_stage_config(self.run, "inference"))
-            with unwrapped_errors(), torch.random.fork_rng():
-                network = parser.get_parsed_content("network_def").eval()
-                side, dims = parser.get_parsed_content("image_size"), parser.get("spatial_dims", 2)
-                image = torch.zeros(1, parser.get_parsed_content("image_channels"), *[side] * dims)
-                steps = parser.get_parsed_content("num_inference_steps")
-                self.content.update(
-                    parameters=sum(weight.numel() for weight in network.parameters()),
-                    trainable_parameters=sum(weight.numel() for weight in network.parameters() if weight.requires_grad),
-                    multiply_accumulates=count_multiply_accumulates(network, image, steps),
-                    provenance=provenance(parser.get_parsed_content("device")),
-                )
-        save_json(self.content, self.path)
-
-
-def _check_dataset(dataset_dir: str | Path, config: dict) -> None:
-    info = load_dataset_info(dataset_dir)
+def _check_dataset(dataset_dir: str | Path, info: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     if info.get("num_channels") != config["image_channels"]:
         raise InputError(
             f"{dataset_dir} holds images of {info.get('num_channels')} channels, the bundle expects "

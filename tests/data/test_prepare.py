@@ -19,11 +19,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medseglatdiff_monai.bundle.config import bundles_dir
 from medseglatdiff_monai.data.prepare import prepare
 from medseglatdiff_monai.data.sources.cvc import CVCSource
 from medseglatdiff_monai.data.sources.folder import FolderSource
 from medseglatdiff_monai.data.sources.images import read_mask
-from medseglatdiff_monai.data.sources.source import CaseStub, LeftOut, PreparedCase, SourceInfo, natural_key
+from medseglatdiff_monai.data.sources.source import (
+    SOURCES,
+    CaseStub,
+    LeftOut,
+    PreparedCase,
+    SourceInfo,
+    default_bundle,
+    make_source,
+    natural_key,
+)
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.io.prepared import LoadCased
 
@@ -295,7 +305,6 @@ def test_other_damaged_folders(tmp_path, damage, message):
         ("folder", {"group_pattern": "^q"}, r"'\^q' does not match 'p0_0'"),
         ("folder", {"images": "x"}, r"needs --images and --masks together"),
         ("folder", {"workers": 0}, r"--workers is 0"),
-        ("folder", {"seed": 1.5}, r"--seed is 1\.5"),
         ("folder", {"ratios": "8:1"}, r"--ratios '8:1'"),
         ("folder", {"ratios": "8:1:1", "split_file": "s.csv"}, r"exclude each other"),
         ("isic2018", {}, r"no ISIC_\*\.jpg in it"),
@@ -663,3 +672,15 @@ def test_real_chase_images(unpack, tmp_path):
     first, second = (label[..., rater].astype(bool) for rater in range(2))
     dice = 2 * (first & second).sum() / (first.sum() + second.sum())
     assert 0.6 < dice < 0.95  # two observers of the same vessels: alike, not the same
+
+
+def test_every_source_imports_and_its_default_bundle_exists() -> None:
+    for name, row in SOURCES.items():
+        source, _ = make_source(name)
+        assert source.info.name
+        assert (
+            row.default_bundle is None or (bundles_dir() / row.default_bundle / "configs" / "metadata.json").is_file()
+        )
+        assert default_bundle(name) == row.default_bundle
+    assert default_bundle("chase") == "retinal_vessel_fundus_latent_diffusion"
+    assert [default_bundle(source) for source in ("folder", "unheard-of", None)] == [None] * 3

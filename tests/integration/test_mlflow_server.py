@@ -195,7 +195,7 @@ def test_pages_of_the_run_and_of_the_model(browser, server: str, run: Path, regi
 
 
 def test_bundle_that_was_not_tracked_gets_a_run_of_its_own(server: str) -> None:
-    from medseglatdiff_monai.integrations.mlflow.model import register
+    from medseglatdiff_monai.integrations.mlflow.register import register
 
     uri, version = register(LUNG, server)
     assert (uri, version) == (f"models:/{LUNG}/1", 1)
@@ -203,7 +203,7 @@ def test_bundle_that_was_not_tracked_gets_a_run_of_its_own(server: str) -> None:
 
 
 def test_store_that_does_not_answer_is_an_error_here(run: Path) -> None:
-    from medseglatdiff_monai.integrations.mlflow.model import register
+    from medseglatdiff_monai.integrations.mlflow.register import register
 
     with pytest.raises(InputError, match=r"127\.0\.0\.1:1 does not answer"):
         register(run, "http://127.0.0.1:1")

@@ -33,7 +33,7 @@ from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.data.sources.phantom_dicom import write_phantom_dicom_series
 from medseglatdiff_monai.integrations.monai_label.drawing import draw_request
 from medseglatdiff_monai.networks.weights import save_weights
-from medseglatdiff_monai.predict.files import predict
+from medseglatdiff_monai.predict.command import predict
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -16,7 +16,7 @@ from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.integrations.monai_label.drawing import draw_request, find_disagreement, find_mean_entropy
 from medseglatdiff_monai.io import RasterInput, open_input
 from medseglatdiff_monai.io.planes import index_to_point
-from medseglatdiff_monai.predict.files import predict
+from medseglatdiff_monai.predict.command import predict
 from medseglatdiff_monai.predict.image import predict_image
 
 AFFINE = np.array([[-0.7, 0, 0, 60], [0, -0.8, 0, 70], [0, 0, 2.0, -100], [0, 0, 0, 1.0]])

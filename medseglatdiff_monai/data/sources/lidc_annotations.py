@@ -21,7 +21,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MATRIX_SIZE", "NUM_READERS", "Nodule", "ReaderMask", "crop_start", "find_nodules", "find_scan_number"]
+__all__ = [
+    "MATRIX_SIZE",
+    "NUM_READERS",
+    "AnnotatedNodule",
+    "ReaderMask",
+    "crop_start",
+    "find_nodules",
+    "find_scan_number",
+]
 
 NUM_READERS = 4
 # Every LIDC slice is 512 by 512, and pylidc counts on it.
@@ -55,7 +63,7 @@ class ReaderMask:
 
 
 @dataclass(frozen=True)
-class Nodule:
+class AnnotatedNodule:
     """A cluster of one to four annotations.
 
     Attributes:
@@ -82,7 +90,7 @@ class Nodule:
         return masks
 
 
-def find_nodules(scan: Any, published: bool = False) -> tuple[list[Nodule], list[tuple[int, ...]]]:
+def find_nodules(scan: Any, published: bool = False) -> tuple[list[AnnotatedNodule], list[tuple[int, ...]]]:
     """Cluster a scan's annotations.
 
     Args:
@@ -93,7 +101,7 @@ def find_nodules(scan: Any, published: bool = False) -> tuple[list[Nodule], list
         The nodules, and for each cluster of more than four annotations, which is left out, the slices it covers.
         A scan without annotations gives two empty lists.
     """
-    nodules: list[Nodule] = []
+    nodules: list[AnnotatedNodule] = []
     left_out: list[tuple[int, ...]] = []
     for number, cluster in enumerate(scan.cluster_annotations(verbose=False)):
         if len(cluster) > NUM_READERS:
@@ -111,7 +119,7 @@ def find_nodules(scan: Any, published: bool = False) -> tuple[list[Nodule], list
         ]
         row, column = np.floor(cluster[reference].centroid[:2]).astype(int)
         nodules.append(
-            Nodule(
+            AnnotatedNodule(
                 number=number,
                 readers=tuple(readers[slot] for slot in kept),
                 slots=tuple(kept),

@@ -44,8 +44,7 @@ class LIDCSlicesSource(Source):
         if crop is not None and crop != CROP_SIZE:
             raise InputError(
                 f"--crop {crop}: the published crops are {CROP_SIZE}×{CROP_SIZE}; leave --crop out (a bundle's "
-                "preprocessing crops "
-                "further), or prepare other sizes from DICOM with the source 'lidc'."
+                "preprocessing crops further), or prepare other sizes from DICOM with the source 'lidc'."
             )
 
     def wants(self, member_name: str) -> bool:

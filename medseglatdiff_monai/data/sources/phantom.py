@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from .lidc_annotations import MATRIX_SIZE, NUM_READERS, Nodule, crop_start
+from .lidc_annotations import MATRIX_SIZE, NUM_READERS, AnnotatedNodule, crop_start
 from .phantom_scan import CROP_SIZE, PhantomScan, load_phantom_scan
 from .pylidc_compat import load_pylidc, pylidc_version
 from .source import CaseStub, PreparedCase, Source, SourceInfo
@@ -115,7 +115,9 @@ class PhantomSource(Source):
             },
         )
 
-    def _read_volume(self, patient: str, scan: PhantomScan, nodule: Nodule, row: int, column: int) -> PreparedCase:
+    def _read_volume(
+        self, patient: str, scan: PhantomScan, nodule: AnnotatedNodule, row: int, column: int
+    ) -> PreparedCase:
         """`depth` slices in a row; at the end of the scan the nodule is not in their middle."""
         if self.depth > len(scan.zvals):
             raise InputError(f"--depth is {self.depth}; the scan of {patient} has {len(scan.zvals)} slices.")

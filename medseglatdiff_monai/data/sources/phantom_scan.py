@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ...errors import InputError
-from .lidc_annotations import MATRIX_SIZE, Nodule, find_nodules
+from .lidc_annotations import MATRIX_SIZE, AnnotatedNodule, find_nodules
 from .pylidc_compat import load_pylidc
 
 __all__ = ["PhantomScan", "load_phantom_scan"]
@@ -32,7 +32,9 @@ class PhantomScan:
         seed: another seed is another lung around the same nodules.
     """
 
-    def __init__(self, patient_id: str, zvals: np.ndarray, spacing_mm: float, nodules: list[Nodule], seed: int) -> None:
+    def __init__(
+        self, patient_id: str, zvals: np.ndarray, spacing_mm: float, nodules: list[AnnotatedNodule], seed: int
+    ) -> None:
         self.patient_id = patient_id
         self.zvals = np.asarray(zvals, dtype=float)
         self.spacing_mm = float(spacing_mm)
@@ -130,7 +132,7 @@ class PhantomScan:
         air = np.clip((body - 1.0) * 80.0, 0.0, 1.0) * np.clip((outside - 40.0) / 3.0, 0.0, 1.0)
         return gaussian_filter(wall + (AIR_HU - wall) * air, BLUR_PIXELS)
 
-    def _grow_vessels(self, nodule: Nodule) -> np.ndarray:
+    def _grow_vessels(self, nodule: AnnotatedNodule) -> np.ndarray:
         """Branching tubes around a nodule, (points, 4): row, column, z (in pixels) and radius."""
         rng = self.make_rng(f"vessels-{nodule.number}")
         row, column = nodule.center

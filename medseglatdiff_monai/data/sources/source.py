@@ -18,18 +18,42 @@ import numpy as np
 
 from ...errors import InputError, did_you_mean
 
-__all__ = ["SOURCES", "CaseStub", "LeftOut", "PreparedCase", "Source", "SourceInfo", "make_source", "natural_key"]
+__all__ = [
+    "SOURCES",
+    "CaseStub",
+    "LeftOut",
+    "PreparedCase",
+    "Source",
+    "SourceInfo",
+    "SourceRow",
+    "default_bundle",
+    "make_source",
+    "natural_key",
+]
 
-# Name on the command line -> where the class lives; imported only when asked for, so that pylidc is no one else's
-# burden.
-SOURCES: dict[str, str] = {
-    "lidc": "medseglatdiff_monai.data.sources.lidc:LIDCSource",
-    "lidc-slices": "medseglatdiff_monai.data.sources.lidc_slices:LIDCSlicesSource",
-    "isic2018": "medseglatdiff_monai.data.sources.isic:ISICSource",
-    "cvc-clinicdb": "medseglatdiff_monai.data.sources.cvc:CVCSource",
-    "chase": "medseglatdiff_monai.data.sources.chase:CHASESource",
-    "folder": "medseglatdiff_monai.data.sources.folder:FolderSource",
-    "phantom": "medseglatdiff_monai.data.sources.phantom:PhantomSource",
+
+@dataclass(frozen=True)
+class SourceRow:
+    """A source as the table names it.
+
+    Attributes:
+        location: ``module:class`` beside this module; imported when asked for, so that only LIDC needs pylidc.
+        default_bundle: name of the bundle that is made for its data; ``None`` where the data may be anything.
+    """
+
+    location: str
+    default_bundle: str | None
+
+
+# Name on the command line → the source.
+SOURCES: dict[str, SourceRow] = {
+    "lidc": SourceRow("lidc:LIDCSource", "lung_nodule_ct_latent_diffusion"),
+    "lidc-slices": SourceRow("lidc_slices:LIDCSlicesSource", "lung_nodule_ct_latent_diffusion"),
+    "isic2018": SourceRow("isic:ISICSource", "skin_lesion_dermoscopy_latent_diffusion"),
+    "cvc-clinicdb": SourceRow("cvc:CVCSource", "polyp_colonoscopy_latent_diffusion"),
+    "chase": SourceRow("chase:CHASESource", "retinal_vessel_fundus_latent_diffusion"),
+    "folder": SourceRow("folder:FolderSource", None),
+    "phantom": SourceRow("phantom:PhantomSource", "lung_nodule_ct_latent_diffusion"),
 }
 
 
@@ -157,13 +181,23 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
+def default_bundle(source: str | None) -> str | None:
+    """Name of the bundle that is made for a source's data; ``None`` for an unknown source or where it may be anything.
+
+    Args:
+        source: as ``dataset.json`` names it under ``source``.
+    """
+    row = SOURCES.get(str(source))
+    return None if row is None else row.default_bundle
+
+
 def make_source(source: str, **options: Any) -> tuple[Source, dict[str, Any]]:
     """Import and construct the named source; returns it with the options that were given."""
     if source not in SOURCES:
         hint = did_you_mean(str(source), SOURCES, cutoff=0.4)
         raise InputError(f"unknown source {source!r}.{hint} Known sources: {', '.join(SOURCES)}.")
-    module_name, class_name = SOURCES[source].split(":")
-    source_class = getattr(importlib.import_module(module_name), class_name)
+    module_name, class_name = SOURCES[source].location.split(":")
+    source_class = getattr(importlib.import_module(f".{module_name}", __package__), class_name)
     given = {name: value for name, value in options.items() if value is not None}
     known = [name for name in inspect.signature(source_class).parameters]
     for name in given:
@@ -172,8 +206,8 @@ def make_source(source: str, **options: Any) -> tuple[Source, dict[str, Any]]:
             continue
         if name in ("crop", "whole_slice"):
             raise InputError(
-                f"{flag} does not concern the source {source!r}: it keeps native size, resizing and cropping are "
-                f"in the bundle's preprocessing. Leave {flag} out."
+                f"{flag} does not concern the source {source!r}: it keeps native size, resizing and cropping are in "
+                f"the bundle's preprocessing. Leave {flag} out."
             )
         options_known = [option.replace("_", "-") for option in known]
         hint = did_you_mean(flag.removeprefix("--"), options_known, cutoff=0.5, prefix="--")

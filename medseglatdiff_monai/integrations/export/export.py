@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ...bundle.arguments import check_bundle_arguments
 from ...errors import InputError, did_you_mean
-from .torchscript import export_torchscript
+from ...startup import heavy_imports
 
 __all__ = ["EXPORT_FORMATS", "export"]
 
@@ -26,14 +27,29 @@ def export(
     device: str = "cpu",
     **overrides: Any,
 ) -> Path:
-    """Export a bundle to ``output_file`` (``"torchscript"``) or ``output_dir`` (``"onnx"``); returns that path.
+    """Write a bundle for other programs: TorchScript of (image, noise) → confidence map, or ONNX with a runner.
 
-    ``device`` is where TorchScript will run, see :func:`export_torchscript`; ONNX runs wherever its runner is told to.
+    Example: medseglatdiff export lung_nodule_ct_latent_diffusion --output-file lung.ts
+    Example: medseglatdiff export lung_nodule_ct_latent_diffusion --format onnx --output-dir lung_onnx
+
+    Args:
+        bundle: bundle folder, or a name under bundles/.
+        format: torchscript or onnx.
+        output_file: the TorchScript file.
+        output_dir: folder of the ONNX networks, their settings and onnx_runner.py.
+        weights: other weights than the bundle's own.
+        device: where the TorchScript will run, cpu or cuda; ONNX runs on either.
+        overrides: configuration keys, e.g. --num_samples 16: fixed in TorchScript, the runner's default in ONNX.
+
+    Returns:
+        ``output_file`` or ``output_dir``.
 
     Raises:
-        InputError: unknown format, or the place that belongs to the other one; and see :func:`export_torchscript` and
+        InputError: unknown format, or the place that belongs to the other one; and see
+            :func:`~medseglatdiff_monai.integrations.export.torchscript.export_torchscript` and
             :func:`~medseglatdiff_monai.integrations.export.onnx.export_onnx`.
     """
+    check_bundle_arguments(bundle, "inference", None, {**overrides, "device": device})
     if format not in EXPORT_FORMATS:
         hint = did_you_mean(str(format), EXPORT_FORMATS)
         raise InputError(f"--format must be one of {', '.join(EXPORT_FORMATS)}, found {format!r}.{hint}")
@@ -42,7 +58,11 @@ def export(
         wanted = "--output-file FILE.ts" if format == "torchscript" else "--output-dir FOLDER"
         raise InputError(f"--format {format} is written to {wanted}: give that alone.")
     if format == "torchscript":
+        with heavy_imports():
+            from .torchscript import export_torchscript
+
         return export_torchscript(bundle, place, weights, device, **overrides)
-    from .onnx import export_onnx
+    with heavy_imports():
+        from .onnx import export_onnx
 
     return export_onnx(bundle, place, weights, **overrides)

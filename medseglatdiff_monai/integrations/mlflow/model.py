@@ -24,14 +24,14 @@ from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 from monai.data import MetaTensor
 
-from ...bundle.config import find_bundle
+from ...bundle.config import Bundle
 from ...bundle.pack import bundle_files
 from ...bundle.segmenter import load_segmenter
 from ...errors import InputError
 from ...files import SOURCE_TREE
 from .tracking import open_store, read_run_ids
 
-__all__ = ["BundleModel", "register"]
+__all__ = ["BundleModel", "log_bundle"]
 
 # What prediction imports. Their versions at registration are written into the model.
 LIBRARIES = (
@@ -124,29 +124,16 @@ def _tracking(uri: str) -> Iterator[None]:
             os.environ.pop("MLFLOW_REGISTRY_URI", None)
 
 
-def register(
-    bundle: str | Path, tracking_uri: str, name: str | None = None, experiment_name: str = "medseglatdiff"
-) -> tuple[str, int]:
-    """Log a finished bundle as a pyfunc model and register a version of it.
-
-    A run's folder that was tracked in the same store gets the model into its own parent run; any other bundle into a
-    new run.
+def log_bundle(opened: Bundle, tracking_uri: str, name: str, experiment_name: str) -> tuple[str, int]:
+    """Log a finished bundle and register a version of it, see :mod:`~medseglatdiff_monai.integrations.mlflow.register`.
 
     Args:
-        bundle: folder, or name under ``bundles/``.
+        opened: the bundle.
         tracking_uri: MLflow server or database.
-        name: of the registered model; by default the bundle folder's.
-        experiment_name: experiment of the new run.
-
-    Returns:
-        URI of the registered version, and its number.
-
-    Raises:
-        InputError: no such bundle, an unfinished one (see :func:`~medseglatdiff_monai.bundle.pack.bundle_files`), or a
-            store that does not answer.
+        name: of the registered model.
+        experiment_name: experiment of a new run.
     """
-    root = find_bundle(bundle)
-    files = bundle_files(root)
+    root, files = opened.root, bundle_files(opened)
     segmenter = load_segmenter(root, device="cpu")
     try:
         client, experiment_id = open_store(tracking_uri, experiment_name)
@@ -182,7 +169,7 @@ def register(
                 code_paths=[str(SOURCE_TREE / "medseglatdiff_monai")],
                 pip_requirements=_requirements(),
                 signature=_signature(segmenter.in_channels),
-                registered_model_name=name or root.name,
+                registered_model_name=name,
                 metadata={
                     "bundle": root.name,
                     "bundle_version": segmenter.metadata.get("version"),
@@ -194,5 +181,5 @@ def register(
         shutil.rmtree(staging, ignore_errors=True)
     version = int(info.registered_model_version)
     registry = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-    registry.update_model_version(name or root.name, str(version), description=segmenter.metadata.get("description"))
-    return f"models:/{name or root.name}/{version}", version
+    registry.update_model_version(name, str(version), description=segmenter.metadata.get("description"))
+    return f"models:/{name}/{version}", version

@@ -1,6 +1,8 @@
-"""A local web page to look at ensembles: samples, consensus at any threshold, raters' masks beside them."""
+"""A local web page to look at ensembles: samples, consensus at any threshold, raters' masks beside them.
 
-from .case import Drawn, OpenCase, Sizes, open_case
-from .page import view
+Names are imported when first used, so that arguments can be checked without torch and MONAI.
+"""
 
-__all__ = ["Drawn", "OpenCase", "Sizes", "open_case", "view"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

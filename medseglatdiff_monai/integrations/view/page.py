@@ -5,8 +5,6 @@ Served by NiceGUI (extra ``view``) on this computer alone: whoever can open the 
 
 from __future__ import annotations
 
-import importlib.util
-import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,67 +12,42 @@ from typing import Any
 
 import numpy as np
 
-from ...bundle.segmenter import Segmenter, load_segmenter
+from ...bundle.segmenter import Segmenter
 from ...errors import InputError
-from ...io.places import parse_places
 from ...plots.panel import CONSENSUS_COLOUR, SAMPLE_COLOUR
+from .address import HOST
 from .case import Drawn, OpenCase, open_case
 from .layers import describe_readers, describe_sizes, draw_layers, format_point, seen_part
 from .picture import WINDOWS, find_scale, render, to_uri
 
-__all__ = ["view"]
+__all__ = ["serve"]
 
-HOST = "127.0.0.1"
 # A control wears the colour of the outline that it moves.
 KEY = "border-left: 6px solid {}; padding-left: 6px"
 
 
-def view(
+def serve(
+    segmenter: Segmenter,
     path: str | Path | None,
-    bundle: str | Path,
-    readers: str | Sequence[str] | None = None,
-    point: Any = None,
-    weights: str | Path | None = None,
-    experiment: str | None = None,
-    num_samples: int = 16,
-    seed: int = 0,
-    port: int = 8080,
-    show: bool = True,
-    **overrides: Any,
+    readers: str | Sequence[str] | None,
+    start: Sequence[float] | None,
+    num_samples: int,
+    seed: int,
+    port: int,
+    show: bool,
 ) -> None:
-    """Serve the page until it is interrupted.
+    """Serve the page until it is interrupted, see :func:`~medseglatdiff_monai.integrations.view.view`.
 
     Args:
+        segmenter: the loaded bundle.
         path: image to open at once, or ``None``.
-        bundle: folder, or name under ``bundles/``.
-        readers: masks to compare with, see :func:`~medseglatdiff_monai.integrations.view.case.open_case`.
-        point: LPS millimetres of the nodule in a volume; then it is drawn at once.
-        weights: other weights than the bundle's own.
-        experiment: overlay that the weights were trained with.
-        num_samples: masks to begin with.
-        seed: seed of the noise to begin with.
+        readers: its readers' masks.
+        start: its nodule, LPS millimetres; drawn at once if given.
+        num_samples: to begin with.
+        seed: to begin with.
         port: of the page, on 127.0.0.1.
         show: open the browser.
-        overrides: configuration keys of the bundle.
-
-    Raises:
-        InputError: NiceGUI is not installed, the port is taken, or the arguments do not fit.
     """
-    if importlib.util.find_spec("nicegui") is None:
-        raise InputError(
-            "The page needs NiceGUI, which is not installed; expected the extra 'view': "
-            "pip install 'medseglatdiff_monai[view]'. 'medseglatdiff report' makes a page without it."
-        )
-    if path is None and (readers is not None or point is not None):
-        raise InputError("--readers and --point belong to an image; give its path, too.")
-    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
-        raise InputError(f"--port is {port!r}; expected a number from 1 to 65535.")
-    _check_port(port)
-    segmenter = load_segmenter(bundle, weights, experiment, num_samples=num_samples, seed=seed, **overrides)
-    (places,) = parse_places({"point": point}, 1)
-    if len(places) > 1:
-        raise InputError("--point names several nodules; the page shows one at a time.")
-    start = places[0][1] if places else None
     # Before the browser opens: a wrong path is an error of the command.
     if path is not None:
         open_case(path, segmenter, readers)
@@ -96,15 +69,6 @@ def view(
         root, host=HOST, port=port, title="medseglatdiff", favicon="🫁", reload=False, show=show,
         show_welcome_message=False, message_history_length=100, reconnect_timeout=30.0,
     )  # fmt: skip
-
-
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise InputError(f"--port {port}: cannot be used ({error}); give another, e.g. {port + 1}.") from error
 
 
 class Page:

@@ -1,0 +1,40 @@
+"""The command `register`: the bundle is looked for before torch and MLflow are imported, which takes seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...bundle.config import Bundle
+from ...startup import heavy_imports
+
+__all__ = ["register"]
+
+
+def register(
+    bundle: str | Path, tracking_uri: str, name: str | None = None, experiment_name: str = "medseglatdiff"
+) -> tuple[str, int]:
+    """Log a finished bundle in MLflow as a pyfunc model and register it, beside the runs that trained it.
+
+    A run's folder that was tracked in the same store gets the model into its own parent run; any other bundle into a
+    new run.
+
+    Example: medseglatdiff register runs/lung --tracking-uri http://localhost:5000 --name lung
+
+    Args:
+        bundle: bundle folder, or a name under bundles/.
+        tracking_uri: MLflow server or database, e.g. sqlite:////data/mlruns.db.
+        name: name of the registered model (default: the bundle's folder).
+        experiment_name: experiment of the run, where the bundle has none on that server.
+
+    Returns:
+        URI of the registered version, and its number.
+
+    Raises:
+        InputError: no such bundle, an unfinished one (see :func:`~medseglatdiff_monai.bundle.pack.bundle_files`), or a
+            store that does not answer.
+    """
+    opened = Bundle(bundle)
+    with heavy_imports():
+        from .model import log_bundle
+
+    return log_bundle(opened, tracking_uri, name or opened.root.name, experiment_name)

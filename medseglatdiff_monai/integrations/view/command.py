@@ -1,0 +1,85 @@
+"""The command `view`: its arguments are checked before torch and MONAI are imported, which takes seconds."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...bundle.arguments import check_device
+from ...bundle.segmenter import load_segmenter
+from ...errors import InputError
+from ...io.places import parse_places
+from ...startup import heavy_imports
+from .address import HOST
+
+__all__ = ["view"]
+
+
+def view(
+    input: str | Path | None = None,
+    bundle: str | Path = "lung_nodule_ct_latent_diffusion",
+    readers: str | Sequence[str] | None = None,
+    point: Any = None,
+    weights: str | Path | None = None,
+    experiment: str | Path | None = None,
+    num_samples: int = 16,
+    seed: int = 0,
+    port: int = 8080,
+    show: bool = True,
+    **overrides: Any,
+) -> None:
+    """Look at an ensemble in the browser: page through samples, slide the threshold, compare with raters.
+
+    The page is served on this computer alone, until it is interrupted. Needs the extra 'view'.
+
+    Example: medseglatdiff view SERIES --point=-62.5,41,-120
+    Example: medseglatdiff view data/lidc/images/CASE.nii.gz --readers data/lidc/masks/CASE.nii.gz
+
+    Args:
+        input: a PNG or JPEG image, a NIfTI file, or a folder with one DICOM series; it can also be opened later.
+        bundle: bundle folder, or a name under bundles/.
+        readers: raters' masks: a prepared file with a channel per rater, or a PNG or NIfTI file per rater with commas
+            between; of a volume NIfTI on its own grid.
+        point: x,y,z of the nodule in patient millimetres (LPS); without it the nodule is clicked in the page.
+        weights: other weights than the bundle's own.
+        experiment: overlay that the weights were trained with.
+        num_samples: masks to begin with.
+        seed: seed of the noise to begin with.
+        port: port of the page on 127.0.0.1.
+        show: False: do not open the browser.
+        overrides: configuration keys.
+
+    Raises:
+        InputError: NiceGUI is not installed, the port is taken, or the arguments do not fit.
+    """
+    if importlib.util.find_spec("nicegui") is None:
+        raise InputError(
+            "The page needs NiceGUI, which is not installed; expected the extra 'view': "
+            "pip install 'medseglatdiff_monai[view]'. 'medseglatdiff report' makes a page without it."
+        )
+    if input is None and (readers is not None or point is not None):
+        raise InputError("--readers and --point belong to an image; give its path, too.")
+    if not 1 <= port <= 65535:
+        raise InputError(f"--port is {port!r}; expected a number from 1 to 65535.")
+    _check_port(port)
+    (places,) = parse_places({"point": point}, 1)
+    if len(places) > 1:
+        raise InputError("--point names several nodules; the page shows one at a time.")
+    check_device(overrides.get("device"))
+    segmenter = load_segmenter(bundle, weights, experiment, num_samples=num_samples, seed=seed, **overrides)
+    with heavy_imports():
+        from .page import serve
+
+    serve(segmenter, input, readers, places[0][1] if places else None, num_samples, seed, port, show)
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise InputError(f"--port {port}: cannot be used ({error}); give another, e.g. {port + 1}.") from error

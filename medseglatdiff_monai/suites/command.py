@@ -1,0 +1,88 @@
+"""The command `benchmark`: its arguments are checked before torch, MONAI and pandas are imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..bundle.config import find_bundle
+from ..data.datalist import load_dataset_info
+from ..errors import InputError
+from ..startup import heavy_imports
+from .suite import load_suite
+
+__all__ = ["run_suite"]
+
+
+def run_suite(
+    suite: str | Path,
+    dataset_dir: str | Path,
+    output_dir: str | Path,
+    bundle: str | Path | None = None,
+    max_minutes: float | None = None,
+    max_cases: int | None = None,
+    systems: str | Sequence[str] | None = None,
+    seeds: int | Sequence[int] = 0,
+    split: str = "validation",
+    runs: str | Sequence[str] | Mapping[str, str | Path] | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Train, score and compare the systems of a suite: results.json, results.csv, report.html.
+
+    Example: medseglatdiff benchmark ambiguity --dataset-dir data/lidc --max-minutes 60 --output-dir results
+
+    Args:
+        suite: paper-table-1, paper-table-2, paper-table-3, paper-figure-3, paper-figure-4, ambiguity, ambiguity-laptop,
+            all-systems, calibration, ablation, recipe, or a JSON file.
+        dataset_dir: prepared folder.
+        output_dir: where runs, scores and the report go; the same call continues from there.
+        bundle: bundle that the systems start from; by default the one for the data set.
+        max_minutes: budget of training and scoring together; what did not fit is listed under left_out. 0 trains
+            nothing and scores what is trained, however long it takes, on the cases that an earlier budget chose.
+        max_cases: score at most this many cases, selected by a fixed seed.
+        systems: names, separated by commas; all by default.
+        seeds: training seeds, separated by commas; figures are means over them.
+        split: training, validation or test.
+        runs: NAME=FOLDER, separated by commas: trained runs or bundles to take instead of training; on the command line
+            --run.
+        overrides: configuration keys of every system's training, e.g. --max_epochs 1.
+
+    Returns:
+        The contents of ``results.json``.
+
+    Raises:
+        InputError: unknown suite, bundle, system or part; a result file of another version or suite in ``output_dir``.
+    """
+    loaded = load_suite(suite)
+    if bundle is not None:
+        find_bundle(bundle)
+    load_dataset_info(dataset_dir)
+    given = dict(runs) if isinstance(runs, Mapping) else dict(_name_and_folder(entry) for entry in _as_list(runs))
+    names = None if systems is None else [str(name) for name in _as_list(systems)]
+    numbers = _as_list(seeds)
+    if not numbers or not all(isinstance(seed, int) for seed in numbers):
+        raise InputError(f"--seeds is {seeds!r}; expected integers, separated by commas.")
+    with heavy_imports():
+        from .runner import SuiteRun
+
+    return SuiteRun(
+        loaded, Path(dataset_dir), Path(output_dir), bundle, max_minutes, max_cases, names,
+        numbers, split, given, overrides,
+    ).run()  # fmt: skip
+
+
+def _as_list(value: Any) -> list[Any]:
+    """The entries of ``a,b``, of a sequence, or a single value."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _name_and_folder(entry: Any) -> tuple[str, str]:
+    name, mark, folder = str(entry).partition("=")
+    if not (name.strip() and mark and folder.strip()):
+        raise InputError(f"--run expects NAME=FOLDER, separated by commas; found {entry!r}.")
+    return name.strip(), folder.strip()
