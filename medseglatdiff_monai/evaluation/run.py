@@ -30,23 +30,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a bundle on one part of a prepared data set; returns the contents of ``metrics.json``.
 
-    ``cases.csv`` has one row a case, ``summary`` in ``metrics.json`` the mean of each column over the cases for which
-    it is defined. What is defined for none is null there and explained under ``not_applicable``. The columns:
-
-    - ``ged_v``, ``ged_u``, ``hm_iou``: see :mod:`~medseglatdiff_monai.metrics`; ``ged_floor``: the ``ged_v`` that
-      drawing so many samples from the readers themselves has on average.
-    - ``dice``, ``iou``, ``hd95`` (pixels), ``surface_dice``: consensus of the samples against the pixels that at least
-      half of the readers marked, in cases that have any; ``dice_all``, ``iou_all``: in all cases, both empty as 1.
-    - ``d_max``, ``ci_score``, ``ci_sensitivity``, ``ci_agreement``: see
-      :func:`~medseglatdiff_monai.metrics.collective_insight`; ``diversity``, ``raters_diversity``: mean distance of
-      two samples and of two readers; ``ncc``: see :func:`~medseglatdiff_monai.metrics.variance_correlation`.
-    - ``soft_dice``, ``ece``, ``brier``: confidence map against the mean reader map; ``ece_band``, ``brier_band``: in
-      the pixels where readers or samples differ among themselves. The summary's two ``ece`` pool the pixels of all
-      cases; ``calibration`` holds the bins behind them.
-    - ``samples_nonempty``, ``raters_nonempty``: share of masks that hold a pixel.
-    - ``dice_native``, ``iou_native`` or ``dice_network``, ``iou_network``: ``dice_all``, ``iou_all`` on the other grid.
-    - ``codec_…``: the mask codec's reconstruction of the readers, the image codec's of the image.
-    - ``seconds``: wall time of the forward pass.
+    ``cases.csv`` has one row for each case, ``summary`` in ``metrics.json`` the mean of each column over the cases for
+    which it is defined; ``ece`` and ``ece_band`` pool the pixels of all cases there, and ``calibration`` holds the bins
+    behind them. What is defined for no case is null and explained under ``not_applicable``. The columns are the rows of
+    :data:`medseglatdiff_monai.evaluation.columns.COLUMNS`, explained on the documentation's page on files; ``seconds``
+    is the wall time of the forward pass.
 
     Args:
         bundle: folder, or name under ``bundles/``.
@@ -55,10 +43,10 @@ def evaluate(
         split: ``"training"``, ``"validation"`` or ``"test"``.
         experiment: overlay that the weights were trained with.
         weights: other weights than the bundle's own.
-        num_samples: samples a case; default 16.
-        num_inference_steps: denoiser calls a sample; default the bundle's.
-        max_cases: draw so many cases by ``seed``.
-        seed: seed of the noise and of the draw of cases.
+        num_samples: samples of each case; default 16.
+        num_inference_steps: denoiser calls for each sample; default the bundle's.
+        max_cases: select this many cases by ``seed``.
+        seed: seed of the noise and of the selection of cases.
         save_samples: keep the sampled masks.
         overrides: configuration keys, such as ``fusion``, ``postprocess``, ``confidence``, ``threshold``, ``score_at``.
 
