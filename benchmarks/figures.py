@@ -15,7 +15,7 @@ from pathlib import Path
 from speed_figures import plot_speed, speed
 
 from medseglatdiff_monai.files import weights_sha256
-from medseglatdiff_monai.suites.statistics import is_settled
+from medseglatdiff_monai.suites.statistics import is_significant
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -165,11 +165,11 @@ def example() -> str:
 
 
 def by_system(result: dict) -> tuple[dict[str, dict[str, dict]], set[tuple[str, str]]]:
-    """A suite's measurements by system and metric, and the pairs of both whose difference is settled."""
+    """A suite's measurements by system and metric, and the pairs of both whose difference is significant."""
     rows: dict[str, dict[str, dict]] = {}
     for row in result["measurements"]:
         rows.setdefault(row["system"], {})[row["metric"]] = row
-    return rows, {(row["system"], row["metric"]) for row in result["comparisons"] if is_settled(row)}
+    return rows, {(row["system"], row["metric"]) for row in result["comparisons"] if is_significant(row)}
 
 
 def comparison(name: str, trained: str) -> str:
