@@ -127,7 +127,7 @@ class Column:
     Attributes:
         name: in ``cases.csv``, ``metrics.json`` and the suites.
         label: short heading in a table or a plot.
-        title: what it is, for the documentation; the label if empty.
+        title: what it is, for the documentation.
         note: what else should be known, for the documentation.
         score: (B,) values of an ensemble against its raters; ``None`` where it is not one of an ensemble's metrics.
         rebuilt: (B,) values of a codec's reconstruction; ``None`` where it is not one of a codec's metrics.
@@ -145,7 +145,7 @@ class Column:
 
     name: str
     label: str
-    title: str = ""
+    title: str
     note: str = ""
     score: Callable[[ScoredMasks], torch.Tensor] | None = None
     rebuilt: Callable[[Reconstruction], torch.Tensor] | None = None
@@ -212,8 +212,8 @@ _ROWS = (
         direction=-1, min_raters=2, min_samples=2,
     ),
     Column(
-        "hm_iou", "HM-IoU", note="Hungarian-matched IoU of samples and raters",
-        score=lambda m: hungarian_matched_iou(m.samples, m.raters), direction=1,
+        "hm_iou", "HM-IoU", "HM-IoU", "Hungarian-matched IoU of samples and raters",
+        lambda m: hungarian_matched_iou(m.samples, m.raters), direction=1,
     ),
     Column(
         "dice", "Dice", "Dice of the consensus", "against the pixels that at least half of the raters marked, in cases "
@@ -243,8 +243,8 @@ _ROWS = (
         score=lambda m: _share_nonempty(m.raters),
     ),
     Column(
-        "ged_floor", "GED, floor", "GED (V-statistic) of samples taken from the raters",
-        "what so many samples of the raters' own masks have on average",
+        "ged_floor", "GED, floor", "GED (V-statistic) of samples from the raters",
+        "the mean of this many samples of the raters' own masks",
         lambda m: energy_distance_floor(m.raters, m.samples.shape[1]),
     ),
     Column(
@@ -265,7 +265,7 @@ _ROWS = (
         undefined="the readers agree in every pixel of every case",
     ),
     Column(
-        "ci_score", "CI score", "collective insight", "of sensitivity, maximum Dice matching and agreement",
+        "ci_score", "CI score", "collective insight", "combines sensitivity, maximum Dice matching and agreement",
         lambda m: m.insight["score"], direction=1, min_raters=2, min_samples=2,
     ),
     Column(
@@ -277,7 +277,7 @@ _ROWS = (
         lambda m: m.insight["agreement"], direction=1, min_raters=2, min_samples=2,
     ),
     Column(
-        "soft_dice", "Soft Dice", "soft Dice", "confidence map against the share of raters, as the following five are",
+        "soft_dice", "Soft Dice", "soft Dice", "confidence map against the share of raters, like the four rows below",
         lambda m: soft_dice(m.known_confidence, m.target), direction=1,
     ),
     Column(
@@ -312,7 +312,7 @@ _ROWS = (
     *(
         Column(
             f"{name}_{grid}", f"{label}, {where}", f"{label} at {where}", f"`{name}_all` where the other columns are "
-            f"scored on the other grid", score, grid=grid, direction=1,
+            "scored on the other grid", score, grid=grid, direction=1,
         )
         for grid, where in (("native", "the image's native size"), ("network", "the network's size"))
         for name, label, score in (("dice", "Dice", _dice_all), ("iou", "IoU", _iou_all))
