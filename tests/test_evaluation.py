@@ -25,9 +25,10 @@ from medseglatdiff_monai.ensemble.inferer import EnsembleInferer
 from medseglatdiff_monai.ensemble.morphology import refine_masks
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.evaluation.case_recorder import CaseRecorder
-from medseglatdiff_monai.evaluation.columns import COLUMNS, Column, ScoredMasks
+from medseglatdiff_monai.evaluation.columns import COLUMNS, Column
 from medseglatdiff_monai.evaluation.result import load_result
 from medseglatdiff_monai.evaluation.run import evaluate
+from medseglatdiff_monai.evaluation.scored import ScoredMasks
 from medseglatdiff_monai.files import weights_sha256
 from medseglatdiff_monai.io.prepared import LoadCased
 from medseglatdiff_monai.networks import IdentityCodec

@@ -33,8 +33,9 @@ from ..networks.codecs import CodecBase, IdentityCodec
 from ..networks.weights import load_weights
 from ..provenance import provenance
 from .codec import rebuild_image, rebuild_masks
-from .columns import COLUMNS, ScoredMasks, why_undefined
+from .columns import COLUMNS, why_undefined
 from .result import ScoredCase, pool_bins, reliability, summarize, write_result
+from .scored import ScoredMasks
 
 __all__ = ["CaseRecorder", "load_image_codec"]
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from ..bundle.segmenter import inference_config
-from ..data.datalist import load_datalist
 from ..errors import unwrapped_errors
 from ..files import weights_sha256
 from ..networks.codecs import CodecBase
 from ..provenance import provenance
-from .columns import COLUMNS, Reconstruction
+from .columns import COLUMNS
 from .result import ScoredCase, summarize, write_result
+from .scored import Reconstruction
 
 __all__ = ["evaluate_codec", "rebuild_image", "rebuild_masks"]
 
@@ -42,13 +42,13 @@ def evaluate_codec(
     max_cases: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Score a codec of a run on its own; ``metrics.json`` and ``cases.csv`` are those of ``evaluate``.
+    """Score a codec of a run on its own; ``metrics.json`` and ``cases.csv`` have the form of those of ``evaluate``.
 
     Images: PSNR and SSIM. Masks: mean over the raters who marked something; Dice and IoU of the decoded mask, PSNR and
     SSIM of its probability map, range 1.
 
     Args:
-        run: the run's folder; the weights are those of the codec's own stage, or of ``CODEC.pt`` in its ``models/``.
+        run: the run's folder; the weights are ``CODEC.pt`` in its ``models/``, those of the codec's own stage.
         codec: ``"image_codec"`` or ``"mask_codec"``.
         dataset_dir: prepared folder.
         output_dir: receives the two files.
@@ -63,10 +63,10 @@ def evaluate_codec(
     chosen = {"dataset_dir": str(Path(dataset_dir).absolute()), "split": split, "max_cases": max_cases, "seed": seed}
     parser = inference_config(run, "evaluate", weights, overrides=chosen)
     parser["network#module"] = f"$@{codec}_def.to(@device)"
-    items = load_datalist(dataset_dir, split, max_cases, seed)
     with unwrapped_errors(), torch.random.fork_rng():
         network = parser.get_parsed_content("network").eval()
         device = parser.get_parsed_content("device")
+        items = parser.get_parsed_content("items")
         loader = parser.get_parsed_content("dataloader")
     columns = [column for column in COLUMNS.values() if column.rebuilt is not None and column.codec is None]
     cases: list[ScoredCase] = []

@@ -30,7 +30,7 @@ from .request import Request, read_request
 from .results import save_csv
 from .reuse import check_runs, keep_codecs, read_costs, share_codecs, trained_on
 from .scoring import Scored, find_scores, score_member
-from .suite import CODEC_STAGES, load_suite
+from .suite import load_suite
 
 __all__ = ["run_suite"]
 
@@ -85,7 +85,8 @@ def run_suite(
     results = clean_json(assemble(request, members, scored, notes))
     save_json(results, request.results_path)
     save_csv(pd.DataFrame(results["measurements"]), request.output / "results.csv")
-    write_report(request.suite, results, request.output / "report.html", choose_panels(request, scored))
+    shown = [part for part in scored if part.member.seed == members[0].seed]
+    write_report(request.suite, results, request.output / "report.html", choose_panels(request, shown))
     return results
 
 
@@ -124,7 +125,7 @@ def _train(member: Member, minutes: float | None, request: Request, record: Suit
         _call_train(member, None, request)
     else:
         _train_in_shares(member, stages, minutes, request, record)
-        if stages[-1] not in CODEC_STAGES and not member.trained:
+        if not member.trained:
             notes.explain(member, "the budget ended it before its last epoch", "training")
     keep_codecs(member, stages, request, record)
 

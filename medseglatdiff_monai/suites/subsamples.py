@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..evaluation.columns import COLUMNS, ScoredMasks
+from ..evaluation.columns import COLUMNS
+from ..evaluation.scored import ScoredMasks
 from ..metrics.masks import mean_mask
 
 __all__ = ["score_subsamples", "subsample_case"]

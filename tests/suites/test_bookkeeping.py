@@ -245,6 +245,26 @@ def test_a_codec_that_the_budget_ended_is_not_resumed_and_said_in_every_call(
     assert systems_scored(results) == [("Ours", 0)]
 
 
+def test_a_codec_on_its_own_that_the_budget_ended_is_scored_and_said(
+    data: Path, tmp_path: Path, scored: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(bundle, dataset_dir, experiment, run: Path, minutes, **overrides) -> None:
+        assert overrides["training_stages"] == ["image_codec"]
+        leave_weights(bundle, dataset_dir, experiment, run, minutes, **overrides)
+        state_path(run / "models" / "image_codec.pt").write_text("")
+
+    def evaluate_codec(run, codec, dataset_dir, folder, split, max_cases, seed) -> None:
+        leave_scores(run, dataset_dir, folder, max_cases=max_cases, num_samples=1)
+
+    monkeypatch.setattr(runner, "train", train)
+    monkeypatch.setattr(scoring, "evaluate_codec", evaluate_codec)
+    suite = write_suite(tmp_path, systems=[{"name": "Image", "reconstruction": "image_codec"}])
+    results = run_suite(suite, data, tmp_path / "out", LUNG, max_minutes=10.0)
+    assert systems_scored(results) == [("Image", 0)]
+    ended = {"what": "Image, seed 0, training", "why": "the budget ended it before its last epoch"}
+    assert results["left_out"] == [ended]
+
+
 def test_a_sweeps_point_wins_over_the_systems_own_settings(tmp_path: Path) -> None:
     entry = {"name": "s", "num_samples": 4, "sweep": {"num_inference_steps": [1, 50]}}
     guided = {"name": "g", "num_samples": 4, "sweep": {"threshold": [0.3]}}
