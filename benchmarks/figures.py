@@ -14,8 +14,9 @@ from pathlib import Path
 
 from speed_figures import plot_speed, speed
 
+from medseglatdiff_monai.evaluation.columns import COLUMNS
 from medseglatdiff_monai.files import weights_sha256
-from medseglatdiff_monai.suites.statistics import is_settled
+from medseglatdiff_monai.suites.statistics import is_significant
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -27,19 +28,19 @@ BUNDLES = {
 }
 # The worked example, whose weights are not shipped.
 EXAMPLE = ("retinal_vessel_fundus_latent_diffusion", "images", "CHASE_DB1 (two readers)")
-# Metric → (name, digits, what it is).
-METRICS = {
-    "ged_v": ("GED (V-statistic)", 3, "lower is better"),
-    "ged_u": ("GED (U-statistic)", 3, "without self-pairs"),
-    "hm_iou": ("HM-IoU", 3, "higher is better"),
-    "dice": ("Dice of the consensus", 3, "against the readers' consensus (at least half of them), where not empty"),
-    "iou": ("IoU of the consensus", 3, "likewise"),
-    "dice_native": ("Dice at the image's native size", 3, ""),
-    "ece_band": ("ECE over the band of disagreement", 3, "pooled over the cases, 15 bins"),
-    "samples_nonempty": ("share of samples that are not empty", 3, "to compare with the next line"),
-    "raters_nonempty": ("share of readers' masks that are not empty", 3, ""),
-    "codec_mask_dice": ("Dice of the mask codec", 4, "reconstruction of non-empty masks"),
-    "codec_mask_ged": ("GED between readers and their reconstructions", 4, ""),
+# What a model card shows → what it says beside the figure.
+CARD = {
+    "ged_v": "lower is better",
+    "ged_u": "without self-pairs",
+    "hm_iou": "higher is better",
+    "dice": "against the readers' consensus (at least half of them), where not empty",
+    "iou": "likewise",
+    "dice_native": "",
+    "ece_band": "pooled over the cases, 15 bins",
+    "samples_nonempty": "to compare with the next line",
+    "raters_nonempty": "",
+    "codec_mask_dice": "reconstruction of non-empty masks",
+    "codec_mask_ged": "",
 }
 # How far the costs of systems can be trusted.
 TIMES = (
@@ -80,10 +81,11 @@ def table(described: tuple[str, str, str], result: dict) -> str:
     _, unit, data = described
     summary, origin = result["summary"], result["provenance"]
     lines = ["| metric | value | |", "|---|---|---|"]
-    for metric, (name, digits, note) in METRICS.items():
+    for metric, note in CARD.items():
         hidden = metric in SEVERAL_READERS if "one reader" in data else metric == "dice_native"
         if summary.get(metric) is not None and not hidden:
-            lines.append(f"| {name} | {summary[metric]:.{digits}f} | {note} |")
+            column = COLUMNS[metric]
+            lines.append(f"| {column.title} | {summary[metric]:.{column.digits}f} | {note} |")
     number, sampler = summary["num_inference_steps"], result["settings"]["sampler"]
     steps = ("one pass" if number == 1 else f"{number} passes") if sampler == "direct" else f"{number} steps"
     grid = {"native": "the images' native grid", "network": "the network's grid"}[summary["score_at"]]
@@ -93,6 +95,18 @@ def table(described: tuple[str, str, str], result: dict) -> str:
         f"of {result['settings']['threshold']}. Means over {unit}, on {grid}."
     )
     return f"{head}\n\n" + "\n".join(lines)
+
+
+def columns() -> str:
+    """Markdown table of what ``evaluate`` writes for each case."""
+    better = {1: "higher", -1: "lower", 0: ""}
+    lines = ["| column | what it is | better | remarks |", "|---|---|---|---|"]
+    for name, column in COLUMNS.items():
+        needs = {"raters": column.min_raters, "samples": column.min_samples}
+        few = " and ".join(f"{number} {what}" for what, number in needs.items() if number > 1)
+        remarks = "; ".join(part for part in (column.note, few and f"needs {few}") if part)
+        lines.append(f"| `{name}` | {column.title} | {better[column.direction]} | {remarks} |")
+    return "\n".join(lines)
 
 
 def training_text(record: dict) -> str:
@@ -124,8 +138,9 @@ def training_text(record: dict) -> str:
 
 def drawing() -> str:
     """Markdown table of what each choice of drawing changes, for each bundle."""
-    metrics = {"ged_v": "GED", "hm_iou": "HM-IoU", "dice": "Dice of the consensus"}
-    lines = [f"| | {' | '.join(metrics.values())} |", "|---|---|---|---|"]
+    metrics = ("ged_v", "hm_iou", "dice")
+    names = [COLUMNS["ged_v"].label, COLUMNS["hm_iou"].label, COLUMNS["dice"].title]
+    lines = [f"| | {' | '.join(names)} |", "|---|---|---|---|"]
     for key in BUNDLES:
         result = read(f"drawing_{key}")
         if result is None:
@@ -165,11 +180,11 @@ def example() -> str:
 
 
 def by_system(result: dict) -> tuple[dict[str, dict[str, dict]], set[tuple[str, str]]]:
-    """A suite's measurements by system and metric, and the pairs of both whose difference is settled."""
+    """A suite's measurements by system and metric, and the pairs of both whose difference is significant."""
     rows: dict[str, dict[str, dict]] = {}
     for row in result["measurements"]:
         rows.setdefault(row["system"], {})[row["metric"]] = row
-    return rows, {(row["system"], row["metric"]) for row in result["comparisons"] if is_settled(row)}
+    return rows, {(row["system"], row["metric"]) for row in result["comparisons"] if is_significant(row)}
 
 
 def comparison(name: str, trained: str) -> str:
@@ -207,11 +222,10 @@ def comparison(name: str, trained: str) -> str:
         for entry in result["left_out"]
         if "before its last epoch" not in entry["why"] and "--systems" not in entry["why"]
     )
-    names = {"ged_v": "GED", "hm_iou": "HM-IoU"}
     differences = "; ".join(
-        f"{row['system']}, {names[row['metric']]} {interval_cell(row)}"
+        f"{row['system']}, {COLUMNS[row['metric']].label} {interval_cell(row)}"
         for row in result["comparisons"]
-        if row["metric"] in names and len(rows) <= MAX_SYSTEMS_IN_A_SENTENCE
+        if row["metric"] in ("ged_v", "hm_iou") and len(rows) <= MAX_SYSTEMS_IN_A_SENTENCE
     )
     differences = differences and f"\n\nDifferences to “Ours”, with their intervals: {differences}."
     head = (
@@ -413,6 +427,7 @@ def render() -> dict[Path, str]:
     texts[readme] = replace(texts[readme], "comparison", ours, readme)
     texts[readme] = replace(texts[readme], "volume bias", f"- {volume_bias()}", readme)
     docs = [
+        ("reference/files.md", "columns", columns()),
         ("how-to/dicom.md", "volumes", volumes()),
         ("how-to/your-own-data.md", "example", example()),
         ("systems.md", "comparison", comparison("ambiguity_laptop", "an older configuration, without context")),

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, JSON, and checksums."""
+"""Files written whole or not at all, JSON, checksums, and HTML from a template."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ __all__ = [
     "SOURCE_TREE",
     "TEMPORARY_PREFIX",
     "clean_json",
+    "fill_template",
     "read_json",
     "save_bytes",
     "save_json",
@@ -85,3 +86,21 @@ def save_json(content: Any, path: str | Path) -> None:
 def weights_sha256(path: str | Path) -> str:
     """SHA-256 of a weights file, as hexadecimal digits."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def fill_template(template: str | Path, **values: Any) -> str:
+    """HTML of a Jinja template; all text is escaped, and a name without a value is an error.
+
+    Args:
+        template: the file.
+        values: what it names; functions can be called in it.
+    """
+    # Only reports need it, and every start of the program would load it.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    path = Path(template)
+    environment = Environment(
+        loader=FileSystemLoader(path.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(path.name).render(**values)

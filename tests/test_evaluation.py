@@ -25,12 +25,15 @@ from medseglatdiff_monai.ensemble.inferer import EnsembleInferer
 from medseglatdiff_monai.ensemble.morphology import refine_masks
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.evaluation.case_recorder import CaseRecorder
+from medseglatdiff_monai.evaluation.columns import COLUMNS, Column
 from medseglatdiff_monai.evaluation.result import load_result
 from medseglatdiff_monai.evaluation.run import evaluate
+from medseglatdiff_monai.evaluation.scored import ScoredMasks
 from medseglatdiff_monai.files import weights_sha256
 from medseglatdiff_monai.io.prepared import LoadCased
 from medseglatdiff_monai.networks import IdentityCodec
 from medseglatdiff_monai.networks.weights import save_weights
+from medseglatdiff_monai.suites.suite import load_suite
 from medseglatdiff_monai.training.batches import PrepareEnsemble
 
 pytestmark = pytest.mark.integration
@@ -253,6 +256,30 @@ def test_one_rater(tmp_path: Path) -> None:
             assert saved["samples"].shape == (3, 64, 64)
         assert 0.0 <= row["dice_native"] <= 1.0
     assert summary["dice_native"] == pytest.approx(np.mean([row["dice_native"] for row in rows.values()]))
+
+
+def test_a_new_metric_is_one_row(bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def area(masks: ScoredMasks) -> torch.Tensor:
+        return (
+            masks.samples.flatten(2).sum(2).double().mean(1) if masks.samples.shape[1] > 1 else torch.tensor([math.nan])
+        )
+
+    row = Column("area", "Area", "mean area of the samples", score=area, min_samples=2)
+    monkeypatch.setitem(COLUMNS, "area", row)
+    summary = evaluate(bundle, data, tmp_path / "two", num_samples=2, save_samples=True)["summary"]
+    rows = read_rows(tmp_path / "two")
+    for case in CASES:
+        with np.load(tmp_path / "two" / "samples" / f"{case}.npz") as saved:
+            assert rows[case]["area"] == saved["samples"].sum() / 2
+    assert summary["area"] == pytest.approx(np.mean([row["area"] for row in rows.values()]))
+    result = evaluate(bundle, data, tmp_path / "one", num_samples=1)
+    assert result["not_applicable"]["area"] == result["not_applicable"]["diversity"]
+    suite = {
+        "title": "t", "description": "d", "systems": [{"name": "A"}], "metrics": ["area"],
+        "evaluations": [{"name": "e", "num_samples": 2, "subsample": [1, 2]}],
+    }  # fmt: skip
+    (tmp_path / "suite.json").write_text(json.dumps(suite))
+    assert load_suite(tmp_path / "suite.json").metrics == ["area"]
 
 
 def test_image_codec_is_scored_where_there_is_one(bundle: Path, data: Path, tmp_path: Path) -> None:

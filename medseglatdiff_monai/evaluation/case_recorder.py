@@ -1,21 +1,19 @@
-"""Scoring a segmenter against all readers: one row a case, a summary, and everything needed to score it again.
+"""Scoring a segmenter against all raters: one row for each case, a summary, and everything needed to score it again.
 
-:class:`CaseRecorder` is the handler that ``evaluate.json`` attaches to MONAI's evaluator; :func:`evaluate` is the
-command, and its docstring says what each column holds. Cases are scored on their native grid or on the network's
-(``score_at``), Dice and IoU on the other one too.
+:class:`CaseRecorder` is the handler that ``evaluate.json`` attaches to MONAI's evaluator; the rows of
+:mod:`~medseglatdiff_monai.evaluation.columns` say what is computed. Cases are scored on their native grid or on the
+network's (``score_at``), Dice and IoU on the other one too.
 """
 
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import math
 import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,41 +21,23 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor, decollate_batch
 from monai.engines.utils import IterationEvents
-from monai.metrics import PSNRMetric, SSIMMetric
 from monai.transforms import Invertd, InvertibleTransform
 from torch import nn
 
-from ..ensemble.fusion import fuse_ensemble
 from ..ensemble.inferer import EnsembleInferer, drawing_settings
 from ..errors import InputError
-from ..files import save_json, save_text, save_with
+from ..files import save_with
 from ..io.prepared import LoadCased
-from ..metrics.calibration import brier_score, calibration_bins, calibration_error, soft_dice
-from ..metrics.energy import energy_distance_floor, generalized_energy_distance, sample_diversity
-from ..metrics.insight import collective_insight
-from ..metrics.masks import fuse_masks, mean_mask
-from ..metrics.matching import hungarian_matched_iou
-from ..metrics.overlap import dice_score, iou_score
-from ..metrics.surface import hausdorff_95, surface_dice
-from ..metrics.variance import variance_correlation
+from ..metrics.masks import mean_mask
 from ..networks.codecs import CodecBase, IdentityCodec
 from ..networks.weights import load_weights
 from ..provenance import provenance
-from .result import NUM_BINS, REGIONS, RESULT_VERSION, ScoredCase, pool_bins, reliability
+from .codec import rebuild_image, rebuild_masks
+from .columns import COLUMNS, why_undefined
+from .result import ScoredCase, pool_bins, reliability, summarize, write_result
+from .scored import ScoredMasks
 
 __all__ = ["CaseRecorder", "load_image_codec"]
-
-CODEC_COLUMNS = ("codec_mask_dice", "codec_mask_ged")
-# What a figure needs, for the explanation of those that are missing.
-NEEDS_READERS = ("ged_u", "raters_diversity", "ncc", "ci_score", "ci_agreement")
-NEEDS_SAMPLES = ("ged_u", "diversity", "ncc", "ci_score", "ci_agreement")
-OTHERWISE = {
-    "ncc": "the readers agree in every pixel of every case",
-    **dict.fromkeys(("dice", "iou", "hd95", "surface_dice"), "the readers' consensus is empty in every case"),
-    **dict.fromkeys(("ece_band", "brier_band"), "readers and samples agree in every pixel of every case"),
-    "codec_mask_dice": "no reader marked anything in any case",
-    "codec_image_psnr": "the image codec returns every image unchanged",
-}
 
 
 def load_image_codec(module: CodecBase, weights: str | Path) -> CodecBase | None:
@@ -130,143 +110,83 @@ class CaseRecorder:
         output: Any = engine.state.output
         samples, confidence = output["pred"]["samples"].cpu(), output["pred"]["confidence_map"].cpu()
         seconds = (time.perf_counter() - self._started) / len(samples)
-        labels = output["label"].cpu()
-        codec = self._score_codecs(output["image"], output["label"])
+        labels = output["label"].cpu() > 0
+        codecs = self._score_codecs(output["image"], output["label"])
         for i, item in enumerate(decollate_batch(engine.state.batch)):
             case = item["case"]
-            native_label = self._load_label({"label": self.items[case]["label"]})["label"].as_tensor() > 0
-            native_samples = self._to_native(samples[i], item["image"]) >= 0.5
-            if self.inferer.confidence == "samples":
-                native_confidence = mean_mask(native_samples[None])[0].float()
-            else:
-                native_confidence = self._to_native(confidence[i], item["image"]).clamp(0.0, 1.0)
             grids = {
-                "native": (native_samples, native_confidence, native_label),
-                "network": (samples[i], confidence[i], labels[i] > 0),
+                "network": self._masks(samples[i], labels[i], confidence[i]),
+                "native": self._native_masks(case, item["image"], samples[i], confidence[i]),
             }
-            other = "network" if self.score_at == "native" else "native"
-            scored, other_scored = grids[self.score_at], grids[other]
-            consensus, other_consensus = self._fuse(*scored[:2]), self._fuse(*other_scored[:2])
-            metrics, bins = self._score(*scored, consensus)
-            overlap = self._overlap(other_consensus, other_scored[2])
-            row = {"case": case, "group": self.items[case].get("group", ""), **metrics}
-            row.update({f"dice_{other}": overlap["dice_all"], f"iou_{other}": overlap["iou_all"]})
-            row.update({name: float(values[i]) for name, values in codec.items()})
+            scored = grids[self.score_at]
+            row = {"case": case, "group": self.items[case].get("group", "")}
+            for name, column in COLUMNS.items():
+                if column.score is not None and column.grid != self.score_at:
+                    row[name] = float(column.score(grids[column.grid or self.score_at]))
+            row.update({name: float(values[i]) for name, values in codecs.items()})
             row["seconds"] = seconds
-            self.cases.append(ScoredCase(row, bins, len(native_label)))
+            bins = {name: scored.bins(c.pooled)[0].numpy() for name, c in COLUMNS.items() if c.pooled is not None}
+            self.cases.append(ScoredCase(row, bins, scored.raters.shape[1]))
             if self.save_samples:
-                self._save(case, *scored, consensus)
+                self._save(case, scored)
+
+    def _masks(self, samples: torch.Tensor, raters: torch.Tensor, confidence: torch.Tensor) -> ScoredMasks:
+        """Samples (N, H, W) and raters (R, H, W) bool, confidence (1, H, W), as this evaluation fuses them."""
+        settings = (self.inferer.threshold, self.inferer.fusion, self.surface_tolerance)
+        return ScoredMasks(samples[None], raters[None], confidence[None], *settings)
+
+    def _native_masks(
+        self, case: str, image: MetaTensor, samples: torch.Tensor, confidence: torch.Tensor
+    ) -> ScoredMasks:
+        """Samples (N, h, w) bool and confidence (1, h, w) of the network's grid, on the image's own."""
+        raters = self._load_label({"label": self.items[case]["label"]})["label"].as_tensor() > 0
+        samples = self._to_native(samples, image) >= 0.5
+        if self.inferer.confidence == "samples":
+            confidence = mean_mask(samples[None])[0].float()
+        else:
+            confidence = self._to_native(confidence, image).clamp(0.0, 1.0)
+        return self._masks(samples, raters, confidence)
 
     def _to_native(self, maps: torch.Tensor, image: MetaTensor) -> torch.Tensor:
         """(N, h, w) on the network's grid → (N, H, W) float32 on the image's own, 0 where the network did not look."""
         return self._invert({"image": image, "maps": MetaTensor(maps.float())})["maps"].as_tensor()
 
-    def _fuse(self, samples: torch.Tensor, confidence: torch.Tensor) -> torch.Tensor:
-        """Samples (N, H, W) bool and confidence (1, H, W) → consensus (1, H, W) bool."""
-        fused = fuse_ensemble(samples[None], confidence[None], self.inferer.threshold, self.inferer.fusion)
-        return fused["consensus_mask"][0]
-
-    def _overlap(self, consensus: torch.Tensor, raters: torch.Tensor) -> dict[str, float]:
-        reference = fuse_masks(raters[None])
-        return {
-            "dice_all": float(dice_score(consensus[None], reference)),
-            "iou_all": float(iou_score(consensus[None], reference)),
-        }
-
-    def _score(
-        self, samples: torch.Tensor, confidence: torch.Tensor, raters: torch.Tensor, consensus: torch.Tensor
-    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """All metrics of samples (N, H, W) bool, confidence and consensus (1, H, W) against raters (R, H, W) bool."""
-        overlap = self._overlap(consensus, raters)
-        samples, confidence, raters, consensus = samples[None], confidence[None], raters[None], consensus[None]
-        reference, target = fuse_masks(raters), mean_mask(raters)
-        empty = not bool(reference.any())
-        insight = collective_insight(samples, raters)
-        bins = {
-            name: calibration_bins(confidence, target, region, NUM_BINS)[0].numpy() for name, region in REGIONS.items()
-        }
-        tolerance = self.surface_tolerance
-        return {
-            "ged_v": float(generalized_energy_distance(samples, raters)),
-            "ged_u": float(generalized_energy_distance(samples, raters, unbiased=True)),
-            "hm_iou": float(hungarian_matched_iou(samples, raters)),
-            "dice": math.nan if empty else overlap["dice_all"],
-            "iou": math.nan if empty else overlap["iou_all"],
-            **overlap,
-            "samples_nonempty": float(samples.flatten(2).any(2).float().mean()),
-            "raters_nonempty": float(raters.flatten(2).any(2).float().mean()),
-            "ged_floor": float(energy_distance_floor(raters, samples.shape[1])),
-            "d_max": float(insight["maximum_dice"]),
-            "diversity": float(sample_diversity(samples)),
-            "raters_diversity": float(sample_diversity(raters)),
-            "ncc": float(variance_correlation(samples, raters)),
-            "ci_score": float(insight["score"]),
-            "ci_sensitivity": float(insight["sensitivity"]),
-            "ci_agreement": float(insight["agreement"]),
-            "soft_dice": float(soft_dice(confidence, target)),
-            **{name: float(calibration_error(torch.from_numpy(counted))) for name, counted in bins.items()},
-            "brier": float(brier_score(confidence, target)),
-            "brier_band": float(brier_score(confidence, target, region="band")),
-            "hd95": float(hausdorff_95(consensus, reference, ignore_empty=True)),
-            "surface_dice": float(surface_dice(consensus, reference, tolerance, ignore_empty=True)),
-        }, bins
-
     @torch.no_grad()
     def _score_codecs(self, image: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Per case: Dice of reconstructed non-empty masks, GED of reconstructed readers, PSNR and SSIM of the image."""
-        scores = dict.fromkeys(CODEC_COLUMNS, torch.full((len(label),), torch.nan))
-        codec = self.mask_codec
-        if codec is not None:
-            masks = label.float().flatten(0, 1)[:, None]
-            rebuilt = (codec.decode(codec.encode(masks)) > 0).squeeze(1).unflatten(0, label.shape[:2])
-            scores["codec_mask_dice"] = dice_score(rebuilt, label > 0, ignore_empty=True).nanmean(1)
-            scores["codec_mask_ged"] = generalized_energy_distance(rebuilt, label > 0)
+        """Columns of the codecs, (B,) each: all NaN for a mask codec that there is not, none for an image codec."""
+        rebuilt = {}
+        if self.mask_codec is not None:
+            rebuilt["mask_codec"] = rebuild_masks(self.mask_codec, label)
         if self.image_codec is not None:
-            rebuilt_image = self.image_codec.to(image.device).reconstruct(image).clamp(0.0, 1.0)
-            metrics = {
-                "codec_image_psnr": PSNRMetric(max_val=1.0),
-                "codec_image_ssim": SSIMMetric(image.ndim - 2, data_range=1.0),
-            }
-            for name, metric in metrics.items():
-                # Of a batch, not a list of cases, MONAI's metrics give a tensor.
-                scores[name] = cast(torch.Tensor, metric(rebuilt_image, image)).flatten()
+            rebuilt["image_codec"] = rebuild_image(self.image_codec.to(image.device), image)
+        scores = {}
+        for name, column in COLUMNS.items():
+            if column.codec in rebuilt and column.rebuilt is not None:
+                scores[name] = column.rebuilt(rebuilt[column.codec])
+            elif column.codec == "mask_codec":
+                scores[name] = torch.full((len(label),), torch.nan)
         return scores
 
-    def _save(
-        self, case: str, samples: torch.Tensor, confidence: torch.Tensor, raters: torch.Tensor, consensus: torch.Tensor
-    ) -> None:
+    def _save(self, case: str, masks: ScoredMasks) -> None:
         def write(handle) -> None:
             np.savez_compressed(
-                handle, samples=samples.numpy(), confidence=confidence[0].numpy(),
-                consensus=consensus[0].numpy(), raters=raters.numpy(),
+                handle, samples=masks.samples[0].numpy(), confidence=masks.known_confidence[0, 0].numpy(),
+                consensus=masks.consensus[0, 0].numpy(), raters=masks.raters[0].numpy(),
             )  # fmt: skip
 
         save_with(write, self.output_dir / "samples" / f"{case}.npz")
 
     def summary(self, cases: Sequence[ScoredCase]) -> dict[str, Any]:
-        """Means over the cases for which a metric is defined, ``None`` where it is for none; pooled calibration errors.
-
-        ``ece`` and ``ece_band`` are those of the pixels of all cases together, see
-        :class:`~medseglatdiff_monai.metrics.ExpectedCalibrationError`; the table's columns hold each case's own.
-        """
-        rows = [case.row for case in cases]
-        names = [name for name in rows[0] if name not in ("case", "group", "seconds")]
-        means: dict[str, Any] = {}
-        for name in names:
-            values = [row[name] for row in rows if math.isfinite(row[name])]
-            means[name] = statistics.fmean(values) if values else None
-        for name in REGIONS:
-            pooled = float(calibration_error(torch.from_numpy(pool_bins(cases, name))))
-            means[name] = pooled if math.isfinite(pooled) else None
+        """Figures of all cases together, see :func:`~medseglatdiff_monai.evaluation.result.summarize`."""
         return {
-            **means,
-            "num_cases": len(rows),
-            "num_nonempty_consensus": sum(math.isfinite(row["dice"]) for row in rows),
+            **summarize(cases),
+            "num_cases": len(cases),
+            "num_nonempty_consensus": sum(math.isfinite(case.row["dice"]) for case in cases),
             "num_samples": self.inferer.num_samples,
             # None for a network that draws no noise and takes no steps.
             "num_inference_steps": self.inferer.num_inference_steps
             or getattr(self.network, "num_inference_steps", None),
-            "seconds_per_case": statistics.fmean(row["seconds"] for row in rows),
+            "seconds_per_case": statistics.fmean(case.row["seconds"] for case in cases),
             "score_at": self.score_at,
         }
 
@@ -275,7 +195,7 @@ class CaseRecorder:
 
         Args:
             summary: see :meth:`summary`.
-            num_raters: largest number of readers of a case.
+            num_raters: largest number of raters of a case.
         """
         reasons = {}
         for name, value in summary.items():
@@ -283,14 +203,10 @@ class CaseRecorder:
                 continue
             if name == "num_inference_steps":
                 reasons[name] = "the network predicts in one pass"
-            elif name in CODEC_COLUMNS and self.mask_codec is None:
+            elif COLUMNS[name].codec == "mask_codec" and self.mask_codec is None:
                 reasons[name] = "the network has no mask codec, it works on pixels"
-            elif name in NEEDS_READERS and num_raters < 2:
-                reasons[name] = "needs at least two readers, the data set has one"
-            elif name in NEEDS_SAMPLES and self.inferer.num_samples < 2:
-                reasons[name] = "needs at least two samples, one was drawn"
             else:
-                reasons[name] = OTHERWISE.get(name, "undefined in every case")
+                reasons[name] = why_undefined(COLUMNS[name], num_raters, self.inferer.num_samples)
         return reasons
 
     def _write(self, engine: Engine) -> None:
@@ -306,12 +222,13 @@ class CaseRecorder:
         cases = sorted(cases, key=lambda case: order[case.row["case"]])
         summary = self.summary(cases)
         parameter = next(self.network.parameters(), None)
-        result = {
-            "version": RESULT_VERSION,
-            "summary": summary,
-            "not_applicable": self.not_applicable(summary, max(case.num_raters for case in cases)),
-            "calibration": {name: reliability(pool_bins(cases, name)) for name in REGIONS},
-            "settings": {
+        write_result(
+            self.output_dir,
+            cases,
+            summary,
+            self.not_applicable(summary, max(case.num_raters for case in cases)),
+            calibration={name: reliability(pool_bins(cases, name)) for name in cases[0].bins},
+            settings={
                 "threshold": self.inferer.threshold,
                 "confidence": self.inferer.confidence,
                 "fusion": self.inferer.fusion,
@@ -319,15 +236,6 @@ class CaseRecorder:
                 **drawing_settings(self.inferer, self.network),
                 "surface_tolerance": self.surface_tolerance,
             },
-            "provenance": {**self.record, **provenance("cpu" if parameter is None else parameter.device)},
-        }
-
-        rows = io.StringIO(newline="")
-        writer = csv.DictWriter(rows, fieldnames=list(cases[0].row))
-        writer.writeheader()
-        writer.writerows(case.row for case in cases)
-        # Between the two writes no old summary must stand beside new rows.
-        (self.output_dir / "metrics.json").unlink(missing_ok=True)
-        save_text(rows.getvalue(), self.output_dir / "cases.csv")
-        save_json(result, self.output_dir / "metrics.json")
+            provenance={**self.record, **provenance("cpu" if parameter is None else parameter.device)},
+        )
         engine.state.metrics.update({k: v for k, v in summary.items() if isinstance(v, float)})

@@ -1,26 +1,32 @@
-"""What an evaluation leaves, and how it is read again."""
+"""What an evaluation leaves, ``metrics.json`` and ``cases.csv``, and how it is read again."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Sequence
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ..errors import InputError
+from ..files import save_json, save_text
+from ..metrics.calibration import calibration_error
+from .columns import COLUMNS
 
-__all__ = ["RESULT_VERSION", "load_result", "pool_bins", "reliability"]
+__all__ = ["RESULT_VERSION", "ScoredCase", "load_result", "pool_bins", "reliability", "summarize", "write_result"]
 
 # Raised with every change of what a column means: results of two versions are not to be compared.
 RESULT_VERSION = 2
-NUM_BINS = 15
-REGIONS = {"ece": "image", "ece_band": "band"}
 
 
 class ScoredCase(NamedTuple):
-    """What is kept of a case: its row of the table, the bins behind its calibration errors, its number of readers."""
+    """What is kept of a case: its row of the table, the bins of its pooled columns, its number of raters."""
 
     row: dict[str, Any]
     bins: dict[str, np.ndarray]
@@ -28,17 +34,62 @@ class ScoredCase(NamedTuple):
 
 
 def pool_bins(cases: Sequence[ScoredCase], name: str) -> np.ndarray:
-    """Bins (3, NUM_BINS) of the pixels of all cases together."""
+    """Bins (3, number of bins) of a column, of the pixels of all cases together."""
     return np.sum([case.bins[name] for case in cases], axis=0)
 
 
 def reliability(bins: np.ndarray) -> dict[str, list[float]]:
-    """A reliability diagram: pixels of each bin, their mean confidence and mean reader share, NaN in empty bins."""
+    """A reliability diagram: pixels of each bin, their mean confidence and mean share of raters, NaN in empty bins."""
     count, confidence, target = bins
     means = [
         np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0) for total in (confidence, target)
     ]
     return {"count": count.tolist(), "confidence": means[0].tolist(), "target": means[1].tolist()}
+
+
+def summarize(cases: Sequence[ScoredCase]) -> dict[str, float | None]:
+    """Mean of each column over the cases for which it is defined, ``None`` where it is for none.
+
+    Pooled columns are the errors of the pixels of all cases together, see
+    :class:`~medseglatdiff_monai.metrics.ExpectedCalibrationError`; the table's columns hold each case's own.
+    """
+    means: dict[str, float | None] = {}
+    for name in cases[0].row:
+        if name not in COLUMNS:
+            continue
+        values = [case.row[name] for case in cases if math.isfinite(case.row[name])]
+        means[name] = statistics.fmean(values) if values else None
+    for name in cases[0].bins:
+        pooled = float(calibration_error(torch.from_numpy(pool_bins(cases, name))))
+        means[name] = pooled if math.isfinite(pooled) else None
+    return means
+
+
+def write_result(
+    output_dir: Path,
+    cases: Sequence[ScoredCase],
+    summary: Mapping[str, Any],
+    not_applicable: Mapping[str, str],
+    **entries: Any,
+) -> None:
+    """Write ``cases.csv`` and ``metrics.json``.
+
+    Args:
+        output_dir: where they go.
+        cases: at least one.
+        summary: the figures of all cases together.
+        not_applicable: why each figure of the summary that is ``None`` is missing.
+        entries: further entries of ``metrics.json``.
+    """
+    rows = io.StringIO(newline="")
+    writer = csv.DictWriter(rows, fieldnames=list(cases[0].row))
+    writer.writeheader()
+    writer.writerows(case.row for case in cases)
+    # Between the two writes no old summary must stand beside new rows.
+    (output_dir / "metrics.json").unlink(missing_ok=True)
+    save_text(rows.getvalue(), output_dir / "cases.csv")
+    result = {"version": RESULT_VERSION, "summary": summary, "not_applicable": not_applicable, **entries}
+    save_json(result, output_dir / "metrics.json")
 
 
 def load_result(path: str | Path) -> dict[str, Any]:

@@ -31,23 +31,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a bundle against all raters: metrics.json, cases.csv and, if asked, the samples.
 
-    ``cases.csv`` has one row a case, ``summary`` in ``metrics.json`` the mean of each column over the cases for which
-    it is defined. What is defined for none is null there and explained under ``not_applicable``. The columns:
-
-    - ``ged_v``, ``ged_u``, ``hm_iou``: see :mod:`~medseglatdiff_monai.metrics`; ``ged_floor``: the ``ged_v`` that
-      drawing so many samples from the readers themselves has on average.
-    - ``dice``, ``iou``, ``hd95`` (pixels), ``surface_dice``: consensus of the samples against the pixels that at least
-      half of the readers marked, in cases that have any; ``dice_all``, ``iou_all``: in all cases, both empty as 1.
-    - ``d_max``, ``ci_score``, ``ci_sensitivity``, ``ci_agreement``: see
-      :func:`~medseglatdiff_monai.metrics.collective_insight`; ``diversity``, ``raters_diversity``: mean distance of
-      two samples and of two readers; ``ncc``: see :func:`~medseglatdiff_monai.metrics.variance_correlation`.
-    - ``soft_dice``, ``ece``, ``brier``: confidence map against the mean reader map; ``ece_band``, ``brier_band``: in
-      the pixels where readers or samples differ among themselves. The summary's two ``ece`` pool the pixels of all
-      cases; ``calibration`` holds the bins behind them.
-    - ``samples_nonempty``, ``raters_nonempty``: share of masks that hold a pixel.
-    - ``dice_native``, ``iou_native`` or ``dice_network``, ``iou_network``: ``dice_all``, ``iou_all`` on the other grid.
-    - ``codec_…``: the mask codec's reconstruction of the readers, the image codec's of the image.
-    - ``seconds``: wall time of the forward pass.
+    ``cases.csv`` has one row for each case, ``summary`` in ``metrics.json`` the mean of each column over the cases for
+    which it is defined; ``ece`` and ``ece_band`` pool the pixels of all cases there, and ``calibration`` holds the bins
+    behind them. What is defined for no case is null and explained under ``not_applicable``. The columns are the rows of
+    :data:`medseglatdiff_monai.evaluation.columns.COLUMNS`, explained on the documentation's page on files; ``seconds``
+    is the wall time of the forward pass.
 
     Example: medseglatdiff evaluate runs/lung --dataset-dir data/lidc --max-cases 300 --output-dir results/lung
 

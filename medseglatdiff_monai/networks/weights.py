@@ -11,7 +11,15 @@ from torch import nn
 from ..errors import InputError
 from ..files import save_with
 
-__all__ = ["load_tensors", "load_weights", "save_tensors", "save_weights", "stage_finished"]
+__all__ = [
+    "finish_stage",
+    "load_tensors",
+    "load_weights",
+    "save_tensors",
+    "save_weights",
+    "stage_finished",
+    "state_path",
+]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -93,7 +101,17 @@ def load_weights(module: ModuleT, path: str | Path, needed: bool = True) -> Modu
     return module
 
 
-def stage_finished(weights_path: str | Path) -> bool:
-    """Whether a stage's weights are there without a training state, the mark of an interrupted stage."""
+def state_path(weights_path: str | Path) -> Path:
+    """Where a stage keeps its training state, the mark of an interrupted stage, while it is not finished."""
     weights_path = Path(weights_path)
-    return weights_path.is_file() and not weights_path.with_name(f"training_state_{weights_path.name}").is_file()
+    return weights_path.with_name(f"training_state_{weights_path.name}")
+
+
+def stage_finished(weights_path: str | Path) -> bool:
+    """Whether a stage's weights are there without a training state."""
+    return Path(weights_path).is_file() and not state_path(weights_path).is_file()
+
+
+def finish_stage(weights_path: str | Path) -> None:
+    """Take a stage's weights as they are: it is not resumed, whether its last epoch was reached or not."""
+    state_path(weights_path).unlink(missing_ok=True)

@@ -64,12 +64,11 @@ def run_suite(
     if not numbers or not all(isinstance(seed, int) for seed in numbers):
         raise InputError(f"--seeds is {seeds!r}; expected integers, separated by commas.")
     with heavy_imports():
-        from .runner import SuiteRun
+        from .request import read_request
+        from .runner import run_request
 
-    return SuiteRun(
-        loaded, Path(dataset_dir), Path(output_dir), bundle, max_minutes, max_cases, names,
-        numbers, split, given, overrides,
-    ).run()  # fmt: skip
+    request = read_request(loaded, dataset_dir, output_dir, bundle, max_minutes, max_cases, split, overrides)
+    return run_request(request, names, numbers, given)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -31,8 +31,10 @@ def save_csv(frame: pd.DataFrame, path: str | Path) -> None:
     save_text(frame.to_csv(index=False), path)
 
 
-def check_version(content: Any, expected: int, path: str | Path) -> None:
-    """Refuse a result file of another version.
+def check_version(
+    content: Any, expected: int, path: str | Path, why: str = "their numbers must not stand in one table"
+) -> None:
+    """Refuse a file of another version.
 
     Raises:
         InputError: names the file, its version, the expected one, and what to do.
@@ -40,8 +42,8 @@ def check_version(content: Any, expected: int, path: str | Path) -> None:
     found = content.get("version") if isinstance(content, dict) else None
     if found != expected:
         raise InputError(
-            f"{path} is a result file of version {found}, this program writes and reads version {expected}: their "
-            "numbers must not stand in one table. Choose another --output-dir, or move the file away to score anew."
+            f"{path} is a file of version {found}, this program writes and reads version {expected}: {why}. Choose "
+            "another --output-dir, or move the file away to begin again."
         )
 
 

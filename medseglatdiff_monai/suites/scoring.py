@@ -1,172 +1,158 @@
-"""Scores that a suite needs beside those of ``evaluate``: fewer of the drawn samples, and codecs on their own.
-
-Samples are drawn once; the noise of a sample depends on seed, case and its number alone, so the first n of N drawn
-samples are the n samples that an evaluation with n would draw.
-"""
+"""Scoring the members of a suite; scores are reused while weights, settings and data are the same."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from monai.bundle import ConfigParser
-from monai.data import DataLoader, Dataset
-from monai.metrics import PSNRMetric, SSIMMetric
 
-from ..bundle.config import load_stage_config
-from ..data.datalist import load_datalist
-from ..ensemble.fusion import fuse_ensemble
-from ..errors import InputError, unwrapped_errors
-from ..metrics.energy import generalized_energy_distance
-from ..metrics.masks import fuse_masks, mean_mask
-from ..metrics.matching import hungarian_matched_iou
-from ..metrics.overlap import dice_score, iou_score
-from ..networks.weights import load_weights
-from ..training.run import TRAINING_STAGES
+from ..evaluation import RESULT_VERSION, evaluate, evaluate_codec, load_result
+from ..files import read_json, save_json, weights_sha256
+from .member import Member, merge_overrides
+from .request import Request
+from .results import check_version, save_csv
+from .subsamples import score_subsamples
+from .suite import Evaluation, System, slug
 
-__all__ = ["score_reconstruction", "score_subsamples", "subsample_case"]
+__all__ = ["EVALUATION_SEED", "Scored", "evaluation_settings", "find_scores", "score_member"]
+
+EVALUATION_SEED = 0
+# All samples of a deterministic system are alike; two of them define what one leaves undefined (NCC, CI score).
+DETERMINISTIC_SAMPLES = 2
+RECORD = "record.json"
+
+logger = logging.getLogger(__name__)
 
 
-def subsample_case(
-    samples: torch.Tensor,
-    raters: torch.Tensor,
-    numbers: Sequence[int],
-    metrics: Sequence[str],
-    draws: int,
-    seed: int,
-    threshold: float = 0.5,
-    fusion: str = "mean",
-) -> list[dict[str, float]]:
-    """Scores of the consensus and the set of n of the samples, for each n.
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The scores of a member in an evaluation.
 
-    Args:
-        samples: (N, H, W) bool.
-        raters: (R, H, W) bool.
-        numbers: the numbers n; more than N counts as N.
-        metrics: some of dice, iou, ged_v, ged_u, hm_iou. Dice and IoU are NaN where the readers' consensus is empty.
-        draws: subsets that are averaged; the first is the first n samples, the others are random ones.
-        seed: seed of the subsets.
-        threshold: of the consensus, see :func:`~medseglatdiff_monai.ensemble.fusion.fuse_ensemble`.
-        fusion: likewise.
-
-    Returns:
-        A row a number, with ``point`` and the metrics.
+    Attributes:
+        member: what was scored.
+        evaluation: how it was scored.
+        folder: where the scores are.
+        weights_sha256: checksum of the scored weights.
+        num_samples: samples of each case; ``None`` is the bundle's own number.
+        result: the evaluation's ``metrics.json``.
+        frames: point → scores indexed by case, with the column ``group``; the only point is ``None`` where nothing was
+            sub-sampled.
     """
-    reference = fuse_masks(raters[None])
-    defined = bool(reference.any())
-    rng = np.random.default_rng(seed)
 
-    def consensus(part: torch.Tensor) -> torch.Tensor:
-        return fuse_ensemble(part, mean_mask(part).float(), threshold, fusion)["consensus_mask"]
-
-    orders = [np.arange(len(samples)), *(rng.permutation(len(samples)) for _ in range(draws - 1))]
-    rows = []
-    for number in numbers:
-        # All N samples, or one order: nothing to average.
-        chosen = [samples[order[:number]][None] for order in (orders[:1] if number >= len(samples) else orders)]
-        scores: dict[str, float] = {"point": number}
-        for name in metrics:
-            if name in ("dice", "iou"):
-                score = dice_score if name == "dice" else iou_score
-                values = [float(score(consensus(part), reference)) if defined else np.nan for part in chosen]
-            elif name == "hm_iou":
-                values = [float(hungarian_matched_iou(part, raters[None])) for part in chosen]
-            else:
-                unbiased = name == "ged_u"
-                values = [
-                    float(generalized_energy_distance(part, raters[None], unbiased=unbiased)) for part in chosen
-                ]  # fmt: skip
-            scores[name] = float(np.mean(values))
-        rows.append(scores)
-    return rows
+    member: Member
+    evaluation: Evaluation
+    folder: Path
+    weights_sha256: str
+    num_samples: int | None
+    result: dict[str, Any]
+    frames: dict[float | None, pd.DataFrame]
 
 
-def score_subsamples(
-    samples_dir: Path,
-    cases: pd.DataFrame,
-    numbers: Sequence[int],
-    metrics: Sequence[str],
-    draws: int,
-    settings: Mapping[str, Any],
-) -> pd.DataFrame:
-    """Rows (case, group, point, metrics) of the saved samples of ``cases`` (columns case and group).
+def evaluation_settings(system: System, evaluation: Evaluation, split: str, max_cases: int | None) -> dict[str, Any]:
+    """Arguments of ``evaluate``: those of the evaluation, and over them the system's own."""
+    settings = {
+        "split": split,
+        "num_samples": DETERMINISTIC_SAMPLES if system.deterministic else evaluation.num_samples,
+        "num_inference_steps": None if system.deterministic else evaluation.num_inference_steps,
+        "max_cases": max_cases, "seed": EVALUATION_SEED, "save_samples": evaluation.save_samples,
+        **merge_overrides(evaluation.overrides, system.evaluation),
+    }  # fmt: skip
+    # The row says this point, whatever the system's own settings are.
+    axis = evaluation.axis
+    if axis is not None and not (system.deterministic and axis in ("num_samples", "num_inference_steps")):
+        settings[axis] = evaluation.point
+    return settings
 
-    Args:
-        samples_dir: the evaluation's ``samples/``.
-        cases: columns case and group.
-        numbers: see :func:`subsample_case`; so are ``metrics`` and ``draws``.
-        metrics: see ``numbers``.
-        draws: see ``numbers``.
-        settings: ``settings`` of the evaluation's ``metrics.json``, by which the consensus is made.
+
+def find_scores(member: Member, evaluation: Evaluation, request: Request, max_cases: int | None) -> Scored | None:
+    """The scores of an earlier call, if they are what this one asks for.
 
     Raises:
-        InputError: Dice or IoU where the confidence comes from probabilities, which are kept for all samples only.
+        InputError: they are of another version.
     """
-    if settings["confidence"] != "samples" and {"dice", "iou"} & set(metrics):
-        raise InputError(
-            f"subsample: Dice and IoU of fewer samples need confidence 'samples', found {settings['confidence']!r}. "
-            "Leave these metrics out, or set confidence to 'samples'."
-        )
-    rows = []
-    for case, group in zip(cases["case"], cases["group"], strict=True):
-        with np.load(samples_dir / f"{case}.npz") as saved:
-            samples, raters = torch.from_numpy(saved["samples"]), torch.from_numpy(saved["raters"])
-        seed = zlib.crc32(str(case).encode())
-        for scores in subsample_case(
-            samples, raters, numbers, metrics, draws, seed, settings["threshold"], settings["fusion"]
-        ):
-            rows.append({"case": case, "group": group, **scores})
-    return pd.DataFrame(rows)
+    folder = _folder(member, evaluation, request)
+    record = folder / RECORD
+    if not record.is_file():
+        return None
+    found = read_json(record)
+    check_version(found, RESULT_VERSION, record)
+    wanted = _wanted(member, evaluation, request, max_cases)
+    return _read(member, evaluation, folder, wanted) if found == json.loads(json.dumps(wanted)) else None
 
 
-@torch.no_grad()
-def score_reconstruction(
-    run: Path, stage: str, dataset_dir: str | Path, split: str, max_cases: int | None, seed: int = 0
-) -> pd.DataFrame:
-    """Rows (case, group, dice, iou, psnr, ssim) of what a codec makes of images or of readers' masks.
+def score_member(member: Member, evaluation: Evaluation, request: Request, max_cases: int | None) -> Scored:
+    """Score a member, and keep the scores in place of earlier ones.
 
-    Masks: mean over the readers who marked something; Dice and IoU of the mask at logit > 0, PSNR and SSIM of its
-    probability map, range 1. Images: PSNR and SSIM, clipped to [0, 1]; Dice and IoU do not apply (NaN).
-
-    Args:
-        run: a run's folder.
-        stage: ``"image_codec"`` or ``"mask_codec"``.
-        dataset_dir: prepared folder.
-        split: part of it.
-        max_cases: draw so many cases by ``seed``.
-        seed: of that draw.
+    Raises:
+        InputError: see :func:`~medseglatdiff_monai.evaluation.run.evaluate` and
+            :func:`~medseglatdiff_monai.suites.subsamples.score_subsamples`.
     """
-    parser = ConfigParser({**load_stage_config(run, "evaluate"), "bundle_root": str(run)})
-    items = load_datalist(dataset_dir, split, max_cases, seed)
-    with unwrapped_errors(), torch.random.fork_rng():
-        device = torch.device(parser.get_parsed_content("device"))
-        codec = parser.get_parsed_content(f"{stage}_def")
-        codec = load_weights(codec, run / "models" / TRAINING_STAGES[stage]).to(device).eval()
-        transform = parser.get_parsed_content("preprocessing")
-    data = Dataset([{key: item[key] for key in ("image", "label", "case")} for item in items], transform)
-    ssim, psnr = SSIMMetric(spatial_dims=2, data_range=1.0), PSNRMetric(max_val=1.0)
-    rows = []
-    for item, batch in zip(items, DataLoader(data, batch_size=1), strict=True):
-        row = {"case": item["case"], "group": item.get("group", ""), "dice": np.nan, "iou": np.nan}
-        if stage == "mask_codec":
-            masks = (batch["label"].as_tensor()[0] > 0).to(device)
-            truth = masks[masks.flatten(1).any(1)][:, None].float()
-            logits = codec.decode(codec.encode(truth)) if len(truth) else truth
-            rebuilt = logits.sigmoid()
-            if len(truth):
-                row["dice"] = float(dice_score(logits > 0, truth > 0).mean())
-                row["iou"] = float(iou_score(logits > 0, truth > 0).mean())
-        else:
-            truth = batch["image"].as_tensor().to(device)
-            rebuilt = codec.decode(codec.encode(truth)).clamp(0.0, 1.0)
-        for name, metric in (("psnr", psnr), ("ssim", ssim)):
-            value = float(torch.as_tensor(metric(rebuilt.float(), truth.float())).mean()) if len(truth) else np.nan
-            # A perfect reconstruction has an infinite PSNR, which no mean survives.
-            row[name] = value if np.isfinite(value) else np.nan
-        rows.append(row)
-    return pd.DataFrame(rows)
+    folder = _folder(member, evaluation, request)
+    shutil.rmtree(folder, ignore_errors=True)
+    system, codec = member.system, member.system.reconstruction
+    if codec is not None:
+        evaluate_codec(member.run, codec, request.dataset_dir, folder, request.split, max_cases, EVALUATION_SEED)
+    else:
+        settings = evaluation_settings(system, evaluation, request.split, max_cases)
+        result = evaluate(member.run, request.dataset_dir, folder, **settings)
+        if evaluation.subsample:
+            cases = pd.read_csv(folder / "cases.csv", dtype={"case": str, "group": str}, keep_default_na=False)
+            points = score_subsamples(
+                folder / "samples", cases, evaluation.subsample, request.suite.shown(evaluation), evaluation.draws,
+                result["settings"],
+            )  # fmt: skip
+            save_csv(points, folder / "points.csv")
+    wanted = _wanted(member, evaluation, request, max_cases)
+    save_json(wanted, folder / RECORD)
+    return _read(member, evaluation, folder, wanted)
+
+
+def _folder(member: Member, evaluation: Evaluation, request: Request) -> Path:
+    return request.output / "evaluations" / f"{slug(member.system.name)}_seed{member.seed}" / evaluation.key
+
+
+def _wanted(member: Member, evaluation: Evaluation, request: Request, max_cases: int | None) -> dict[str, Any]:
+    """Everything that the scores depend on."""
+    return {
+        "version": RESULT_VERSION,
+        "settings": {
+            **evaluation_settings(member.system, evaluation, request.split, max_cases),
+            "reconstruction": member.system.reconstruction, "subsample": list(evaluation.subsample),
+            "draws": evaluation.draws, "metrics": request.suite.shown(evaluation),
+        },
+        # What the run's own configuration says of sampling, e.g. test-time augmentation.
+        "evaluate_sha256": hashlib.sha256((member.run / "configs" / "evaluate.json").read_bytes()).hexdigest(),
+        "weights_sha256": weights_sha256(member.weights), "dataset_sha256": request.fingerprint,
+    }  # fmt: skip
+
+
+def _read(member: Member, evaluation: Evaluation, folder: Path, wanted: dict[str, Any]) -> Scored:
+    points = folder / "points.csv"
+    return Scored(
+        member=member,
+        evaluation=evaluation,
+        folder=folder,
+        weights_sha256=wanted["weights_sha256"],
+        num_samples=wanted["settings"]["num_samples"],
+        result=load_result(folder / "metrics.json"),
+        frames=_read_frames(points if points.is_file() else folder / "cases.csv"),
+    )
+
+
+def _read_frames(path: Path) -> dict[float | None, pd.DataFrame]:
+    """Scores indexed by case, one frame for each point; ``None`` where there is only one."""
+    frame = pd.read_csv(path, dtype={"case": str, "group": str})
+    # A data set without groups: every case is its own.
+    frame["group"] = frame["group"].where(frame["group"].notna(), frame["case"])
+    # A perfect reconstruction has an infinite PSNR, which no mean survives.
+    frame = frame.replace([np.inf, -np.inf], np.nan)
+    if "point" not in frame:
+        return {None: frame.set_index("case")}
+    return {float(point): part.drop(columns="point").set_index("case") for point, part in frame.groupby("point")}

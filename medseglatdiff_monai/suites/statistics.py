@@ -1,6 +1,6 @@
 """Intervals and tests of per-case scores whose cases come in groups: a patient's slices, a video's frames.
 
-Cases of one group are alike, so the group is what is drawn again in the bootstrap and what counts once in the Wilcoxon
+Cases of one group are alike, so the group is what is resampled in the bootstrap and what counts once in the Wilcoxon
 signed-rank test. The figure that an interval belongs to is the mean over cases, sum_g S_g / sum_g n_g with S_g the sum
 of scores and n_g the number of cases of group g.
 """
@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-__all__ = ["Comparison", "Interval", "compare_groups", "group_interval", "holm", "is_settled"]
+__all__ = ["Comparison", "Interval", "compare_groups", "group_interval", "holm", "is_significant"]
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ def _ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray:
 def group_interval(
     scores: pd.Series, groups: pd.Series, confidence: float = 0.95, num_resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Bias-corrected and accelerated bootstrap interval of the mean of ``scores``, groups drawn with replacement.
+    """Bias-corrected and accelerated bootstrap interval of the mean of ``scores``, groups resampled with replacement.
 
     Args:
-        scores: a value a case; NaN where the metric is not defined for it.
+        scores: one value for each case; NaN where the metric is not defined for it.
         groups: the group of each case, with the same index.
         confidence: level of the interval.
-        num_resamples: draws.
-        seed: seed of the draws.
+        num_resamples: number of resamples.
+        seed: seed of the resampling.
 
     Returns:
         The interval. One group gives no interval (NaN); groups whose means are all alike give the mean twice.
@@ -127,12 +127,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
-def is_settled(row: Mapping[str, Any], level: float = 0.05) -> bool:
+def is_significant(row: Mapping[str, Any], level: float = 0.05) -> bool:
     """Whether a comparison says that two systems differ: corrected p below ``level``, and 0 outside of the interval.
 
     Args:
         row: entry of ``comparisons`` in ``results.json``: ``p_holm``, ``low`` and ``high``; ``None`` or NaN where they
-            are not defined, which settles nothing.
+            are not defined, which says nothing.
         level: of the test.
     """
     if any(row[name] is None or not math.isfinite(row[name]) for name in ("p_holm", "low", "high")):

@@ -2,7 +2,7 @@
 
 A suite is a list of systems (an experiment and overrides each), a list of evaluations (settings that every system is
 scored with; one with a ``sweep`` stands for several), and the metrics that its tables, curves and comparisons show.
-Misspelt keys are errors.
+Misspelt keys are errors; a key that begins with an underscore is a comment.
 """
 
 from __future__ import annotations
@@ -14,65 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, did_you_mean
+from ..evaluation.columns import COLUMNS
 from ..files import SOURCE_TREE, read_json
 
-__all__ = [
-    "CODEC_STAGES",
-    "METRICS",
-    "RECONSTRUCTION_METRICS",
-    "Evaluation",
-    "Metric",
-    "Suite",
-    "System",
-    "load_suite",
-    "slug",
-    "suites_dir",
-]
+__all__ = ["CODEC_STAGES", "Evaluation", "Suite", "System", "load_suite", "slug", "suites_dir"]
 
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is written.
-
-    Attributes:
-        title: heading of its column.
-        direction: 1 where higher is better, -1 where lower is, 0 where neither.
-        digits: decimals.
-    """
-
-    title: str
-    direction: int
-    digits: int = 3
-
-
-METRICS: dict[str, Metric] = {
-    "dice": Metric("Dice", 1),
-    "iou": Metric("IoU", 1),
-    "dice_all": Metric("Dice, empty cases too", 1),
-    "iou_all": Metric("IoU, empty cases too", 1),
-    "ged_v": Metric("GED", -1),
-    "ged_u": Metric("GED, unbiased", -1),
-    "hm_iou": Metric("HM-IoU", 1),
-    "d_max": Metric("D_max", 1),
-    "diversity": Metric("Diversity", 0),
-    "ncc": Metric("NCC", 1),
-    "ci_score": Metric("CI score", 1),
-    "ci_sensitivity": Metric("CI sensitivity", 1),
-    "ci_agreement": Metric("CI agreement", 1),
-    "soft_dice": Metric("Soft Dice", 1),
-    "ece": Metric("ECE", -1, 4),
-    "ece_band": Metric("ECE, band", -1, 4),
-    "brier": Metric("Brier", -1, 4),
-    "brier_band": Metric("Brier, band", -1, 4),
-    "hd95": Metric("HD95", -1, 2),
-    "surface_dice": Metric("Surface Dice", 1),
-    "psnr": Metric("PSNR (dB)", 1, 1),
-    "ssim": Metric("SSIM", 1),
-    "codec_mask_dice": Metric("Mask codec: Dice", 1),
-}
 CODEC_STAGES = ("image_codec", "mask_codec")
-RECONSTRUCTION_METRICS = ("dice", "iou", "psnr", "ssim")
-SUBSAMPLE_METRICS = ("dice", "iou", "ged_v", "ged_u", "hm_iou")
 
 
 @dataclass(frozen=True)
@@ -104,18 +51,18 @@ class Evaluation:
 
     Attributes:
         name: as it is written.
-        num_samples: samples a case.
-        num_inference_steps: denoiser calls a sample; ``None`` is each system's own.
-        max_cases: draw at most so many cases.
+        num_samples: samples of each case.
+        num_inference_steps: denoiser calls for each sample; ``None`` is each system's own.
+        max_cases: score at most this many cases.
         overrides: further configuration keys of the evaluation.
-        subsample: draw ``num_samples`` once and score these smaller numbers of them as well.
+        subsample: sample ``num_samples`` masks once and score these smaller numbers of them as well.
         draws: how many random subsets of each number are averaged; 1 takes the first ones.
         systems: names of the systems it applies to; all if empty.
         metrics: what it shows; the suite's if empty.
         compare_at: points at which systems are compared: values of ``subsample``; ``None`` is all of them, and no
             point of a sweep.
         reliability: show the reliability curve.
-        panels: cases to draw.
+        panels: how many cases the report shows.
         axis: set by the loader for one point of a sweep: the key that varies.
         point: its value.
     """
@@ -139,6 +86,11 @@ class Evaluation:
     def save_samples(self) -> bool:
         """Whether the samples are needed after the evaluation."""
         return bool(self.subsample or self.panels)
+
+    @property
+    def title(self) -> str:
+        """As it is written in a sentence: the point of a sweep, else the name."""
+        return self.name if self.axis is None else f"{self.axis} = {self.point:g}"
 
     @property
     def key(self) -> str:
@@ -208,6 +160,10 @@ def load_suite(suite: str | Path) -> Suite:
     )
 
 
+def _without_comments(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if not key.startswith("_")}
+
+
 def _make(cls: type, entry: Mapping[str, Any], where: str) -> Any:
     known = [item.name for item in fields(cls) if item.name not in ("axis", "point")]
     for key in entry:
@@ -220,20 +176,18 @@ def _make(cls: type, entry: Mapping[str, Any], where: str) -> Any:
 
 
 def _build(path: Path) -> Suite:
-    content = {key: value for key, value in read_json(path).items() if not key.startswith("_")}
-    systems = [_make(System, entry, f"{path}, systems") for entry in content.pop("systems", [])]
+    content = _without_comments(read_json(path))
+    systems = [_make(System, _without_comments(entry), f"{path}, systems") for entry in content.pop("systems", [])]
     evaluations: list[Evaluation] = []
     for entry in content.pop("evaluations", []):
-        evaluations += _expand(entry, f"{path}, evaluations")
-    suite = _make(
-        Suite, {**content, "name": path.stem, "systems": systems, "evaluations": evaluations}, str(path)
-    )  # fmt: skip
+        evaluations += _expand(_without_comments(entry), f"{path}, evaluations")
+    suite = _make(Suite, {**content, "name": path.stem, "systems": systems, "evaluations": evaluations}, str(path))
     _check(suite, path)
     return suite
 
 
 def _expand(entry: Mapping[str, Any], where: str) -> list[Evaluation]:
-    """Evaluations of an entry: one, or one a value of its ``sweep``."""
+    """Evaluations of an entry: one, or one for each value of its ``sweep``."""
     rest = {key: value for key, value in entry.items() if key != "sweep"}
     base = _make(Evaluation, rest, where)
     if "sweep" not in entry:
@@ -249,14 +203,9 @@ def _expand(entry: Mapping[str, Any], where: str) -> list[Evaluation]:
 
 
 def _check(suite: Suite, path: Path) -> None:
-    def names(kind: str, found: Sequence[str]) -> list[str]:
-        twice = sorted({name for name in found if found.count(name) > 1})
-        if twice or not found:
-            raise InputError(f"{path}: expected {kind}, each with a name of its own; found {twice or 'none'}.")
-        return list(found)
-
-    systems = names("systems", [slug(system.name) for system in suite.systems]) and [s.name for s in suite.systems]
-    names("evaluations", [evaluation.key for evaluation in suite.evaluations])
+    _check_unique([slug(system.name) for system in suite.systems], "systems", path)
+    _check_unique([evaluation.key for evaluation in suite.evaluations], "evaluations", path)
+    systems = [system.name for system in suite.systems]
     asked = {name for evaluation in suite.evaluations for name in evaluation.systems}
     asked |= {system.shares for system in suite.systems if system.shares}
     asked |= {suite.reference} if suite.reference else set()
@@ -265,32 +214,48 @@ def _check(suite: Suite, path: Path) -> None:
             f"{path}: no system {name!r}.{did_you_mean(name, systems)} The suite has {', '.join(systems)}."
         )
     for name in [*suite.metrics, *suite.compare, *(m for e in suite.evaluations for m in e.metrics)]:
-        if name not in METRICS:
-            raise InputError(f"{path}: unknown metric {name!r}.{did_you_mean(name, METRICS)}")
+        if name not in COLUMNS:
+            raise InputError(f"{path}: unknown metric {name!r}.{did_you_mean(name, COLUMNS)}")
     beyond = [name for name in suite.compare if name not in suite.metrics]
     if beyond:
         raise InputError(f"{path}: compare has {', '.join(beyond)}, which metrics has not; add it there.")
     for evaluation in suite.evaluations:
-        unscored = sorted(set(evaluation.compare_at or ()) - set(evaluation.subsample))
-        if unscored:
-            raise InputError(
-                f"{path}: {evaluation.name!r} compares at {unscored}, but sub-samples {list(evaluation.subsample)}; "
-                "compare_at takes numbers of subsample."
-            )
-        if evaluation.subsample and max(evaluation.subsample) > (evaluation.num_samples or 0):
-            raise InputError(f"{path}: {evaluation.name!r} draws fewer samples than subsample asks for.")
-        if evaluation.subsample and not set(suite.shown(evaluation)) <= set(SUBSAMPLE_METRICS):
-            raise InputError(f"{path}: {evaluation.name!r} sub-samples; it can show {', '.join(SUBSAMPLE_METRICS)}.")
-    sharing = {system.name for system in suite.systems if system.shares}
+        _check_subsample(suite, evaluation, path)
     for system in suite.systems:
-        if system.shares and system.reconstruction:
-            raise InputError(
-                f"{path}: {system.name!r} has both shares and reconstruction; a codec is scored in a run of its own."
-            )
-        if system.shares in sharing:
-            raise InputError(
-                f"{path}: {system.name!r} shares the weights of {system.shares!r}, which has none of its own; name the "
-                "system that is trained."
-            )
-        if system.reconstruction not in (None, *CODEC_STAGES):
-            raise InputError(f"{path}: reconstruction must be one of {CODEC_STAGES}, found {system.reconstruction!r}.")
+        _check_system(suite, system, path)
+
+
+def _check_unique(found: Sequence[str], kind: str, path: Path) -> None:
+    twice = sorted({name for name in found if found.count(name) > 1})
+    if twice or not found:
+        raise InputError(f"{path}: expected {kind}, each with a name of its own; found {twice or 'none'}.")
+
+
+def _check_subsample(suite: Suite, evaluation: Evaluation, path: Path) -> None:
+    unscored = sorted(set(evaluation.compare_at or ()) - set(evaluation.subsample))
+    if unscored:
+        raise InputError(
+            f"{path}: {evaluation.name!r} compares at {unscored}, but sub-samples {list(evaluation.subsample)}; "
+            "compare_at takes numbers of subsample."
+        )
+    if not evaluation.subsample:
+        return
+    if max(evaluation.subsample) > (evaluation.num_samples or 0):
+        raise InputError(f"{path}: {evaluation.name!r} draws fewer samples than subsample asks for.")
+    known = [name for name, column in COLUMNS.items() if column.of_any_samples]
+    if not set(suite.shown(evaluation)) <= set(known):
+        raise InputError(f"{path}: {evaluation.name!r} sub-samples; it can show {', '.join(known)}.")
+
+
+def _check_system(suite: Suite, system: System, path: Path) -> None:
+    if system.shares and system.reconstruction:
+        raise InputError(
+            f"{path}: {system.name!r} has both shares and reconstruction; a codec is scored in a run of its own."
+        )
+    if system.shares in {other.name for other in suite.systems if other.shares}:
+        raise InputError(
+            f"{path}: {system.name!r} shares the weights of {system.shares!r}, which has none of its own; name the "
+            "system that is trained."
+        )
+    if system.reconstruction not in (None, *CODEC_STAGES):
+        raise InputError(f"{path}: reconstruction must be one of {CODEC_STAGES}, found {system.reconstruction!r}.")

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..networks.encoders import load_published_weights
-from ..networks.weights import load_tensors, save_tensors, save_weights, stage_finished
+from ..networks.weights import finish_stage, load_tensors, save_tensors, save_weights, stage_finished, state_path
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -104,7 +104,7 @@ class StageCheckpoint:
         self.network = getattr(network, "module", network)
         self.optimizer = optimizer
         self.weights_path = Path(weights_path)
-        self.state_path = self.weights_path.with_name(f"training_state_{self.weights_path.name}")
+        self.state_path = state_path(self.weights_path)
         self.interval = interval
         self.averaging_decay = averaging_decay
         # Here and in `attach`: only training needs ignite.
@@ -180,4 +180,4 @@ class StageCheckpoint:
     def _finish(self, engine: Engine) -> None:
         self._write(engine)
         if not engine.should_terminate and not (dist.is_available() and dist.is_initialized() and dist.get_rank() != 0):
-            self.state_path.unlink(missing_ok=True)
+            finish_stage(self.weights_path)

@@ -1,25 +1,35 @@
-"""What a suite decides before it trains or scores: which weights are its own, how time is parted, which settings."""
+"""What a suite decides before it trains or scores: which weights are its own, how time is divided, which settings.
+
+Nothing is trained or scored in truth here: two functions stand for ``train`` and ``evaluate`` and leave such files as
+these do.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_runs import LUNG, SKIN, write_prepared
+from small_runs import LUNG, RETINA, SKIN, write_prepared
 
+from medseglatdiff_monai.bundle.build import write_run_folder
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.suites import runner
+from medseglatdiff_monai.evaluation.result import ScoredCase, load_result, write_result
+from medseglatdiff_monai.networks.weights import state_path
+from medseglatdiff_monai.suites import budget, runner, scoring
 from medseglatdiff_monai.suites.command import run_suite
 from medseglatdiff_monai.suites.report import render_report
-from medseglatdiff_monai.suites.runner import SuiteRun
-from medseglatdiff_monai.suites.scoring import score_subsamples
+from medseglatdiff_monai.suites.request import bundle_for
+from medseglatdiff_monai.suites.scoring import evaluation_settings
+from medseglatdiff_monai.suites.subsamples import score_subsamples
 from medseglatdiff_monai.suites.suite import load_suite
 from medseglatdiff_monai.training.run import TRAINING_STAGES
 
+CASES = 30
 SUITE = {
     "title": "t",
     "description": "d",
@@ -35,7 +45,7 @@ SUITE = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_prepared(tmp_path_factory.mktemp("prepared") / "data", LUNG, training=1, validation=30)
+    return write_prepared(tmp_path_factory.mktemp("prepared") / "data", LUNG, training=1, validation=CASES)
 
 
 def write_suite(folder: Path, name: str = "small", **changes) -> Path:
@@ -44,28 +54,40 @@ def write_suite(folder: Path, name: str = "small", **changes) -> Path:
     return path
 
 
-def prepare_run(suite: Path, data: Path, output: Path, minutes: float | None = None, **changes) -> SuiteRun:
-    wanted = {
-        "bundle": LUNG, "max_minutes": minutes, "max_cases": None, "systems": None, "seeds": (0,),
-        "split": "validation", "runs": {}, "overrides": {}, **changes,
-    }  # fmt: skip
-    return SuiteRun(load_suite(suite), data, output, **wanted)
-
-
 def leave_weights(bundle, dataset_dir, experiment, run: Path, minutes, **overrides) -> None:
-    """Stands for ``train``: weights that a test can recognise, no state of an interrupted stage."""
-    (run / "models").mkdir(parents=True, exist_ok=True)
+    """Stands for ``train``: a run's folder, weights, no state of an interrupted stage."""
+    write_run_folder(bundle, run, experiment, overrides)
+    (run / "models").mkdir(exist_ok=True)
     for name in TRAINING_STAGES.values():
         (run / "models" / name).write_text(str(minutes))
 
 
+def leave_scores(run, dataset_dir, folder: Path, seconds: float = 0.01, **settings) -> dict[str, Any]:
+    """Stands for ``evaluate``."""
+    number = settings["max_cases"] or CASES
+    cases = [ScoredCase({"case": f"case-{i}", "group": "", "ged_v": i / 10}, {}, 4) for i in range(number)]
+    summary = {"ged_v": 0.5, "num_cases": number, "num_samples": settings["num_samples"], "seconds_per_case": seconds}
+    write_result(folder, cases, summary, {})
+    return load_result(folder / "metrics.json")
+
+
 @pytest.fixture
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Labels of what is scored; nothing is trained or scored in truth."""
-    labels: list[str] = []
+    """Names of what is scored: the system with its seed, and the evaluation."""
+    names: list[str] = []
+
+    def score(run, dataset_dir, folder, **settings):
+        names.append(f"{folder.parent.name}/{folder.name}")
+        return leave_scores(run, dataset_dir, folder, **settings)
+
     monkeypatch.setattr(runner, "train", leave_weights)
-    monkeypatch.setattr(SuiteRun, "_score", lambda self, member, evaluation, cases, label: labels.append(label))
-    return labels
+    monkeypatch.setattr(scoring, "evaluate", score)
+    monkeypatch.setattr(budget, "evaluate", leave_scores)
+    return names
+
+
+def systems_scored(results: dict[str, Any]) -> list[tuple[str, int]]:
+    return [(entry["system"], entry["seed"]) for entry in results["evaluations"]]
 
 
 @pytest.mark.parametrize(
@@ -81,12 +103,12 @@ def test_weights_of_another_training_are_refused(
     data: Path, tmp_path: Path, scored: list[str], changes: dict, message: str
 ) -> None:
     suite, output = write_suite(tmp_path), tmp_path / "out"
-    assert run_suite(suite, data, output, LUNG, max_epochs=1)["failures"] == []
-    assert len(scored) == 3
+    first = run_suite(suite, data, output, LUNG, max_epochs=1)
+    assert first["failures"] == []
+    assert scored == ["ours_seed0/e", "ours-few-steps_seed0/e", "u-net_seed0/e"]
     scored.clear()
-    assert run_suite(suite, data, output, LUNG, max_epochs=1)["failures"] == []
-    assert len(scored) == 3
-    scored.clear()
+    again = run_suite(suite, data, output, LUNG, max_epochs=1)
+    assert (scored, again["measurements"]) == ([], first["measurements"])
     if "prepared" in changes:
         info = json.loads((data / "dataset.json").read_text())
         data = tmp_path
@@ -94,7 +116,7 @@ def test_weights_of_another_training_are_refused(
     wanted = {"bundle": LUNG, "max_epochs": 1, **changes}
     wanted.pop("prepared", None)
     results = run_suite(suite, data, output, **wanted)
-    assert scored == []
+    assert (scored, results["evaluations"]) == ([], [])
     assert [entry["what"] for entry in results["failures"]] == ["Ours, seed 0, training", "U-Net, seed 0, training"]
     for entry, run in zip(results["failures"], ("ours_seed0", "u-net_seed0"), strict=True):
         assert message in entry["message"]
@@ -104,10 +126,20 @@ def test_weights_of_another_training_are_refused(
 
 
 def test_weights_of_unknown_origin_are_refused(data: Path, tmp_path: Path, scored: list[str]) -> None:
-    leave_weights(None, None, None, tmp_path / "out" / "runs" / "u-net_seed0", None)
+    leave_weights(LUNG, data, "unet", tmp_path / "out" / "runs" / "u-net_seed0", None)
     results = run_suite(write_suite(tmp_path), data, tmp_path / "out", LUNG, systems=["U-Net"])
     assert scored == []
-    assert "no suite.json says what they were trained on" in results["failures"][0]["message"]
+    assert "suite.json says what they were trained on" in results["failures"][0]["message"]
+
+
+def test_a_record_of_another_version_is_refused(data: Path, tmp_path: Path, scored: list[str]) -> None:
+    suite, output = write_suite(tmp_path), tmp_path / "out"
+    run_suite(suite, data, output, LUNG, systems=["U-Net"])
+    record = json.loads((output / "suite.json").read_text())
+    for version in (0, record["version"] + 1, None):
+        (output / "suite.json").write_text(json.dumps({**record, "version": version}))
+        with pytest.raises(InputError, match=rf"suite\.json is a file of version {version}.*cannot be relied on"):
+            run_suite(suite, data, output, LUNG, systems=["U-Net"])
 
 
 def test_old_weights_are_not_scored_where_training_fails(
@@ -115,9 +147,8 @@ def test_old_weights_are_not_scored_where_training_fails(
 ) -> None:
     suite, output = write_suite(tmp_path), tmp_path / "out"
     run_suite(suite, data, output, LUNG)
-    scored.clear()
-    # An interrupted run: it goes on, and fails.
-    (output / "runs" / "ours_seed0" / "models" / "training_state_model.pt").write_text("")
+    # An interrupted run: it is resumed, and fails.
+    state_path(output / "runs" / "ours_seed0" / "models" / "model.pt").write_text("")
 
     def fail(*arguments, **options):
         raise InputError("broken")
@@ -125,87 +156,163 @@ def test_old_weights_are_not_scored_where_training_fails(
     monkeypatch.setattr(runner, "train", fail)
     results = run_suite(suite, data, output, LUNG)
     assert [entry["message"] for entry in results["failures"]] == ["broken"]
-    assert scored == ["U-Net, seed 0, e"]
+    assert systems_scored(results) == [("U-Net", 0)]
 
 
 def test_no_minutes_score_what_is_trained(data: Path, tmp_path: Path, scored: list[str]) -> None:
     """Seed 10 is trained, seed 1 is not: each is spoken of by itself."""
     suite, output = write_suite(tmp_path), tmp_path / "out"
     run_suite(suite, data, output, LUNG, systems=["U-Net"], seeds=[10])
-    scored.clear()
     results = run_suite(suite, data, output, LUNG, systems=["U-Net", "Ours, few steps"], seeds=[1, 10], max_minutes=0)
-    assert scored == ["U-Net, seed 10, e"]
+    assert systems_scored(results) == [("U-Net", 10)]
     assert [entry["what"] for entry in results["left_out"]] == [
         "Ours", "U-Net, seed 1", "Ours, few steps, seed 1", "Ours, few steps, seed 10",
     ]  # fmt: skip
 
 
-def test_labels_that_begin_alike_are_told_apart(data: Path, tmp_path: Path, scored: list[str]) -> None:
-    """Without weights, a system is reported though another one whose name begins with its own was."""
-    run = prepare_run(write_suite(tmp_path), data, tmp_path / "out", seeds=(1, 10))
-    run._leave_out("Ours, seed 10, training", "the budget ended it")
-    run.reported.add(("Ours", 10))
-    assert run._score_all() == []
-    assert {"what": "Ours, seed 1", "why": "not scored: there are no weights"} in run.left_out
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_denoiser_has_the_same_minutes_with_codecs_of_another_system(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+def test_labels_that_begin_alike_are_told_apart(
+    data: Path, tmp_path: Path, scored: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = {}
+    """Without weights, a system is reported though another one whose name begins with its own was."""
 
-    def fake(bundle, dataset_dir, experiment, run: Path, minutes, **overrides) -> None:
-        (run / "models").mkdir(parents=True, exist_ok=True)
+    def train(bundle, dataset_dir, experiment, run: Path, minutes, **overrides) -> None:
+        if overrides["seed"] == 10:
+            raise InputError("broken")
+
+    monkeypatch.setattr(runner, "train", train)
+    results = run_suite(write_suite(tmp_path), data, tmp_path / "out", LUNG, systems=["Ours"], seeds=(1, 10))
+    assert results["failures"] == [{"what": "Ours, seed 10, training", "message": "broken"}]
+    assert {"what": "Ours, seed 1", "why": "not scored: there are no weights"} in results["left_out"]
+    assert "Ours, seed 10" not in {entry["what"] for entry in results["left_out"]}
+
+
+def test_a_denoiser_has_the_same_minutes_with_codecs_of_another_system(
+    data: Path, tmp_path: Path, scored: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: dict[str, dict[str, float]] = {}
+
+    def train(bundle, dataset_dir, experiment, run: Path, minutes, **overrides) -> None:
+        write_run_folder(bundle, run, experiment, overrides)
+        (run / "models").mkdir(exist_ok=True)
         stage = next(s for s, name in TRAINING_STAGES.items() if not (run / "models" / name).is_file())
-        calls[stage] = minutes
+        calls.setdefault(run.name, {})[stage] = minutes
         (run / "models" / TRAINING_STAGES[stage]).write_text("")
-        (run / "training.json").write_text(json.dumps({"stages": {"train": {"minutes": 0.0 if shared else 1.0}}}))
+        # A minute of the first denoiser comes about in its codecs' time.
+        costs = json.loads((run / "training.json").read_text()) if (run / "training.json").is_file() else {"stages": {}}
+        done = {stage: {"minutes": minutes}, "train": {"minutes": 1.0 if run.name == "ours_seed0" else 0.0}}
+        (run / "training.json").write_text(json.dumps({"stages": {**costs["stages"], **done}}))
 
-    monkeypatch.setattr(runner, "train", fake)
-    run = prepare_run(write_suite(tmp_path), data, tmp_path / "out", 10.0)
-    member = run.members[0]
-    if shared:
-        (member.run / "models").mkdir(parents=True)
-        for stage in ("image_codec", "mask_codec"):
-            (member.run / "models" / TRAINING_STAGES[stage]).write_text("")
-    run._train(member, 10.0)
-    if shared:
-        assert calls == {"train": pytest.approx(3.5, abs=0.1), "scoring": pytest.approx(3.0, abs=0.1)}
-    else:
-        # A minute of the denoiser came about in the codecs' time.
-        assert calls == {name: pytest.approx(n, abs=0.1) for name, n in
-                         {"image_codec": 1.5, "mask_codec": 2.0, "train": 2.5, "scoring": 3.0}.items()}  # fmt: skip
+    monkeypatch.setattr(runner, "train", train)
+    twins = [{"name": "Ours"}, {"name": "Twin", "overrides": {"sampler": "ddpm"}}]
+    results = run_suite(
+        write_suite(tmp_path, systems=twins), data, tmp_path / "out", LUNG, max_minutes=20.0 / budget.TRAINING_SHARE
+    )  # fmt: skip
+    assert results["failures"] == []
+    assert calls["ours_seed0"] == {
+        stage: pytest.approx(minutes, abs=0.1)
+        for stage, minutes in {"image_codec": 1.5, "mask_codec": 2.0, "train": 2.5, "scoring": 3.0}.items()
+    }
+    assert calls["twin_seed0"] == {"train": pytest.approx(3.5, abs=0.1), "scoring": pytest.approx(3.0, abs=0.1)}
+    # What the codecs took counts for both.
+    minutes = {row["system"]: row["training_minutes"] for row in results["measurements"]}
+    assert minutes["Twin"] == pytest.approx(1.5 + 2.0 + 3.0, abs=0.3)
 
 
-def test_a_sweeps_point_wins_over_the_systems_own_settings(data: Path, tmp_path: Path) -> None:
+def test_a_codec_that_the_budget_ended_is_not_resumed_and_said_in_every_call(
+    data: Path, tmp_path: Path, scored: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = []
+
+    def train(bundle, dataset_dir, experiment, run: Path, minutes, **overrides) -> None:
+        write_run_folder(bundle, run, experiment, overrides)
+        (run / "models").mkdir(exist_ok=True)
+        weights = {stage: run / "models" / name for stage, name in TRAINING_STAGES.items()}
+        unfinished = (s for s, path in weights.items() if not path.is_file() or state_path(path).is_file())
+        stage = next(unfinished)
+        stages.append(stage)
+        weights[stage].write_text("")
+        if stage == "mask_codec":
+            state_path(weights[stage]).write_text("")
+
+    monkeypatch.setattr(runner, "train", train)
+    suite, output = write_suite(tmp_path), tmp_path / "out"
+    ended = {"what": "Ours, seed 0, mask_codec", "why": "the budget ended it before its last epoch"}
+    results = run_suite(suite, data, output, LUNG, systems=["Ours"], max_minutes=10.0)
+    assert stages == list(TRAINING_STAGES)
+    assert results["left_out"].count(ended) == 1
+    results = run_suite(suite, data, output, LUNG, systems=["Ours"], max_minutes=0)
+    assert results["left_out"].count(ended) == 1
+    assert systems_scored(results) == [("Ours", 0)]
+
+
+def test_a_codec_on_its_own_that_the_budget_ended_is_scored_and_said(
+    data: Path, tmp_path: Path, scored: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(bundle, dataset_dir, experiment, run: Path, minutes, **overrides) -> None:
+        assert overrides["training_stages"] == ["image_codec"]
+        leave_weights(bundle, dataset_dir, experiment, run, minutes, **overrides)
+        state_path(run / "models" / "image_codec.pt").write_text("")
+
+    def evaluate_codec(run, codec, dataset_dir, folder, split, max_cases, seed) -> None:
+        leave_scores(run, dataset_dir, folder, max_cases=max_cases, num_samples=1)
+
+    monkeypatch.setattr(runner, "train", train)
+    monkeypatch.setattr(scoring, "evaluate_codec", evaluate_codec)
+    suite = write_suite(tmp_path, systems=[{"name": "Image", "reconstruction": "image_codec"}])
+    results = run_suite(suite, data, tmp_path / "out", LUNG, max_minutes=10.0)
+    assert systems_scored(results) == [("Image", 0)]
+    ended = {"what": "Image, seed 0, training", "why": "the budget ended it before its last epoch"}
+    assert results["left_out"] == [ended]
+
+
+def test_a_sweeps_point_wins_over_the_systems_own_settings(tmp_path: Path) -> None:
     entry = {"name": "s", "num_samples": 4, "sweep": {"num_inference_steps": [1, 50]}}
     guided = {"name": "g", "num_samples": 4, "sweep": {"threshold": [0.3]}}
-    run = prepare_run(write_suite(tmp_path, evaluations=[entry, guided]), data, tmp_path / "out")
-    _, few, unet = run.suite.systems
-    settings = [run._settings(few, evaluation, None) for evaluation in run.suite.evaluations]
+    suite = load_suite(write_suite(tmp_path, evaluations=[entry, guided]))
+    _, few, unet = suite.systems
+    settings = [evaluation_settings(few, evaluation, "validation", None) for evaluation in suite.evaluations]
     assert [entry["num_inference_steps"] for entry in settings] == [1, 50, 2]
     assert [entry["threshold"] for entry in settings] == [0.4, 0.4, 0.3]
     # A network of one pass has no steps to vary.
-    assert run._settings(unet, run.suite.evaluations[0], None)["num_inference_steps"] is None
+    assert evaluation_settings(unet, suite.evaluations[0], "validation", None)["num_inference_steps"] is None
 
 
-def test_a_plan_is_kept_only_for_what_it_was_made(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_of_cases_is_kept_only_for_what_it_was_chosen(
+    data: Path, tmp_path: Path, scored: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = tmp_path / "out"
+    leave_weights(LUNG, data, None, tmp_path / "given", None)
 
-    def cases(seconds: float, minutes: float = 10.0, name: str = "small", bundle: str = LUNG) -> int | None:
-        monkeypatch.setattr(SuiteRun, "_seconds_per_case", lambda *arguments: seconds)
-        run = prepare_run(write_suite(tmp_path, name), data, output, minutes, bundle=bundle)
-        return run._choose_cases([(run.members[0], run.suite.evaluations[0])])
+    def cases(seconds: float, minutes: float = 10.0, name: str = "small", bundle: str = LUNG) -> int:
+        monkeypatch.setattr(
+            budget, "evaluate", lambda *arguments, **settings: leave_scores(*arguments, seconds=seconds, **settings)
+        )
+        (output / "results.json").unlink(missing_ok=True)
+        suite = write_suite(tmp_path, name, evaluations=[{"name": "e", "num_samples": 2}])
+        results = run_suite(
+            suite, data, output, bundle, minutes, systems=["Ours"], runs={"Ours": tmp_path / "given"}
+        )  # fmt: skip
+        (entry,) = results["evaluations"]
+        return entry["num_cases"]
 
     assert cases(40.0) == 14
     assert cases(30.0) == 14
-    # Scoring the rest without a limit goes on with the same cases.
+    # Scoring the rest without a limit keeps the same cases.
     assert cases(30.0, minutes=0) == 14
     assert cases(30.0, minutes=9.0) == 17
     assert cases(40.0, minutes=9.0, bundle=SKIN) == 13
     assert cases(30.0, minutes=9.0, bundle=SKIN, name="other") == 17
-    assert cases(30.0, minutes=0) is None
+    assert cases(30.0, minutes=0) == CASES
+
+
+def test_a_bundle_is_taken_for_a_known_source_alone(data: Path, tmp_path: Path) -> None:
+    assert bundle_for({"source": "chase"}, data) == RETINA
+    assert bundle_for({"source": "lidc-slices", "num_channels": 1}, data) == LUNG
+    # One channel does not make a lung.
+    with pytest.raises(InputError, match=r"source 'folder'.*choose one with --bundle"):
+        bundle_for({"source": "folder", "num_channels": 1}, data)
+    with pytest.raises(InputError, match="choose one with --bundle"):
+        run_suite(write_suite(tmp_path), data, tmp_path / "out")
 
 
 def test_results_of_another_suite_are_refused(data: Path, tmp_path: Path, scored: list[str]) -> None:
@@ -224,7 +331,8 @@ def test_fewer_samples_are_fused_as_all_are(tmp_path: Path) -> None:
     cases = pd.DataFrame({"case": ["a"], "group": ["a"]})
 
     def dice(**changes) -> float:
-        settings = {"threshold": 0.5, "fusion": "mean", "confidence": "samples", **changes}
+        known = {"threshold": 0.5, "fusion": "mean", "confidence": "samples", "surface_tolerance": 1.0}
+        settings = {**known, **changes}
         return float(score_subsamples(tmp_path, cases, [2], ["dice"], 1, settings)["dice"].iloc[0])
 
     assert dice() == pytest.approx(1.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medseglatdiff_monai.suites.statistics import compare_groups, group_interval, holm, is_settled
+from medseglatdiff_monai.suites.statistics import compare_groups, group_interval, holm, is_significant
 
 # Darwin's maize heights (inches, Zea mays): cross- minus self-fertilised, in eighths as Fisher gives them.
 DARWIN = np.array([49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]) / 8
@@ -114,7 +114,7 @@ def test_holm_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("p_holm", "low", "high", "settled"),
+    ("p_holm", "low", "high", "significant"),
     [
         (0.01, 0.1, 0.2, True),
         (0.01, -0.2, -0.1, True),
@@ -128,5 +128,5 @@ def test_holm_by_hand():
         (0.01, None, None, False),
     ],
 )
-def test_settled_needs_both_the_test_and_the_interval(p_holm, low, high, settled):
-    assert is_settled({"p_holm": p_holm, "low": low, "high": high}) is settled
+def test_significance_needs_both_the_test_and_the_interval(p_holm, low, high, significant):
+    assert is_significant({"p_holm": p_holm, "low": low, "high": high}) is significant

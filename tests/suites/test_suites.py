@@ -43,13 +43,25 @@ def test_every_system_and_evaluation_is_a_known_configuration(name: str, bundle:
             load_stage_config(bundle, "evaluate", system.experiment, {**evaluation.overrides, **system.evaluation})
 
 
-def test_a_sweep_is_one_evaluation_a_value(tmp_path: Path):
+def test_a_sweep_is_one_evaluation_for_each_value(tmp_path: Path):
     entry = {"name": "steps", "num_samples": 2, "sweep": {"num_inference_steps": [1, 50]}, "max_cases": 9}
     guided = {"name": "guided", "overrides": {"threshold": 0.4}, "sweep": {"guidance_scale": [0.3]}}
     suite = load_suite(write(tmp_path, evaluations=[entry, guided]))
     assert [(e.num_inference_steps, e.point, e.max_cases) for e in suite.evaluations[:2]] == [(1, 1, 9), (50, 50, 9)]
     assert suite.evaluations[2].overrides == {"threshold": 0.4, "guidance_scale": 0.3}
     assert len({e.key for e in suite.evaluations}) == 3
+
+
+def test_keys_that_begin_with_an_underscore_are_comments(tmp_path: Path):
+    suite = load_suite(
+        write(
+            tmp_path,
+            _why="everywhere",
+            systems=[{"name": "A", "_why": "the first"}],
+            evaluations=[{"name": "e", "num_samples": 2, "_why": "two are enough"}],
+        )
+    )
+    assert [system.name for system in suite.systems] == ["A"]
 
 
 @pytest.mark.parametrize(

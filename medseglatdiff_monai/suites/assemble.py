@@ -1,0 +1,204 @@
+"""From the scores of all members to ``results.json``: means with intervals, costs, comparisons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from ..evaluation.columns import COLUMNS
+from .member import Member
+from .notes import Notes
+from .request import Request
+from .results import SUITE_RESULT_VERSION, versions
+from .reuse import read_costs
+from .scoring import EVALUATION_SEED, Scored
+from .statistics import compare_groups, group_interval, holm
+from .suite import Suite
+
+__all__ = ["assemble"]
+
+
+class Key(NamedTuple):
+    """Which table: a system in an evaluation, at a point of its axis."""
+
+    system: str
+    evaluation: str
+    point: float | None
+
+
+class Table(NamedTuple):
+    """Each case's mean over the seeds, and the scores behind it."""
+
+    frame: pd.DataFrame
+    parts: list[Scored]
+
+
+def assemble(request: Request, members: Sequence[Member], scored: Sequence[Scored], notes: Notes) -> dict[str, Any]:
+    """Contents of ``results.json``; what is undefined is noted."""
+    tables = _mean_over_seeds(scored)
+    info = request.info
+    measurements = [row for key, table in tables.items() for row in _measure(key, table, request.suite, notes)]
+    return {
+        "version": SUITE_RESULT_VERSION,
+        "suite": request.suite.name,
+        "title": request.suite.title,
+        "bundle": request.bundle.name,
+        "dataset": {
+            "name": info.get("name"), "description": info.get("description", ""),
+            "num_raters": info.get("num_raters"), "split": request.split, "cases": len(info[request.split]),
+            "group_unit": info.get("split", {}).get("group_unit", "group"),
+            "arguments": info.get("provenance", {}).get("arguments", {}), "sha256": request.fingerprint,
+        },
+        "options": {
+            "max_minutes": request.max_minutes, "max_cases": request.max_cases,
+            "training_seeds": sorted({member.seed for member in members}),
+            "evaluation_seed": EVALUATION_SEED, "overrides": request.overrides,
+        },
+        "provenance": versions(),
+        "measurements": measurements,
+        "comparisons": _compare(tables, request.suite),
+        "calibration": [
+            {
+                "system": part.member.system.name, "seed": part.member.seed, "key": part.evaluation.key,
+                **part.result.get("calibration", {}),
+            }
+            for part in scored
+            if part.evaluation.reliability
+        ],
+        "evaluations": [
+            {
+                "system": part.member.system.name, "seed": part.member.seed,
+                "key": part.evaluation.key, "weights_sha256": part.weights_sha256,
+                "num_cases": part.result["summary"]["num_cases"], "num_samples": part.num_samples,
+                "scored_with": part.result.get("provenance", {}),
+            }
+            for part in scored
+        ],
+        "not_applicable": notes.not_applicable,
+        "left_out": notes.left_out,
+        "failures": notes.failures,
+    }  # fmt: skip
+
+
+def _mean_over_seeds(scored: Sequence[Scored]) -> dict[Key, Table]:
+    grouped: dict[Key, list[tuple[pd.DataFrame, Scored]]] = {}
+    for part in scored:
+        for point, frame in part.frames.items():
+            at = part.evaluation.point if point is None else point
+            grouped.setdefault(Key(part.member.system.name, part.evaluation.key, at), []).append((frame, part))
+    tables = {}
+    for key, found in grouped.items():
+        frames = [frame for frame, _ in found]
+        # A case counts only with all seeds: else the mean would mix them unequally.
+        common = frames[0].index
+        for frame in frames[1:]:
+            common = common.intersection(frame.index)
+        numbers = [frame.loc[common].drop(columns="group").astype(float) for frame in frames]
+        mean = sum(numbers[1:], numbers[0]) / len(numbers)
+        tables[key] = Table(mean.assign(group=frames[0].loc[common, "group"]), [part for _, part in found])
+    return tables
+
+
+def _measure(key: Key, table: Table, suite: Suite, notes: Notes) -> Iterator[dict[str, Any]]:
+    """One row for each metric that the suite shows of a table."""
+    first = table.parts[0]
+    evaluation, system = first.evaluation, first.member.system
+    costs = _costs([part.member for part in table.parts])
+    for metric in suite.shown(evaluation):
+        yield {
+            "system": key.system, "evaluation": evaluation.name, "key": key.evaluation,
+            "axis": "num_samples" if evaluation.subsample else evaluation.axis, "point": key.point,
+            "metric": metric, **_figure(metric, table, notes), "num_seeds": len(table.parts), **costs,
+            # A codec on its own samples nothing.
+            "seconds_per_sample": None if system.reconstruction else _seconds_per_sample(table),
+        }  # fmt: skip
+
+
+def _figure(metric: str, table: Table, notes: Notes) -> dict[str, Any]:
+    """Mean, interval and numbers of cases and groups; why it is missing is noted."""
+    frame, parts = table
+    column = COLUMNS[metric]
+    if column.pooled is not None:
+        values = [part.result["summary"].get(metric) for part in parts]
+        known = [value for value in values if value is not None]
+        figure = {
+            "mean": sum(known) / len(known) if known else math.nan, "low": math.nan, "high": math.nan,
+            "num_cases": len(frame), "num_groups": frame["group"].nunique(),
+        }  # fmt: skip
+    elif metric in frame:
+        figure = asdict(group_interval(frame[metric], frame["group"]))
+    else:
+        figure = asdict(group_interval(pd.Series(dtype=float), pd.Series(dtype=str)))
+    if math.isnan(figure["mean"]):
+        evaluation = parts[0].evaluation
+        where = evaluation.name if evaluation.axis is None else f"{evaluation.name}, {evaluation.title}"
+        reason = parts[0].result.get("not_applicable", {}).get(metric, "undefined in every case")
+        notes.not_applicable[f"{column.label}, {parts[0].member.system.name}, {where}"] = reason
+    return figure
+
+
+def _seconds_per_sample(table: Table) -> float:
+    seconds = []
+    for part in table.parts:
+        # A deterministic network is called once, however many equal samples are made of its mask.
+        sampled = 1 if part.member.system.deterministic else part.result["summary"]["num_samples"]
+        seconds.append(part.result["summary"]["seconds_per_case"] / sampled)
+    return sum(seconds) / len(seconds)
+
+
+def _costs(members: Sequence[Member]) -> dict[str, Any]:
+    minutes, costs = [], {}
+    for member in members:
+        costs = read_costs(member.run)
+        stages = costs.get("stages", {})
+        if stages:
+            minutes.append(sum(float(stage.get("minutes", 0.0)) for stage in stages.values()))
+    # training.json counts the whole segmenter, which is not what a codec on its own is.
+    counted = {} if members[0].system.reconstruction else costs
+    return {
+        "parameters": counted.get("parameters"),
+        "multiply_accumulates": counted.get("multiply_accumulates"),
+        "training_minutes": sum(minutes) / len(minutes) if minutes else None,
+    }
+
+
+def _compare(tables: Mapping[Key, Table], suite: Suite) -> list[dict[str, Any]]:
+    """Every comparison that the suite asks for, its p-values corrected for all of them."""
+    rows: list[dict[str, Any]] = []
+    for key, metric in _pairs(tables, suite):
+        reference = str(suite.reference)
+        other = tables[key._replace(system=reference)]
+        compared = asdict(compare_groups(tables[key].frame, other.frame, metric))
+        if compared["num_cases"]:
+            rows.append(
+                {
+                    "system": key.system, "reference": reference, "key": key.evaluation, "point": key.point,
+                    "metric": metric, **compared,
+                }
+            )  # fmt: skip
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row.update(p_holm=p)
+    return rows
+
+
+def _pairs(tables: Mapping[Key, Table], suite: Suite) -> Iterator[tuple[Key, str]]:
+    """Table and metric of every comparison with the reference."""
+    for key, table in tables.items():
+        evaluation = table.parts[0].evaluation
+        points = evaluation.compare_at
+        skipped = evaluation.axis is not None if points is None else key.point not in points
+        if suite.reference is None or key.system == suite.reference or skipped:
+            continue
+        reference = tables.get(key._replace(system=suite.reference))
+        if reference is None:
+            continue
+        shown = suite.shown(evaluation)
+        for metric in shown if not suite.compare else [name for name in suite.compare if name in shown]:
+            frames = table.frame, reference.frame
+            known = all(metric in frame and frame[metric].notna().any() for frame in frames)
+            if known and COLUMNS[metric].pooled is None:
+                yield key, metric

@@ -1,0 +1,111 @@
+"""The members of a suite: each system with each seed, where its run is, and how it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..bundle.config import find_bundle, load_stage_config
+from ..errors import InputError
+from ..networks.weights import stage_finished
+from ..training.run import TRAINING_STAGES
+from .suite import Suite, System, slug
+
+__all__ = ["Member", "choose_members", "merge_overrides"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A system with one seed and the folder of its run.
+
+    Attributes:
+        system: the system.
+        seed: seed of its training.
+        run: folder of its run.
+        given: whether the run was given by the caller, so that nothing is trained.
+    """
+
+    system: System
+    seed: int
+    run: Path
+    given: bool
+
+    @property
+    def label(self) -> str:
+        """How it is called in a message."""
+        return self.system.name if self.given else f"{self.system.name}, seed {self.seed}"
+
+    @property
+    def weights(self) -> Path:
+        """The weights that it is scored with."""
+        stage = self.system.reconstruction
+        return self.run / "models" / (TRAINING_STAGES[stage] if stage else "model.pt")
+
+    @property
+    def trained(self) -> bool:
+        """Whether these weights are those of a finished training."""
+        return stage_finished(self.weights)
+
+    def training_overrides(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Configuration keys of its training: the system's, and over them the caller's ``overrides``."""
+        own = merge_overrides(self.system.overrides, overrides)
+        if self.system.reconstruction:
+            own["training_stages"] = [self.system.reconstruction]
+        return {**own, "seed": self.seed}
+
+    def stages(self, bundle: Path, overrides: Mapping[str, Any]) -> list[str]:
+        """The stages of its training, in order, with the overrides of :meth:`training_overrides`."""
+        config = load_stage_config(bundle, "train", self.system.experiment, overrides)
+        return [stage for stage in TRAINING_STAGES if stage in config.get("training_stages", TRAINING_STAGES)]
+
+
+def choose_members(
+    suite: Suite,
+    output: Path,
+    systems: Sequence[str] | None,
+    seeds: Sequence[int],
+    runs: Mapping[str, str | Path],
+) -> tuple[list[Member], list[str]]:
+    """Members of a suite, and the names of the systems that were not asked for.
+
+    Args:
+        suite: the suite.
+        output: folder of everything that it leaves.
+        systems: names of systems; all if ``None``.
+        seeds: training seeds; a given run counts once.
+        runs: system → folder of a run or name of a bundle to take instead of training.
+
+    Raises:
+        InputError: an unknown system; a given run without weights.
+    """
+    known = {slug(system.name): system for system in suite.systems}
+    for name in [*(systems or []), *runs]:
+        if slug(name) not in known:
+            names = ", ".join(system.name for system in suite.systems)
+            raise InputError(f"The suite {suite.name} has no system {name!r}; it has {names}.")
+    given = {slug(name): find_bundle(folder) for name, folder in runs.items()}
+    for name, place in given.items():
+        if not any((place / "models").glob("*.pt")):
+            raise InputError(f"--run {name}={place}: no weights in its models/. Train it, or give another folder.")
+    wanted = known if systems is None else {slug(name) for name in systems}
+    members, others = [], []
+    for key, system in known.items():
+        if key not in wanted:
+            others.append(system.name)
+            continue
+        source = slug(system.shares or system.name)
+        folder: Path | None = given.get(key, given.get(source))
+        for seed in seeds[:1] if folder else seeds:
+            members.append(Member(system, seed, folder or output / "runs" / f"{source}_seed{seed}", folder is not None))
+    return members, others
+
+
+def merge_overrides(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """``second`` over ``first``; the blocks of ``stages`` are merged, not replaced."""
+    merged = {**first, **second}
+    if "stages" in first and "stages" in second:
+        names = {**first["stages"], **second["stages"]}
+        merged["stages"] = {n: {**first["stages"].get(n, {}), **second["stages"].get(n, {})} for n in names}
+    return merged
