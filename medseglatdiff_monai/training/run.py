@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..bundle.build import write_run_folder
 from ..bundle.config import experiment_name, find_bundle, load_stage_config
 from ..data.datalist import load_dataset_info
+from ..diffusion.process import check_one_pass
 from ..errors import InputError, unwrapped_errors
 from ..files import save_json
 from ..networks.baselines.nnunet_plan import training_spacing
@@ -142,11 +143,8 @@ def _read_stages(config: Mapping[str, Any]) -> list[str]:
 
 def _check_stages(stages: Sequence[str], config: Mapping[str, Any], starts_anew: bool) -> None:
     """Refuse what a later stage would refuse after hours, and stages after which the sampler does not fit."""
-    if "scoring" in stages and config.get("prediction_type") == "epsilon":
-        raise InputError(
-            "The scoring stage takes masks from pure noise, of which a network that predicts noise says nothing: give "
-            "--prediction_type sample, or leave 'scoring' out of --training_stages."
-        )
+    if "scoring" in stages:
+        check_one_pass("The scoring stage", config.get("prediction_type"))
     samples = str(config.get("network_def", {}).get("_target_", "")).endswith("LatentDiffusionSegmenter")
     if samples and stages[-1] == "train" and config.get("sampler") == "direct":
         raise InputError(
