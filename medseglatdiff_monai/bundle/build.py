@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from ..errors import InputError
 from ..files import read_json
 from .config import STAGES, bundles_dir, find_bundle, load_stage_config, merge_keys
+from .json_style import dump_config
 
 __all__ = ["build_bundle", "build_stage", "write_run_folder"]
 
@@ -18,14 +18,17 @@ __all__ = ["build_bundle", "build_stage", "write_run_folder"]
 def build_stage(configs_dir: Path, bundle_name: str, stage: str) -> dict:
     """Configuration of one stage of a bundle, joined from its fragments and the bundle's own file.
 
-    A bundle's file may hold one block a stage under ``"stages"``; of its other keys a stage takes those it knows and,
-    so that preprocessing may have its own, all of a stage that reads images.
+    A bundle's file may hold one block a stage under ``"stages"``; of its other keys a stage takes those it knows and
+    those that no stage knows, which belong to the bundle's preprocessing.
     """
+    fragments = {name: read_json(configs_dir / f"{name}.json") for names in STAGES.values() for name in names}
     config: dict = {}
-    for fragment in STAGES[stage]:
-        config = merge_keys(config, read_json(configs_dir / f"{fragment}.json"))
+    for name in STAGES[stage]:
+        config = merge_keys(config, fragments[name])
+    elsewhere = {key for fragment in fragments.values() for key in fragment} - config.keys()
     own = read_json(configs_dir / "bundles" / f"{bundle_name}.json")
     for_stage = own.pop("stages", {}).get(stage, {})
+    own = {key: value for key, value in own.items() if key.removeprefix("+").split("#")[0] not in elsewhere}
     return merge_keys(merge_keys(config, own), for_stage)
 
 
@@ -40,7 +43,7 @@ def build_bundle(bundle_name: str, configs_dir: Path | None = None, destination:
         **{overlay.stem: read_json(overlay) for overlay in sorted(source.glob("multi_gpu_*.json"))},
     }.items():
         path = target / f"{name}.json"
-        path.write_text(json.dumps(config, indent=2) + "\n")
+        path.write_text(dump_config(config))
         written.append(path)
     return written
 
