@@ -27,6 +27,7 @@ import medseglatdiff_monai
 from medseglatdiff_monai.bundle import config as config_module
 from medseglatdiff_monai.bundle.build import build_bundle, build_stages, write_run_folder
 from medseglatdiff_monai.bundle.config import STAGES, Bundle, apply_overrides, bundles_dir, load_stage_config
+from medseglatdiff_monai.bundle.json_style import dump_config
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks.weights import load_weights, save_weights
 
@@ -34,8 +35,14 @@ SCHEMA = Path(__file__).with_name("metadata_schema.json")
 NECESSARY = (
     "LICENSE", "docs/README.md", "docs/data_license.txt", "configs/metadata.json", "configs/logging.conf",
     *(f"configs/{stage}.json" for stage in STAGES),
-    *(f"configs/multi_gpu_{stage}.json" for stage in STAGES if stage != "inference"),
+    "configs/multi_gpu_train.json", "configs/multi_gpu_evaluate.json",
 )  # fmt: skip
+# Of several processes, laid over a stage.
+OVERLAYS = {
+    stage: "multi_gpu_evaluate.json" if stage == "evaluate" else "multi_gpu_train.json"
+    for stage in STAGES
+    if stage != "inference"
+}
 FEW = {"num_samples": 2, "num_inference_steps": 2}
 
 
@@ -97,6 +104,49 @@ def test_stage_files_equal_the_build_from_configs(name: str, tmp_path: Path) -> 
         assert shipped == path.read_text(), f"{name}/{path.name} differs from configs/: run 'make bundles'"
 
 
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", BUNDLES)
+def test_top_level_keys_are_used(name: str, stage: str) -> None:
+    """A key at the top is there to be overridden: with nothing that refers to it, that would be without effect."""
+    config = json.loads((bundles_dir() / name / "configs" / f"{stage}.json").read_text())
+    text = json.dumps(config)
+    # What MONAI's own run asks for, what train reads, and what experiments refer to.
+    asked = {
+        "imports", "initialize", "run", "finalize", "training_stages", "image_spacing_mm", "published_batch_size",
+        "published_positive_weight", "image_channels", "train", "validate",
+    }  # fmt: skip
+    unused = [key for key in config if not key.startswith("_") and key not in asked and f"@{key}" not in text]
+    assert unused == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({}, "{}\n"),
+        ({"a": [1, 2], "b": {"c": None}}, '{\n  "a": [1, 2],\n  "b": {"c": null}\n}\n'),
+        # A list of 118 columns is one that fits with its margin; the comma after it is one too many.
+        ({"a": ["x" * 107]}, '{\n  "a": ["' + "x" * 107 + '"]\n}\n'),
+        (
+            {"a": ["x" * 110], "b": 1},
+            '{\n  "a": [\n    "' + "x" * 110 + '"\n  ],\n  "b": 1\n}\n',
+        ),
+        ({"_note_": "256×256"}, '{\n  "_note_": "256×256"\n}\n'),
+    ],
+)
+def test_short_values_stand_on_one_line(value: dict, text: str) -> None:
+    assert dump_config(value) == text
+    assert json.loads(text) == value
+
+
+@pytest.mark.parametrize("path", sorted((bundles_dir().parent / "configs").rglob("*.json")), ids=lambda path: path.stem)
+def test_fragments_are_written_as_the_bundles_are(path: Path) -> None:
+    config = json.loads(path.read_text())
+    if "suites" in path.parts:
+        pytest.skip("suites are written by hand")
+    assert path.read_text() == dump_config(config)
+    assert list(json.loads(dump_config(config))) == list(config)
+
+
 def find_components(config: Any, path: str = "") -> Iterator[tuple[str, dict]]:
     if isinstance(config, dict):
         if "_target_" in config:
@@ -110,7 +160,7 @@ def find_components(config: Any, path: str = "") -> Iterator[tuple[str, dict]]:
 
 def load_merged(name: str, stage: str, overlay: bool = False) -> dict:
     folder = bundles_dir() / name / "configs"
-    files = [str(folder / f"{stage}.json")] + ([str(folder / f"multi_gpu_{stage}.json")] if overlay else [])
+    files = [str(folder / f"{stage}.json")] + ([str(folder / OVERLAYS[stage])] if overlay else [])
     parser = ConfigParser()
     parser.read_config(files)
     return {key: value for key, value in parser.get().items() if key != "_meta_"}
@@ -142,7 +192,7 @@ def test_targets_import_and_arguments_bind(name: str, stage: str, overlay: bool)
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "inference"])
 def test_overlays_change_only_what_is_there(stage: str) -> None:
     single = load_merged(LUNG, stage)
-    overlay = json.loads((bundles_dir() / LUNG / "configs" / f"multi_gpu_{stage}.json").read_text())
+    overlay = json.loads((bundles_dir() / LUNG / "configs" / OVERLAYS[stage]).read_text())
     keys = [key for key in overlay if not key.startswith("_")]
     assert len(keys) >= 4
     parser = ConfigParser(single)

@@ -62,7 +62,7 @@ def test_both_ranks_end_with_the_same_weights_and_codebook(data: Path, sizes: di
         "run": [
             "$@train#trainer.run()",
             "$torch.save({'online': @network_def.state_dict(), 'averaged': @checkpoint.averaged.state_dict(),"
-            " 'cases': [@train_items[i]['case'] for i in @train#sampler]},"
+            " 'cases': [@train#items[i]['case'] for i in @train#sampler]},"
             " str(Path(@output_dir) / ('rank%d.pt' % @rank)))",
         ]
     }
@@ -70,7 +70,7 @@ def test_both_ranks_end_with_the_same_weights_and_codebook(data: Path, sizes: di
     output = tmp_path / "run"
     shared = {**sizes, **run_sizes(), "bundle_root": str(configs.parent), "dataset_dir": str(data), "max_epochs": 2}
     for stage, weights_file in TRAINING_STAGES.items():
-        files = [configs / f"{stage}.json", configs / f"multi_gpu_{stage}.json", tmp_path / "dump.json"]
+        files = [configs / f"{stage}.json", configs / "multi_gpu_train.json", tmp_path / "dump.json"]
         printed = run_bundle(files, 2, **shared, output_dir=str(output), val_interval=1)
         ranks = [torch.load(output / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
         for weights in ("online", "averaged"):

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import pytest
 from mlflow import MlflowClient
 from monai.bundle import ConfigParser
+from monai.handlers import MLFlowHandler
 from small_runs import LUNG, run_sizes, small_sizes, write_prepared
 
 from medseglatdiff_monai.bundle.config import load_stage_config
-from medseglatdiff_monai.integrations.mlflow import tracking
-from medseglatdiff_monai.integrations.mlflow.tracking import RunTracker, read_run_ids, sqlite_uri
+from medseglatdiff_monai.integrations.mlflow.tracking import RunTracker, read_run_ids, sqlite_uri, tracked_values
 from medseglatdiff_monai.training.run import TRAINING_STAGES, train
 
 pytestmark = pytest.mark.integration
@@ -80,6 +80,43 @@ def test_parameters_are_the_values_that_were_used(client: MlflowClient, ids: dic
     assert scoring["learning_rate"] == "0.0002"
     assert (scoring["scoring_samples"], scoring["fairness"]) == ("4", "0.95")
     assert "fairness" not in parameters
+
+
+def test_every_simple_value_at_the_top_is_a_parameter(client: MlflowClient, ids: dict[str, str], run: Path) -> None:
+    """No list is kept by hand: a key that a stage uses is there, and the value is the one that was used."""
+    for stage in STAGES:
+        config = json.loads((run / "configs" / f"{'train' if stage == 'diffusion' else stage}.json").read_text())
+        parameters = client.get_run(ids[stage]).data.params
+        plain = {
+            key: value
+            for key, value in config.items()
+            if isinstance(value, bool | int | float) and f"@{key}" in json.dumps(config)
+        }
+        assert len(plain) > 15
+        assert {key: parameters.get(key) for key in plain} == {key: str(value) for key, value in plain.items()}
+        assert parameters["world_size"] == "1"
+        # Resolved, as in the run, and not as written.
+        assert parameters["mixed_precision"] in ("True", "False")
+        assert parameters["weights"].endswith(".pt")
+        assert not {"tracking_uri", "deadline", "tracker", "train"} & parameters.keys()
+
+
+def test_what_is_tracked_of_a_configuration() -> None:
+    values = {
+        "rate": 0.1, "name": "a", "flag": False, "nothing": None, "sizes": [8, 16], "levels": (True, False),
+        "train::rate": 0.2, "_comment_": "c", "tracking_uri": "http://me:secret@host", "deadline": 12.5,
+        "network": object(), "steps": [object()], "empty": [], "table": {"a": 1},
+    }  # fmt: skip
+    assert tracked_values(values) == {
+        "rate": 0.1, "name": "a", "flag": False, "nothing": None, "sizes": [8, 16], "levels": (True, False),
+    }  # fmt: skip
+
+
+def test_tracker_is_monais_handler(run: Path, data: Path, tmp_path: Path) -> None:
+    tracker = RunTracker(False, tmp_path, "diffusion", data)
+    assert isinstance(tracker, MLFlowHandler)
+    # Switched off it leaves nothing behind.
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_metrics_of_training_and_validation(client: MlflowClient, ids: dict[str, str]) -> None:
@@ -145,8 +182,8 @@ def test_the_last_of_the_stages_ends_the_parent(stages: list[str], last: str) ->
 def test_parent_waits_for_the_last_stage(tmp_path: Path, last: bool, status: str, parent: str) -> None:
     tracker = RunTracker(sqlite_uri(tmp_path), tmp_path, "diffusion", tmp_path, last=last)
     ended: dict[str, str] = {}
-    tracker._run_id, tracker._parent_id = "stage", "parent"
-    tracker._client = SimpleNamespace(
+    tracker.cur_run, tracker._parent_id = SimpleNamespace(info=SimpleNamespace(run_id="stage")), "parent"
+    tracker.client = SimpleNamespace(
         set_terminated=ended.__setitem__, update_run=lambda run_id, status: ended.update({run_id: status})
     )
     tracker._end(status)
@@ -208,7 +245,7 @@ def test_store_that_cannot_be_written_at_all_stops_nothing(tmp_path: Path, caplo
     def refuse(*arguments) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(tracking, "open_store", refuse)
+    monkeypatch.setattr(RunTracker, "_open", refuse)
     tracker = RunTracker(sqlite_uri(tmp_path), tmp_path, "diffusion", tmp_path)
     with caplog.at_level(logging.WARNING):
         tracker._send(lambda: None)

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import InputError, did_you_mean
 from ..files import read_json, save_json
 from .config import STAGES, Bundle, bundles_dir, check_stage_blocks, merge_keys, without_comments
+from .json_style import dump_config
 
 __all__ = ["build_all", "build_bundle", "build_stage", "build_stages", "write_run_folder"]
 
@@ -26,7 +27,8 @@ FREE_KEYS = {"max_minutes", "deadline", "max_epochs", "num_workers", "cache_work
 def build_stages(configs_dir: Path, bundle_name: str) -> dict[str, dict[str, Any]]:
     """Configuration of every stage of a bundle, joined from its fragments and the bundle's own file.
 
-    A bundle's file may hold one block per stage under ``"stages"``; its other keys go into every stage.
+    A bundle's file may hold one block per stage under ``"stages"``; of its other keys a stage takes those it knows and
+    those that no stage knows, which belong to the bundle's preprocessing.
 
     Raises:
         InputError: the bundle's file names a stage that there is not, or a key that no fragment has and nothing refers
@@ -48,8 +50,12 @@ def build_stages(configs_dir: Path, bundle_name: str) -> dict[str, dict[str, Any
     configs = {}
     for stage, parts in STAGES.items():
         config: dict[str, Any] = {}
-        for changes in (*(fragments[name] for name in parts), own, blocks.get(stage, {})):
+        for name in parts:
             # MONAI merges in place: without copies, one stage's keys would get into the fragments of the next.
+            config = merge_keys(config, copy.deepcopy(fragments[name]))
+        elsewhere = {key for fragment in fragments.values() for key in fragment} - config.keys()
+        taken = {key: value for key, value in own.items() if key.removeprefix("+").partition("#")[0] not in elsewhere}
+        for changes in (taken, blocks.get(stage, {})):
             config = merge_keys(config, copy.deepcopy(changes))
         configs[stage] = config
     return configs
@@ -71,7 +77,7 @@ def build_bundle(bundle_name: str, configs_dir: Path | None = None, destination:
         **{overlay.stem: read_json(overlay) for overlay in sorted(source.glob("multi_gpu_*.json"))},
     }.items():
         path = target / f"{name}.json"
-        path.write_text(json.dumps(config, indent=2) + "\n")
+        path.write_text(dump_config(config))
         written.append(path)
     return written
 

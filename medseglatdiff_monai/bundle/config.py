@@ -36,12 +36,12 @@ __all__ = [
 
 # Stage file in a bundle → the fragments of configs/ that it is built from, in this order.
 STAGES: dict[str, tuple[str, ...]] = {
-    "image_codec": ("network", "data", "training", "image_codec"),
-    "mask_codec": ("network", "data", "training", "mask_codec"),
-    "train": ("network", "data", "training", "diffusion"),
-    "scoring": ("network", "data", "training", "diffusion", "scoring"),
-    "evaluate": ("network", "data", "evaluate"),
-    "inference": ("network", "data", "inference"),
+    "image_codec": ("base", "image_network", "training", "image_codec"),
+    "mask_codec": ("base", "mask_network", "training", "mask_codec"),
+    "train": ("base", "image_network", "mask_network", "network", "training", "latent_training", "diffusion"),
+    "scoring": ("base", "image_network", "mask_network", "network", "training", "latent_training", "scoring"),
+    "evaluate": ("base", "image_network", "mask_network", "network", "evaluate"),
+    "inference": ("base", "image_network", "mask_network", "network", "inference"),
 }
 
 

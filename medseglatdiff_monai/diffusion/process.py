@@ -16,13 +16,31 @@ from torch import nn
 
 from ..errors import InputError
 
-__all__ = ["PREDICTION_TYPES", "DiffusionProcess", "direct_timesteps", "sampling_timesteps"]
+__all__ = ["PREDICTION_TYPES", "DiffusionProcess", "check_one_pass", "direct_timesteps", "sampling_timesteps"]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 # With less, the mean of all masks is what a network predicts; timestep 700 of the cosine schedule has 0.2.
 MIN_LAST_SIGNAL = 0.1
 # Share of the schedule, from pure noise on, over which the passes of the direct sampler are spread.
 DIRECT_SHARE = 0.3
+
+
+def check_one_pass(subject: str, prediction_type: str | None) -> None:
+    """Refuse a network that predicts noise where masks are to come from pure noise in one pass.
+
+    Args:
+        subject: what needs them, the beginning of the message.
+        prediction_type: what the network predicts.
+
+    Raises:
+        InputError: it predicts noise.
+    """
+    if prediction_type == "epsilon":
+        raise InputError(
+            f"{subject} takes x_0 from pure noise, of which a network that predicts noise (prediction_type 'epsilon') "
+            "says nothing: train with --prediction_type sample or v_prediction; or do without it: leave 'scoring' out "
+            "of --training_stages and give --sampler ddim."
+        )
 
 
 def sampling_timesteps(

@@ -15,7 +15,7 @@ import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 
 from ..errors import InputError
-from .process import DiffusionProcess
+from .process import DiffusionProcess, check_one_pass
 from .rectified_flow import RectifiedFlow
 
 __all__ = ["SAMPLERS", "sample"]
@@ -118,11 +118,7 @@ def _sample_direct(
     noise_scale: float,
 ) -> torch.Tensor:
     """One pass at pure noise; before each further one the predicted x_0 is given fresh noise at the next timestep."""
-    if process.prediction_type == "epsilon":
-        raise InputError(
-            "sampler 'direct' takes x_0 from pure noise, of which a network that predicts noise (prediction_type "
-            "'epsilon') says nothing: use --sampler ddim, or train with 'sample' or 'v_prediction'."
-        )
+    check_one_pass("The sampler 'direct'", process.prediction_type)
     x_0: torch.Tensor | None = None
     timesteps = process.direct_timesteps(passes)
     if noise.shape[1] % passes:

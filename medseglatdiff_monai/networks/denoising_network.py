@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..diffusion.process import check_one_pass
 from ..diffusion.samplers import sample
 from ..errors import InputError
 from .segmenter import LatentDiffusionSegmenter
@@ -95,11 +96,7 @@ class ScoringNetwork(nn.Module):
                 "Scoring takes at least 2 samples, whose distance from one another counts, and 0 or more draws of the "
                 f"denoising loss; found {num_samples} and {denoising_draws}."
             )
-        if segmenter.process.prediction_type == "epsilon":
-            raise InputError(
-                "The scoring stage takes x_0 from pure noise, of which a network that predicts noise says nothing: set "
-                "prediction_type to 'sample' or 'v_prediction', or leave 'scoring' out of training_stages."
-            )
+        check_one_pass("The scoring stage", segmenter.process.prediction_type)
         self.segmenter = segmenter
         self.num_samples = num_samples
         self.denoising_draws = denoising_draws

@@ -48,7 +48,7 @@ def run_request(
         runs: system name → folder of a run or name of a bundle whose weights are taken instead of training.
     """
     record = SuiteRecord(request.output)
-    notes, budget = Notes(), Budget(max_minutes)
+    notes, budget = Notes(), Budget(request.max_minutes)
     members, others = choose_members(request.suite, request.output, systems, seeds, runs)
     for name in others:
         notes.leave_out(name, "not among --systems")

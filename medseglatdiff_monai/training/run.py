@@ -66,7 +66,7 @@ def train(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             f"'medseglatdiff train' runs in one process, found WORLD_SIZE={os.environ['WORLD_SIZE']}: torchrun takes "
-            "'-m monai.bundle run' with the bundle's configs/multi_gpu_….json instead, see docs/how-to/cluster.md."
+            "'-m monai.bundle run' with the bundle's configs/multi_gpu_train.json instead, see docs/how-to/cluster.md."
         )
     if max_minutes is not None and max_minutes <= 0:
         raise InputError(f"--max-minutes must be positive, found {max_minutes}.")

@@ -11,6 +11,7 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
+from ..diffusion.process import check_one_pass
 from ..errors import InputError, unwrapped_errors
 from ..networks.baselines.nnunet_plan import training_spacing
 from ..networks.encoders import ENCODERS, find_published_weights
@@ -77,11 +78,8 @@ def check_stages(stages: Sequence[str], config: Mapping[str, Any], initial_weigh
     """
     if initial_weights is not None:
         load_tensors(initial_weights)
-    if "scoring" in stages and config.get("prediction_type") == "epsilon":
-        raise InputError(
-            "The scoring stage takes masks from pure noise, of which a network that predicts noise says nothing: give "
-            "--prediction_type sample, or leave 'scoring' out of --training_stages."
-        )
+    if "scoring" in stages:
+        check_one_pass("The scoring stage", config.get("prediction_type"))
     samples = str(config.get("network_def", {}).get("_target_", "")).endswith("LatentDiffusionSegmenter")
     if samples and stages[-1] == "train" and config.get("sampler") == "direct":
         raise InputError(

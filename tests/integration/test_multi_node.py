@@ -74,7 +74,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def training_files(folder: Path, death: str | None = None) -> list[Path]:
     """Stage and overlay; with ``death``, "worker" or "node", that of rank 1 after the second epoch, once."""
     configs = bundles_dir() / LUNG / "configs"
-    files = [configs / f"{STAGE}.json", configs / f"multi_gpu_{STAGE}.json"]
+    files = [configs / f"{STAGE}.json", configs / "multi_gpu_train.json"]
     if death is not None:
         overlay = {
             "death": {

@@ -1,10 +1,11 @@
 """Runs in MLflow: a parent run for each training run, and nested in it one run for each stage.
 
 A stage's run holds the parameters, loss, learning rate, validation metrics, codebook use, pictures of validation
-cases, the environment, and which data it was trained on. Run ids are kept in the run folder's ``mlruns.json``, so that
-a stage that was interrupted goes on in its own run. Without a server all goes to one SQLite file beside the models
-(MLflow 3 takes no plain folder as a store); a server that does not answer never stops a training: the log goes on in
-that file.
+cases, the environment, and which data it was trained on. What is logged each iteration and epoch, and how, is MONAI's
+``MLFlowHandler``; added here are parent runs, resumption, pictures and what happens without a server. Run ids are kept
+in the run folder's ``mlruns.json``, so that a stage that was interrupted goes on in its own run. Without a server all
+goes to one SQLite file beside the models (MLflow 3 takes no plain folder as a store); a server that does not answer
+never stops a training: the log goes on in that file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import logging
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,16 @@ from typing import Any
 import numpy as np
 import requests
 import torch
+import torch.distributed as dist
 from ignite.engine import Engine, Events
-from monai.engines import Evaluator
+from monai.handlers import MLFlowHandler
 from monai.utils import flatten_dict
 
 from ...data.datalist import load_dataset_info
 from ...files import save_json
 from ...plots.comparison import ComparedCase, draw_comparison
 
-__all__ = ["RunTracker", "SharedHandler", "open_store", "read_run_ids", "sqlite_uri"]
+__all__ = ["RunTracker", "open_store", "read_run_ids", "sqlite_uri", "tracked_values"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,10 @@ PATIENCE = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-# MLflow refuses longer values.
-MAX_PARAMETER, MAX_DIGEST = 500, 36
+# MLflow refuses longer values, and longer lists of parameters.
+MAX_PARAMETER, MAX_DIGEST, MAX_PARAMETERS = 500, 36, 100
+# Of the top-level keys: an address may hold a password, and a deadline is the reading of one machine's clock.
+UNTRACKED = ("tracking_uri", "deadline")
 
 
 def sqlite_uri(output_dir: str | Path) -> str:
@@ -71,6 +74,17 @@ def _patience() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+@contextlib.contextmanager
+def _explicit_address() -> Iterator[None]:
+    """``MLFLOW_TRACKING_URI`` set aside: MONAI's handler would take it before the address that it is given."""
+    own = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    try:
+        yield
+    finally:
+        if own is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = own
+
+
 def open_store(tracking_uri: str, experiment_name: str) -> tuple[Any, str]:
     """MLflow client of a store and the id of an experiment in it, which is made if there is none.
 
@@ -79,17 +93,11 @@ def open_store(tracking_uri: str, experiment_name: str) -> tuple[Any, str]:
     Raises:
         mlflow.exceptions.MlflowException: the store does not answer, or refuses.
     """
-    from mlflow import MlflowClient
-
-    with _patience():
-        client = MlflowClient(tracking_uri=tracking_uri)
-        experiment = client.get_experiment_by_name(experiment_name)
-        if experiment is not None:
-            return client, experiment.experiment_id
-        place = None
-        if tracking_uri.startswith("sqlite:///"):
-            place = (Path(tracking_uri.removeprefix("sqlite:///")).absolute().parent / "mlruns").as_uri()
-        return client, client.create_experiment(experiment_name, artifact_location=place)
+    with _patience(), _explicit_address():
+        handler = MLFlowHandler(tracking_uri, experiment_name=experiment_name)
+        handler._set_experiment()
+    experiment: Any = handler.experiment
+    return handler.client, experiment.experiment_id
 
 
 def read_run_ids(output_dir: str | Path, tracking_uri: str) -> dict[str, str]:
@@ -105,35 +113,38 @@ def _without_password(uri: str) -> str:
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
-class SharedHandler:
-    """A handler that two engines share, as a component of its own.
-
-    MONAI's check of a training workflow wants every entry of a trainer's handlers to be a component, not a reference.
+def tracked_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The top-level keys of a configuration whose value is a number, a text, a truth value, or a list of those.
 
     Args:
-        handler: what is attached.
+        values: ids of the configuration and what they were resolved to; nested ids hold ``::``.
     """
 
-    def __init__(self, handler: Any) -> None:
-        self.handler = handler
+    def is_scalar(value: Any) -> bool:
+        return value is None or isinstance(value, bool | int | float | str)
 
-    def attach(self, engine: Engine) -> None:
-        """Register the handler on an engine."""
-        self.handler.attach(engine)
+    return {
+        key: value
+        for key, value in values.items()
+        if "::" not in key and not key.startswith("_") and key not in UNTRACKED
+        if is_scalar(value) or (isinstance(value, list | tuple) and value and all(map(is_scalar, value)))
+    }  # fmt: skip
 
 
-class RunTracker:
-    """Handler of a stage's trainer and of its validator, attached to both; logs to one MLflow run.
+class RunTracker(MLFlowHandler):
+    """Handler of a stage's trainer, which brings its validator along; logs to one MLflow run.
 
-    ``MLFLOW_TRACKING_URI`` takes precedence over ``tracking_uri``, as in MONAI. Attach it to the trainer before the
-    validator runs. Nothing is logged where ``tracking_uri`` is empty.
+    ``MLFLOW_TRACKING_URI`` takes precedence over ``tracking_uri``, as in MONAI. Nothing is logged where
+    ``tracking_uri`` is empty, as it is on all ranks but the first.
 
     Args:
         tracking_uri: server or database; ``None`` or ``False`` switches tracking off.
         output_dir: the run's folder.
         stage: name of the stage: ``"image_codec"``, ``"mask_codec"``, ``"diffusion"`` or ``"scoring"``.
         dataset_dir: prepared folder, whose ``dataset.json`` is recorded by its digest.
-        parameters: what is logged as parameters, values as they were used.
+        values: what the stage's configuration was resolved to, id for id; read when the training starts, see
+            :func:`tracked_values`. In a configuration ``"$__local_refs"``: MONAI's own dictionary of them.
+        validator: the stage's evaluator.
         experiment_name: MLflow experiment.
         log_interval: iterations between two entries of loss and learning rate.
         num_panel_cases: cases of the first validation batch that are drawn after each validation; 0 for none.
@@ -146,56 +157,79 @@ class RunTracker:
         output_dir: str | Path,
         stage: str,
         dataset_dir: str | Path,
-        parameters: Mapping[str, Any] | None = None,
+        values: Mapping[str, Any] | None = None,
+        validator: Engine | None = None,
         experiment_name: str = "medseglatdiff",
         log_interval: int = 20,
         num_panel_cases: int = 4,
         last: bool = True,
     ) -> None:
+        # MONAI's own is called with the start of a training: it opens the store.
         self.tracking_uri = (os.environ.get("MLFLOW_TRACKING_URI") or str(tracking_uri)) if tracking_uri else None
         self.output_dir = Path(output_dir).absolute()
         self.stage = stage
         self.dataset_dir = dataset_dir
-        self.parameters = dict(parameters or {})
+        self.values: Mapping[str, Any] = {} if values is None else values
+        self.validator = validator
         self.experiment_name = experiment_name
         self.log_interval = log_interval
         self.num_panel_cases = num_panel_cases
         self.last = last
-        self._client: Any = None
-        self._run_id: str | None = None
+        self.cur_run: Any = None
         self._parent_id: str | None = None
-        self._trainer: Engine | None = None
+        self._trainer: Any = None
         self._panel: list[ComparedCase] = []
 
     def attach(self, engine: Engine) -> None:
-        """Register on a trainer or an evaluator."""
+        """Register on a trainer, and on the validator."""
         if self.tracking_uri is None:
             return
-        if isinstance(engine, Evaluator):
-            engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self._keep_panel)
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._log_validation)
-            return
         self._trainer = engine
-        engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.log_interval), self._log_iteration)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._log_epoch)
-        engine.add_event_handler(Events.COMPLETED, self._complete)
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.log_interval), self.iteration_completed)
+        # Perplexity and use of the codebook, where the stage has one.
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
+        engine.add_event_handler(Events.COMPLETED, self.complete)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+        if self.validator is not None:
+            self.validator.add_event_handler(Events.ITERATION_COMPLETED(once=1), self._keep_panel)
+            # MONAI hands the trainer's epoch on to the validator.
+            self.validator.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
+            self.validator.add_event_handler(Events.EPOCH_COMPLETED, self._log_panel)
 
-    def _start(self, engine: Engine) -> None:
+    def start(self, engine: Engine) -> None:
+        """Open the stage's run."""
         self._send(lambda: None)
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Log loss and learning rate."""
+        if self.tracking_uri is not None:
+            super().iteration_completed(engine)
+
+    def epoch_completed(self, engine: Engine) -> None:
+        """Log the engine's metrics."""
+        if self.tracking_uri is not None:
+            super().epoch_completed(engine)
+
+    def complete(self) -> None:
+        """End the stage's run; one that a time limit stopped goes on another time."""
+        self._end("KILLED" if self._trainer.should_terminate else "FINISHED")
 
     def _open(self, uri: str) -> None:
         """Find or make parent and stage run in a store, and log what is known from the start."""
-        client, experiment_id = open_store(uri, self.experiment_name)
+        with _patience(), _explicit_address():
+            super().__init__(
+                uri, experiment_name=self.experiment_name, output_transform=lambda output: output["loss"].detach()
+            )
+            self._set_experiment()
+        experiment: Any = self.experiment
         known = read_run_ids(self.output_dir, uri)
         with _patience():
-            parent = self._resume(client, known.get("parent"), experiment_id, self.output_dir.name, {})
+            parent = self._resume(self.client, known.get("parent"), experiment.experiment_id, self.output_dir.name, {})
             tags = {"mlflow.parentRunId": parent, "stage": self.stage}
-            run = self._resume(client, known.get(self.stage), experiment_id, self.stage, tags)
-        self._client, self._parent_id, self._run_id = client, parent, run
-        self._remember(uri, {**known, "parent": parent, self.stage: run})
-        with _patience():
+            run = self._resume(self.client, known.get(self.stage), experiment.experiment_id, self.stage, tags)
+            self._remember(uri, {**known, "parent": parent, self.stage: run})
+            self._parent_id, self.cur_run = parent, self.client.get_run(run)
             self._describe()
 
     @staticmethod
@@ -222,48 +256,49 @@ class RunTracker:
 
     def _describe(self) -> None:
         """Parameters, environment and data. A resumed run keeps the parameters that it began with."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+        from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
 
         from ...provenance import provenance
 
-        assert self._trainer is not None
-        known = self._client.get_run(self._run_id)
-        values = {**self.parameters, "epoch_length": self._trainer.state.epoch_length}
-        parameters = {key: str(value)[:MAX_PARAMETER] for key, value in flatten_dict(values).items()}
-        environment = provenance(getattr(self._trainer.state, "device", None) or "cpu")
+        state, run_id = self._trainer.state, self.cur_run.info.run_id
+        values = {
+            **tracked_values(self.values),
+            **{name: getattr(state, name) for name in self.default_tracking_params},
+            "world_size": dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1,
+        }
+        parameters = {key: str(value)[:MAX_PARAMETER] for key, value in values.items()}
+        self._delete_exist_param_in_dict(parameters)
+        names = list(parameters)
+        for first in range(0, len(names), MAX_PARAMETERS):
+            self._log_params({name: parameters[name] for name in names[first : first + MAX_PARAMETERS]})
+        environment = provenance(getattr(state, "device", None) or "cpu")
         info = load_dataset_info(self.dataset_dir)
         digest = hashlib.sha256((Path(self.dataset_dir) / "dataset.json").read_bytes()).hexdigest()
         counts = {name: len(info.get(name, [])) for name in ("training", "validation", "test")}
         tags = {f"environment.{key}": str(value) for key, value in environment.items()}
         tags |= {"data.name": str(info.get("name")), "data.sha256": digest, "data.cases": json.dumps(counts)}
-        self._client.log_batch(
-            self._run_id,
-            params=[Param(key, value) for key, value in parameters.items() if key not in known.data.params],
-            tags=[RunTag(key, value) for key, value in tags.items()],
-        )
-        if not known.inputs.dataset_inputs:
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        if not self.cur_run.inputs.dataset_inputs:
             source = json.dumps({"uri": str(Path(self.dataset_dir).absolute())})
             profile = json.dumps({"num_rows": sum(counts.values()), **counts})
             name = str(info.get("name") or Path(self.dataset_dir).name)
             dataset = Dataset(name, digest[:MAX_DIGEST], "local", source, profile=profile)
-            self._client.log_inputs(
-                self._run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
-            )
+            self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         packages = sorted({f"{found.name}=={found.version}" for found in importlib.metadata.distributions()})
-        self._client.log_text(self._run_id, "\n".join(packages) + "\n", "environment/packages.txt")
+        self.client.log_text(run_id, "\n".join(packages) + "\n", "environment/packages.txt")
         # What prepared the data and how, but no list of cases: ids of patients stay where the data is.
         head = {key: value for key, value in info.items() if key not in counts} | {"counts": counts, "sha256": digest}
-        self._client.log_text(self._run_id, json.dumps(head, indent=2) + "\n", "data/dataset.json")
+        self.client.log_text(run_id, json.dumps(head, indent=2) + "\n", "data/dataset.json")
         path = self.output_dir / "configs" / f"{'train' if self.stage == DIFFUSION else self.stage}.json"
         if path.is_file():
             config = {**json.loads(path.read_text()), "tracking_uri": _without_password(str(self.tracking_uri))}
-            self._client.log_text(self._run_id, json.dumps(config, indent=2) + "\n", f"configs/{path.name}")
+            self.client.log_text(run_id, json.dumps(config, indent=2) + "\n", f"configs/{path.name}")
 
     def _send(self, call: Callable[[], Any]) -> None:
         """Make a call of the client; where the store fails, say so and go on in the file beside the models."""
         local = sqlite_uri(self.output_dir)
         try:
-            if self._client is None:
+            if self.cur_run is None:
                 assert self.tracking_uri is not None
                 self._check(self.tracking_uri)
                 self._open(self.tracking_uri)
@@ -278,14 +313,14 @@ class RunTracker:
                 reason = str(error).strip().splitlines()[0][:200]
             if self.tracking_uri == local:
                 logger.warning("MLflow: %s cannot be written (%s); training goes on without a record.", local, reason)
-                self.tracking_uri, self._client = None, None
+                self.tracking_uri, self.cur_run = None, None
                 return
             logger.warning(
                 "MLflow: %s does not answer (%s). Training goes on and is logged to %s; look at it with "
                 "'mlflow ui --backend-store-uri %s'.",
                 _without_password(str(self.tracking_uri)), reason, local, local,
             )  # fmt: skip
-        self.tracking_uri, self._client = local, None
+        self.tracking_uri, self.cur_run = local, None
         self._send(call)
 
     @staticmethod
@@ -294,33 +329,12 @@ class RunTracker:
         if uri.startswith(("http://", "https://")):
             requests.get(uri, timeout=5, stream=True).close()
 
-    def _log(self, values: Mapping[str, Any], step: int) -> None:
-        from mlflow.entities import Metric
-
-        if self.tracking_uri is None:
-            return
-        now = int(time.time() * 1000)
-        found = {key: float(value) for key, value in flatten_dict(dict(values)).items()}
-        metrics = [Metric(key, value, now, step) for key, value in found.items() if np.isfinite(value)]
-        if metrics:
-            self._send(lambda: self._client.log_batch(self._run_id, metrics=metrics))
-
-    def _log_iteration(self, engine: Engine) -> None:
-        groups = engine.optimizer.param_groups  # type: ignore[attr-defined]
-        rates = {f"lr_group_{number}": group["lr"] for number, group in enumerate(groups)}
-        output: Any = engine.state.output
-        self._log({"Loss": output["loss"].detach(), **rates}, engine.state.iteration)
-
-    def _log_epoch(self, engine: Engine) -> None:
-        # Perplexity and use of the codebook, where the stage has one.
-        self._log(engine.state.metrics, engine.state.epoch)
-
-    def _log_validation(self, engine: Engine) -> None:
-        # MONAI hands the trainer's epoch on to the validator.
-        epoch = engine.state.epoch
-        self._log(engine.state.metrics, epoch)
-        if self._panel and self.tracking_uri is not None:
-            self._log_panel(epoch)
+    def _log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """MONAI's, of finite values alone, and to another store where this one fails."""
+        found = {key: float(value) for key, value in flatten_dict(metrics).items()}
+        finite = {key: value for key, value in found.items() if np.isfinite(value)}
+        if finite and self.tracking_uri is not None:
+            self._send(lambda: MLFlowHandler._log_metrics(self, finite, step))
 
     def _keep_panel(self, engine: Engine) -> None:
         output: Any = engine.state.output
@@ -345,12 +359,15 @@ class RunTracker:
             cases.append(ComparedCase(name, image.mean(0), readers, samples))
         self._panel = cases
 
-    def _log_panel(self, epoch: int) -> None:
+    def _log_panel(self, engine: Engine) -> None:
+        if not self._panel or self.tracking_uri is None:
+            return
+        epoch = engine.state.epoch
         folder = Path(tempfile.mkdtemp())
         try:
             path = folder / f"epoch_{epoch:04d}.png"
             draw_comparison(self._panel, path, f"{self.stage}, epoch {epoch}", self._caption())
-            self._send(lambda: self._client.log_artifact(self._run_id, str(path), "panels"))
+            self._send(lambda: self.client.log_artifact(self.cur_run.info.run_id, str(path), "panels"))
         except Exception as error:
             # Hours of training are worth more than their pictures.
             logger.warning("No panel of epoch %d: %s", epoch, error)
@@ -361,9 +378,6 @@ class RunTracker:
         if self.stage in SEGMENTER_STAGES:
             return "Validation cases: readers and samples"
         return "Validation cases: target (as reader) and reconstruction (as sample)"
-
-    def _complete(self, engine: Engine) -> None:
-        self._end("KILLED" if engine.should_terminate else "FINISHED")
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
         self._end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -377,14 +391,16 @@ class RunTracker:
         whole = status if status != "FINISHED" or self.last else "RUNNING"
 
         def close() -> None:
-            self._client.set_terminated(self._run_id, status)
+            self.client.set_terminated(self.cur_run.info.run_id, status)
             if whole == "RUNNING":
-                self._client.update_run(self._parent_id, status="RUNNING")
+                self.client.update_run(self._parent_id, status="RUNNING")
             else:
-                self._client.set_terminated(self._parent_id, whole)
+                self.client.set_terminated(self._parent_id, whole)
 
         self._send(close)
-        self._client = None
+        self.cur_run = None
+        if self.tracking_uri is not None:
+            self._dispose_sqlite_store()
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

@@ -1,0 +1,43 @@
+"""How this project writes its configurations: JSON in which what is short stands on one line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+__all__ = ["dump_config"]
+
+WIDTH = 120
+INDENT = 2
+
+
+def dump_config(config: Any) -> str:
+    """JSON text of a configuration, read back to the same value.
+
+    A list or a dictionary stands on one line where it fits within 120 columns, its key and the comma after it included;
+    the outermost level always has one entry per line.
+
+    Args:
+        config: what :mod:`json` can write; the order of keys is kept.
+    """
+    return _write(config, 0, WIDTH, outermost=True) + "\n"
+
+
+def _write(value: Any, depth: int, room: int, outermost: bool = False) -> str:
+    """``value`` whose first line begins after what leaves ``room`` columns and whose others are indented."""
+    line = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, list | dict) or not value or (not outermost and len(line) <= room):
+        return line
+    margin = " " * INDENT * (depth + 1)
+    # The comma counts.
+    width = WIDTH - len(margin) - 1
+    if isinstance(value, dict):
+        entries = []
+        for key, entry in value.items():
+            name = f"{json.dumps(key, ensure_ascii=False)}: "
+            entries.append(name + _write(entry, depth + 1, width - len(name)))
+    else:
+        entries = [_write(entry, depth + 1, width) for entry in value]
+    opening, closing = ("{", "}") if isinstance(value, dict) else ("[", "]")
+    body = ",\n".join(margin + entry for entry in entries)
+    return f"{opening}\n{body}\n{' ' * INDENT * depth}{closing}"
