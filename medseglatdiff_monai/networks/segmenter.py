@@ -18,7 +18,7 @@ from ..errors import InputError
 from .codecs import CodecBase
 from .conditioner import CodecConditioner
 from .noise import draw_sample_noise, noise_generator
-from .symmetries import apply_symmetry, list_symmetries, undo_symmetry
+from .symmetries import apply_each_symmetry, list_symmetries, undo_symmetry
 
 __all__ = ["LatentDiffusionSegmenter"]
 
@@ -139,12 +139,6 @@ class LatentDiffusionSegmenter(nn.Module):
         """The K symmetries in which the samples see ``image`` (B, C, H, W[, D]): sample i sees the i-th modulo K."""
         chosen = list_symmetries(*image.shape[2:])[:num_samples] if self.test_time_augmentation else [0]
         return torch.tensor(chosen, device=image.device)
-
-    @staticmethod
-    def turn_images(image: torch.Tensor, symmetries: torch.Tensor) -> torch.Tensor:
-        """Images (B, C, H, W[, D]) → (B * K, C, H, W[, D]): each in K symmetries (K,), one after the other."""
-        turned = image.repeat_interleave(symmetries.shape[0], dim=0)
-        return apply_symmetry(turned, symmetries.repeat(image.shape[0]))
 
     def encode_masks(self, masks: torch.Tensor) -> torch.Tensor:
         """Masks in {0, 1} (B, 1, H, W[, D]) → latents x_0 as the process sees them: standardised and scaled."""
@@ -268,7 +262,7 @@ class LatentDiffusionSegmenter(nn.Module):
         self.mask_codec.check_size(image.shape[2:])
         number = noise.shape[1]
         symmetries = self.choose_symmetries(image, number)
-        turned = self.turn_images(image, symmetries)
+        turned = apply_each_symmetry(image, symmetries)
         condition = torch.cat([self.conditioner(part) for part in _split(turned, chunk_size)])
         noise = noise.flatten(0, 1)
         logits = []
