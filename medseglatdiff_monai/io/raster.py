@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +35,8 @@ class RasterInput:
 
     def read_plane(self) -> MetaTensor:
         """The image, (C, H, W) float32 in the file's own grey values."""
-        _, pixels = _read(self.path)
+        latest = _latest
+        pixels = latest[1] if latest is not None and latest[0] is self else _decode(self.path)[1]
         array = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         return MetaTensor(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)))
 
@@ -47,29 +47,31 @@ def open_raster(path: Path, in_channels: int) -> RasterInput:
     Raises:
         InputError: an unreadable or truncated file, or another kind of pixels.
     """
-    mode, pixels = _read(path)
+    global _latest
+    mode, pixels = _decode(path)
     if mode not in RASTER_MODES[in_channels]:
         target = "L" if in_channels == 1 else "RGB"
         raise InputError(
             f"{path}: {_describe_mode(mode)}; the bundle expects {CHANNEL_NAMES[in_channels]}. Choose the bundle for "
             f"such images, or convert the file, e.g. Image.open(path).convert({target!r}).save(new_path) with Pillow."
         )
-    return RasterInput(path, find_stem(path, RASTER_SUFFIXES), (pixels.shape[0], pixels.shape[1]))
+    source = RasterInput(path, find_stem(path, RASTER_SUFFIXES), (pixels.shape[0], pixels.shape[1]))
+    _latest = source, pixels
+    return source
 
 
-def _read(path: Path) -> tuple[str, np.ndarray]:
+# What was opened last, and its pixels: it is mostly read next, and not decoded a second time for that.
+_latest: tuple[RasterInput, np.ndarray] | None = None
+
+
+def _decode(path: Path) -> tuple[str, np.ndarray]:
+    """Mode and pixels (H, W[, channel])."""
     try:
-        return _decode(path, path.stat().st_mtime_ns)
+        with Image.open(path) as image:
+            image.load()
+            return image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: unreadable or truncated image ({error}); replace the file.") from error
-
-
-@functools.lru_cache(maxsize=1)
-def _decode(path: Path, changed: int) -> tuple[str, np.ndarray]:
-    """Mode and pixels (H, W[, channel]); the last picture is kept, since what was opened is mostly read next."""
-    with Image.open(path) as image:
-        image.load()
-        return image.mode, np.asarray(image)
 
 
 def _describe_mode(mode: str) -> str:
