@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -89,6 +91,17 @@ def test_without_cases_it_draws_what_the_network_itself_draws(make_segmenter):
     out = EnsembleInferer(num_samples=4, seed=3)(image, network)
     torch.testing.assert_close(out["confidence_map"], network(image), atol=0.26, rtol=0)
     assert float((out["confidence_map"] != network(image)).float().mean()) < 1e-3
+
+
+def test_settings_are_checked_and_do_not_change():
+    inferer = EnsembleInferer(num_samples=4)
+    other = dataclasses.replace(inferer, seed=3)
+    assert (other.seed, other.num_samples, inferer.seed) == (3, 4, 0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        inferer.num_samples = 5
+    for wrong in ({"num_samples": 0}, {"chunk_size": 0}, {"threshold": 0.0}, {"fusion": "median"}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            dataclasses.replace(inferer, **wrong)
 
 
 def test_wrong_number_of_cases_is_refused(make_segmenter):

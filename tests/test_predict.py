@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from small_runs import THRESHOLD
 from tiny_bundle import SKIN, write_tiny_bundle
 from tiny_dicom import CORNER_MM, make_ct, write_series
 
-import medseglatdiff_monai.io.dicom_results as dicom_results
 import medseglatdiff_monai.io.reading as reading
-import medseglatdiff_monai.predict.files as predict_module
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.data.sources.lidc_annotations import crop_start, find_nodules
 from medseglatdiff_monai.data.sources.phantom_dicom import write_phantom_dicom_series
 from medseglatdiff_monai.data.sources.phantom_scan import load_phantom_scan
 from medseglatdiff_monai.data.sources.pylidc_compat import load_pylidc
+from medseglatdiff_monai.ensemble import SamplingSettings
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.io import parse_places
 from medseglatdiff_monai.predict.command import predict
-from medseglatdiff_monai.predict.image import predict_image
+from medseglatdiff_monai.predict.image import segment_image
 
 # Row, column and slice of the "nodule" of the small CT: off the middle, so that no axis can be mistaken.
 ROW, COLUMN, SLICE = 70, 90, 2
@@ -271,10 +272,20 @@ def test_consensus_follows_the_fusion(lung: Path, crop_png: Path, tmp_path: Path
     assert (result["provenance"]["fusion"], result["provenance"]["postprocess"]) == ("majority", "morphology")
 
 
-def test_predict_image_from_python(lung: Path, crop_png: Path, tmp_path: Path):
-    found = predict_image(reading.open_input(crop_png, 1).read(), load_segmenter(lung, seed=0))
-    np.testing.assert_array_equal(found.samples, samples_of(predict(lung, crop_png, tmp_path)[0]))
-    assert found.seen == (32, 32, 96, 96)
+def test_segment_from_python(lung: Path, crop_png: Path, tmp_path: Path):
+    """A file, its pixels in memory, and other settings than the bundle's, whose own stay as they are."""
+    segmenter = load_segmenter(lung, seed=0)
+    source = reading.open_input(crop_png, 1)
+    expected = samples_of(predict(lung, crop_png, tmp_path)[0])
+    for image in (source, source.read_plane()):
+        found = segment_image(segmenter, image)
+        np.testing.assert_array_equal(found.samples, expected)
+        assert found.seen == (32, 32, 96, 96)
+    many = segment_image(segmenter, source, SamplingSettings(len(expected) + 2, seed=0, threshold=THRESHOLD))
+    np.testing.assert_array_equal(many.samples[: len(expected)], expected)
+    assert segmenter.inferer.num_samples == len(expected)
+    # A picture has pixels alone.
+    assert segment_image(segmenter, source).area_mm2() is None
 
 
 def test_whole_nodule_is_the_same_as_slice_by_slice(lung: Path, series: Path, ct: np.ndarray, tmp_path: Path):
@@ -389,8 +400,8 @@ def test_dicom_results_of_a_series(lung: Path, series: Path, tmp_path: Path):
 
 def test_without_highdicom(lung: Path, series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """NIfTI is written all the same, and it is said what is missing; DICOM that was asked for is an error at once."""
-    monkeypatch.setattr(predict_module, "can_write_dicom", lambda: False)
-    monkeypatch.setattr(dicom_results, "can_write_dicom", lambda: False)
+    # What Python takes for "not installed".
+    monkeypatch.setitem(sys.modules, "highdicom", None)
     (result,) = predict(lung, series, tmp_path / "a", point=POINT, slices=1)
     assert "pip install -e '.[dicom]'" in result["notes"][0]
     assert not list((tmp_path / "a").glob("*.dcm"))
@@ -420,7 +431,7 @@ def test_nothing_half_written(lung: Path, crop_png: Path, tmp_path: Path, monkey
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(predict_module, "draw_panel", fail)
+    monkeypatch.setattr(Figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
         predict(lung, crop_png, tmp_path / "kept", seed=9)
     assert {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()} == before

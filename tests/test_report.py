@@ -15,7 +15,7 @@ from tiny_dicom import CORNER_MM, make_ct, write_series
 
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.predict.command import predict
-from medseglatdiff_monai.predict.report import THRESHOLDS, _sizes_by_threshold, report
+from medseglatdiff_monai.predict.report import report
 
 POINT = (CORNER_MM[0] + 90 * 0.75, CORNER_MM[1] + 70 * 0.5, CORNER_MM[2] + 4.0)
 OTHER = (POINT[0] + 6.0, POINT[1], POINT[2])
@@ -73,12 +73,6 @@ def test_report_holds_everything(run: Path, tmp_path: Path) -> None:
     assert picture["provenance"]["weights_sha256"] in page.text
     # The two calls had equal settings: one table.
     assert page.text.count("weights_sha256") == 1
-
-
-def test_sizes_by_threshold() -> None:
-    confidence = np.array([[0.0, 1 / 3, 2 / 3, 1.0]], dtype=np.float32)
-    sizes = dict(zip(THRESHOLDS.round(2).tolist(), _sizes_by_threshold(confidence, 2.0).tolist(), strict=True))
-    assert (sizes[0.05], sizes[0.3], sizes[0.35], sizes[0.65], sizes[0.7], sizes[0.95]) == (6, 6, 4, 4, 2, 2)
 
 
 def test_default_place_and_second_run(run: Path) -> None:

@@ -22,11 +22,12 @@ from tiny_dicom import CORNER_MM, make_ct, write_series
 
 from medseglatdiff_monai.bundle.segmenter import Segmenter, load_segmenter
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.integrations.view.case import Drawn, open_case
+from medseglatdiff_monai.integrations.view.case import Shown, open_case
 from medseglatdiff_monai.integrations.view.command import view
 from medseglatdiff_monai.integrations.view.layers import describe_readers, describe_sizes, draw_layers
 from medseglatdiff_monai.integrations.view.picture import find_scale, render, to_path
 from medseglatdiff_monai.predict.command import predict
+from medseglatdiff_monai.predict.ensemble import Ensemble
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW, COLUMN, SLICE = 70, 90, 2
@@ -56,45 +57,47 @@ def crop_png(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def make_drawn(volume: bool = True) -> Drawn:
+def make_shown(volume: bool = True) -> Shown:
     """Four samples of 0, 2, 4 and 6 pixels in the second of two slices; pixels of 0.5 x 2 mm, slices of 3 mm."""
     samples = np.zeros((4, 2, 5, 8), dtype=bool)
     for number in range(4):
         samples[number, 1, 2, 1 : 1 + 2 * number] = True
-    readers = np.stack([samples[2], np.zeros_like(samples[0])])
-    return Drawn(
-        images=(np.zeros((1, 5, 8), np.float32),) * 2,
+    affine = np.array([[0.0, 2.0, 0, 0], [0.5, 0.0, 0, 0], [0.0, 0.0, 3, 0], [0, 0, 0, 1]])
+    ensemble = Ensemble(
         samples=samples,
         confidence=samples.mean(0, dtype=np.float32),
-        clicked=1,
+        fused=samples.mean(0) >= 0.5,
         seen=(0, 0, 5, 8),
-        edges=np.array([[0.0, 2.0], [0.5, 0.0], [0.0, 0.0]]) if volume else None,
+        affine=affine if volume else None,
         voxel_mm3=3.0 if volume else None,
-        threshold=0.5,
-        readers=readers,
+        clicked=1,
     )
+    return Shown(ensemble, 0.5, np.stack([samples[2], np.zeros_like(samples[0])]))
 
 
 @pytest.mark.parametrize(("threshold", "pixels"), [(0.25, 6), (0.26, 4), (0.5, 4), (0.75, 2), (0.76, 0), (1.0, 0)])
 def test_consensus_and_its_sizes(threshold: float, pixels: int) -> None:
-    drawn = make_drawn()
-    sizes = drawn.measure(drawn.consensus(threshold), 1)
-    assert (sizes.area_pixels, sizes.area_mm2, sizes.volume_mm3) == (pixels, pixels * 1.0, pixels * 3.0)
+    ensemble = make_shown().ensemble
+    sizes = [
+        size.consensus
+        for size in (ensemble.area_pixels(threshold), ensemble.area_mm2(threshold), ensemble.volume_mm3(threshold))
+    ]
+    assert sizes == [pixels, pixels * 1.0, pixels * 3.0]
     # n pixels in a row of 2 mm each.
-    assert sizes.diameter_mm == pytest.approx(np.hypot(pixels * 2.0, 0.0), abs=0.07)
-    assert drawn.measure(drawn.consensus(threshold), 0).area_pixels == 0
-    flat = make_drawn(volume=False)
-    assert flat.measure(flat.consensus(threshold), 1).volume_mm3 is None
+    assert ensemble.diameter_mm(threshold).consensus == pytest.approx(np.hypot(pixels * 2.0, 0.0), abs=0.07)
+    assert ensemble.area_pixels(threshold, 0).consensus == 0
+    assert make_shown(volume=False).ensemble.volume_mm3(threshold) is None
 
 
 def test_summary_and_comparison() -> None:
-    drawn = make_drawn()
-    assert drawn.summarize_samples(1)["volume_mm3"]["samples"] == [0.0, 6.0, 12.0, 18.0]
-    assert drawn.summarize_samples(1)["area_mm2"]["median"] == 3.0
-    assert list(make_drawn(volume=False).summarize_samples(1)) == ["area_pixels"]
+    shown = make_shown()
+    assert shown.ensemble.volume_mm3().samples == [0.0, 6.0, 12.0, 18.0]
+    assert shown.ensemble.area_mm2().describe()["median"] == 3.0
+    rows = re.findall(r'<td class="(\w+)">', describe_sizes(make_shown(volume=False), 0.5, 0, 1))
+    assert rows == ["area_pixels"]
     # At 0.5 the consensus is the first reader's mask; at 0.75 half of it; at 1 it is empty as the second reader's.
     for threshold, dice, iou in ((0.5, (1, 0), (1, 0)), (0.75, (2 / 3, 0), (0.5, 0)), (1.0, (0, 1), (0, 1))):
-        found = drawn.compare(threshold)
+        found = shown.compare(threshold)
         assert [reader["dice"] for reader in found["readers"]] == pytest.approx(dice)
         assert [reader["iou"] for reader in found["readers"]] == pytest.approx(iou)
     # HM-IoU of lengths 0, 2, 4, 6 with 0, 0, 4, 4: 0-0 (1), 2-0 (0), 4-4 (1), 6-4 (2/3).
@@ -110,16 +113,16 @@ def test_outline_and_layers() -> None:
     assert points == {(20.0, 15.0), (30.0, 15.0), (25.0, 10.0), (25.0, 20.0)}
     mask[:] = True
     assert to_path(mask, 10.0).count("M") == 1
-    drawn = make_drawn()
+    shown = make_shown()
     everything = ("Consensus", "Sample", "All samples", "Readers")
-    svg = draw_layers(drawn, 0.5, 1, 1, everything)
+    svg = draw_layers(shown, 0.5, 1, 1, everything)
     # An empty mask has no outline: the first sample and the second reader.
     assert re.findall(r'data-layer="([^"]*)"', svg) == ["all"] * 3 + ["consensus", "reader-1", "sample"]
-    assert draw_layers(drawn, 0.5, 1, 0, everything) == ""
-    assert draw_layers(drawn, 0.5, 1, 1, ["Consensus"]) != draw_layers(drawn, 0.75, 1, 1, ["Consensus"])
-    assert '<td class="volume_mm3">12</td>' in describe_sizes(drawn, 0.5, 1, 1)
-    assert '<td class="volume_mm3">6</td>' in describe_sizes(drawn, 0.75, 1, 1)
-    assert "GED" in describe_readers(drawn, 0.5)
+    assert draw_layers(shown, 0.5, 1, 0, everything) == ""
+    assert draw_layers(shown, 0.5, 1, 1, ["Consensus"]) != draw_layers(shown, 0.75, 1, 1, ["Consensus"])
+    assert '<td class="volume_mm3">12</td>' in describe_sizes(shown, 0.5, 1, 1)
+    assert '<td class="volume_mm3">6</td>' in describe_sizes(shown, 0.75, 1, 1)
+    assert "GED" in describe_readers(shown, 0.5)
 
 
 def test_render() -> None:
@@ -140,15 +143,16 @@ def test_same_masks_as_predict(lung: Path, segmenter: Segmenter, crop_png: Path,
         )
         with np.load(result["files"]["samples"]) as arrays:
             expected = arrays["samples"] if point else arrays["samples"][:, None]
-        drawn = open_case(path, segmenter).draw(4, 2, 3, point, report=seen.append)
-        np.testing.assert_array_equal(drawn.samples, expected)
-        sizes = drawn.measure(drawn.consensus(drawn.threshold), drawn.clicked)
+        shown = open_case(path, segmenter).segment(4, 2, 3, point, progress=seen.append)
+        np.testing.assert_array_equal(shown.ensemble.samples, expected)
         if point is None:
-            assert (sizes.area_pixels, sizes.area_mm2) == (result["area_pixels"]["consensus"], None)
+            assert shown.ensemble.area_pixels(shown.threshold).consensus == result["area_pixels"]["consensus"]
         else:
             (nodule,) = result["nodules"]
-            assert sizes.volume_mm3 == pytest.approx(nodule["volume_mm3"]["consensus"], abs=1e-3)
-            assert sizes.diameter_mm == pytest.approx(nodule["longest_diameter_mm"]["consensus"], abs=1e-3)
+            table = describe_sizes(shown, shown.threshold, 0, shown.ensemble.clicked)
+            for key, name in (("volume_mm3", "volume_mm3"), ("diameter_mm", "longest_diameter_mm")):
+                (written,) = re.findall(rf'<td class="{key}">([^<]*)</td>', table)
+                assert float(written) == pytest.approx(nodule[name]["consensus"], rel=1e-3)
     assert seen[-1] == len(expected[0])
     # The shared bundle keeps its own settings.
     assert segmenter.inferer.num_samples == 3
@@ -173,12 +177,12 @@ def test_slices_and_clicks_in_any_orientation(segmenter: Segmenter, tmp_path: Pa
         np.testing.assert_array_equal(case.read_slice(number).numpy()[0], ct[number])
     assert case.pixel_to_point(SLICE, ROW, COLUMN) == pytest.approx(POINT, abs=1e-3)
     assert case.find_slice(POINT) == SLICE
-    drawn = case.draw(2, 1, 0, POINT)
-    assert drawn.readers is not None
-    assert drawn.readers.shape == (1, *drawn.confidence.shape)
-    expected = np.zeros(drawn.readers.shape[1:], bool)
-    expected[drawn.clicked, 59:69, 61:67] = True
-    np.testing.assert_array_equal(drawn.readers[0], expected)
+    shown = case.segment(2, 1, 0, POINT)
+    assert shown.readers is not None
+    assert shown.readers.shape == (1, *shown.ensemble.confidence.shape)
+    expected = np.zeros(shown.readers.shape[1:], bool)
+    expected[shown.ensemble.clicked, 59:69, 61:67] = True
+    np.testing.assert_array_equal(shown.readers[0], expected)
 
 
 def test_readers_of_a_picture(segmenter: Segmenter, crop_png: Path, tmp_path: Path) -> None:
@@ -201,9 +205,9 @@ def test_bad_input(segmenter: Segmenter, crop_png: Path, series: Path, tmp_path:
     with pytest.raises(InputError, match=r"small\.png: expected a NIfTI on the grid of series"):
         open_case(series, segmenter, tmp_path / "small.png")
     with pytest.raises(InputError, match="Give --point"):
-        open_case(series, segmenter).draw(2, 1, 0)
+        open_case(series, segmenter).segment(2, 1, 0)
     with pytest.raises(InputError, match="0 samples of 1 steps"):
-        open_case(crop_png, segmenter).draw(0, 1, 0)
+        open_case(crop_png, segmenter).segment(0, 1, 0)
     with pytest.raises(InputError, match=r"missing\.png: no such file"):
         open_case(tmp_path / "missing.png", segmenter)
     pytest.importorskip("nicegui")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.predict.measure import longest_diameter, measure_nodule, summarize_values
-from medseglatdiff_monai.predict.nodule import draw_nodule
+from medseglatdiff_monai.predict.ensemble import Ensemble, stack_planes
+from medseglatdiff_monai.predict.measure import Measurement, longest_diameter
+from medseglatdiff_monai.predict.nodule import follow_nodule
 
 # Rows of 0.5 mm, columns of 0.75 mm, slices of 2 mm, as planes have them: rows run to the back, columns to the left.
 EDGES = np.array([[0.0, -0.75], [-0.5, 0.0], [0.0, 0.0]])
@@ -35,20 +34,19 @@ def _scan(low: int, high: int):
     return cut_plane, asked
 
 
-def _draw(areas: dict[int, list[int]]):
+def _segment(areas: dict[int, list[int]]):
     """Sample n has areas[offset][n] pixels, from the corner along the first row."""
 
-    def draw(plane: MetaTensor) -> SimpleNamespace:
+    def segment(plane: MetaTensor) -> Ensemble:
         samples = np.zeros((3, 6, 8), bool)
         for number, area in enumerate(areas.get(int(plane[0, 0, 0]), [0, 0, 0])):
             samples[number].reshape(-1)[:area] = True
         confidence = samples.mean(0, dtype=np.float32)
-        consensus = confidence >= 0.5
-        return SimpleNamespace(
-            samples=samples, confidence=confidence, consensus=consensus, entropy=confidence, seen=(0, 0, 6, 8)
+        return Ensemble(
+            samples, confidence, confidence >= 0.5, (0, 0, 6, 8), np.asarray(plane.affine, dtype=float), (plane,)
         )
 
-    return draw
+    return segment
 
 
 NODULE = {-2: [0, 0, 1], -1: [2, 2, 0], 0: [4, 5, 3], 1: [1, 0, 2], 2: [1, 0, 0], 3: [6, 6, 6]}
@@ -57,13 +55,13 @@ NODULE = {-2: [0, 0, 1], -1: [2, 2, 0], 0: [4, 5, 3], 1: [1, 0, 2], 2: [1, 0, 0]
 def test_goes_on_until_the_consensus_is_empty():
     """Sample 3 reaches into the first empty slice below, sample 1 above; what is beyond is another structure."""
     cut_plane, asked = _scan(-9, 9)
-    nodule = draw_nodule(cut_plane, _draw(NODULE))
+    nodule = follow_nodule(cut_plane, _segment(NODULE))
     assert asked == [0, -1, -2, 1, 2]
     assert nodule.ended == ("empty", "empty")
     assert nodule.clicked == 2
     assert nodule.samples.shape == (3, 5, 6, 8)
     np.testing.assert_array_equal(nodule.samples.sum((2, 3)), np.array([NODULE[k] for k in range(-2, 3)]).T)
-    np.testing.assert_array_equal(nodule.consensus.sum((1, 2)), [0, 2, 4, 1, 0])
+    np.testing.assert_array_equal(nodule.consensus().sum((1, 2)), [0, 2, 4, 1, 0])
     assert [float(plane[0, 0, 0]) for plane in nodule.planes] == [-2, -1, 0, 1, 2]
     np.testing.assert_allclose(nodule.affine[:3, 2], [0, 0, 2])
     np.testing.assert_allclose(nodule.affine[:3, 3], [0, 0, -4])
@@ -82,7 +80,7 @@ def test_goes_on_until_the_consensus_is_empty():
     ],
 )
 def test_limits(arguments: dict, extent: tuple[int, int], drawn: list[int], ended: tuple[str, str]):
-    nodule = draw_nodule(_scan(*extent)[0], _draw(NODULE), **arguments)
+    nodule = follow_nodule(_scan(*extent)[0], _segment(NODULE), **arguments)
     assert [float(plane[0, 0, 0]) for plane in nodule.planes] == drawn
     assert nodule.ended == ended
 
@@ -100,13 +98,12 @@ def test_limits(arguments: dict, extent: tuple[int, int], drawn: list[int], ende
 )
 def test_out_of_range(arguments: dict, message: str):
     with pytest.raises(InputError, match=message):
-        draw_nodule(_scan(-1, 1)[0], _draw(NODULE), **arguments)
+        follow_nodule(_scan(-1, 1)[0], _segment(NODULE), **arguments)
 
 
 def test_measurements_by_hand():
-    nodule = draw_nodule(_scan(-9, 9)[0], _draw(NODULE))
     voxel = 0.5 * 0.75 * 2.0
-    found = measure_nodule(nodule, voxel)
+    found = follow_nodule(_scan(-9, 9)[0], _segment(NODULE), voxel_mm3=voxel).describe()
     # Pixels: consensus 2 + 4 + 1; samples 2 + 4 + 1 + 1, 2 + 5, 1 + 3 + 2.
     assert found["volume_mm3"]["consensus"] == pytest.approx(7 * voxel)
     assert found["volume_mm3"]["samples"] == pytest.approx([8 * voxel, 7 * voxel, 6 * voxel])
@@ -123,8 +120,7 @@ def test_measurements_by_hand():
 
 
 def test_no_volume_without_slice_distance_and_no_agreement_of_empty_or_single():
-    nodule = draw_nodule(_scan(0, 0)[0], _draw({}))
-    found = measure_nodule(nodule, None)
+    found = follow_nodule(_scan(0, 0)[0], _segment({})).describe()
     assert found["volume_mm3"] is None
     assert found["longest_diameter_mm"]["consensus"] == 0.0
     assert found["agreement"]["mean_pairwise_iou"] == 1.0
@@ -146,5 +142,43 @@ def test_longest_diameter():
 
 
 def test_interval_is_linear_between_the_samples():
-    assert summarize_values([5.0]) == {"samples": [5.0], "median": 5.0, "interval": [5.0, 5.0]}
-    assert summarize_values(np.arange(21.0)[::-1])["interval"] == [1.0, 19.0]
+    one = {"consensus": 4.0, "samples": [5.0], "median": 5.0, "interval": [5.0, 5.0]}
+    assert Measurement(4.0, [5.0]).describe() == one
+    assert Measurement(0, np.arange(21.0)[::-1].tolist()).describe()["interval"] == [1.0, 19.0]
+
+
+def test_spread_by_hand():
+    """Two samples of two pixels and of one of them, in a slice; a third pixel is in none."""
+    samples = np.zeros((2, 2, 2), dtype=bool)
+    samples[0, 0] = samples[1, 0, 0] = True
+    confidence = samples.mean(0, dtype=np.float32)
+    found = Ensemble(samples, confidence, confidence >= 0.5, (0, 0, 2, 2))
+    np.testing.assert_allclose(found.entropy(), [[0.0, 1.0], [0.0, 0.0]])
+    # Of the union's two pixels; in the whole image it would be half of that.
+    assert found.mean_entropy() == 0.5
+    assert found.agreement() == 0.5
+    empty = np.zeros((3, 2, 2), dtype=bool)
+    nothing = Ensemble(empty, empty[0].astype(np.float32), empty[0], (0, 0, 2, 2))
+    assert (nothing.agreement(), nothing.mean_entropy()) == (1.0, 0.0)
+    assert Ensemble(samples[:1], confidence, samples[0], (0, 0, 2, 2)).agreement() is None
+
+
+def test_pictures_have_pixels_alone_and_any_slice_can_be_taken():
+    picture = stack_planes([Ensemble(np.ones((2, 3, 4), bool), np.ones((3, 4), np.float32), np.ones((3, 4), bool),
+                                     (0, 0, 3, 4))])  # fmt: skip
+    assert picture.area_pixels() == Measurement(12, [12, 12])
+    assert (picture.area_mm2(), picture.diameter_mm(), picture.volume_mm3()) == (None, None, None)
+    nodule = follow_nodule(_scan(-9, 9)[0], _segment(NODULE))
+    plane = nodule.plane(3)
+    assert plane.samples.sum((1, 2)).tolist() == NODULE[1]
+    assert plane.area_mm2() == nodule.area_mm2(number=3)
+    assert plane.affine is not None
+    assert plane.affine[2, 3] == 2.0
+    # 2, 4 and 1 pixels at one half; at all three samples none and 3 of the clicked slice's.
+    assert nodule.area_pixels(1.0).consensus == 3
+    assert nodule.consensus(1.0).sum((1, 2)).tolist() == [0, 0, 3, 0, 0]
+
+
+def test_ends_before_the_consensus_is_empty():
+    assert follow_nodule(_scan(-9, 0)[0], _segment(NODULE)).find_cut_ends() == [("head", "volume")]
+    assert follow_nodule(_scan(-9, 9)[0], _segment(NODULE)).find_cut_ends() == []

@@ -1,8 +1,16 @@
 """Ensembles of masks: how they are sampled, fused, and post-processed."""
 
 from .fusion import FUSIONS, fuse_ensemble
-from .inferer import EnsembleInferer, drawing_settings
+from .inferer import EnsembleInferer, SamplingSettings, drawing_settings
 from .morphology import refine_masks
 from .summary import summarize_ensemble
 
-__all__ = ["FUSIONS", "EnsembleInferer", "drawing_settings", "fuse_ensemble", "refine_masks", "summarize_ensemble"]
+__all__ = [
+    "FUSIONS",
+    "EnsembleInferer",
+    "SamplingSettings",
+    "drawing_settings",
+    "fuse_ensemble",
+    "refine_masks",
+    "summarize_ensemble",
+]

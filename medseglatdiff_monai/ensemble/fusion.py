@@ -9,16 +9,26 @@ comes nearest to the mean size of the samples; a fixed threshold shrinks what th
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
 import torch
 
 from ..errors import InputError
 from ..metrics.masks import fuse_masks
 
-__all__ = ["FUSIONS", "check_fusion_name", "fuse_ensemble"]
+__all__ = ["FUSIONS", "check_fusion_name", "fuse_ensemble", "reaches"]
+
+Array = TypeVar("Array", torch.Tensor, np.ndarray)
 
 FUSIONS = ("mean", "majority", "staple", "size_preserving")
 # Samples that overlap converge within ten iterations; without a limit unrelated masks take thousands.
 STAPLE_ITERATIONS = 100
+
+
+def reaches(shares: Array, threshold: float) -> Array:
+    """Where shares of samples reach a threshold, bool: 3/6 reaches 0.5 whatever the rounding of their mean."""
+    return shares >= threshold - 1e-6
 
 
 def check_fusion_name(fusion: str) -> None:
@@ -57,9 +67,8 @@ def fuse_ensemble(
         return {"consensus_mask": _preserve_size(samples, confidence_map)}
     if fusion == "staple":
         probability = torch.stack([_run_staple(case) for case in samples.cpu()])[:, None].to(samples.device)
-        return {"consensus_mask": probability >= threshold - 1e-6, "staple_probability": probability}
-    # Shares such as 3/6 must reach 0.5 whatever the rounding of their mean.
-    return {"consensus_mask": confidence_map >= threshold - 1e-6}
+        return {"consensus_mask": reaches(probability, threshold), "staple_probability": probability}
+    return {"consensus_mask": reaches(confidence_map, threshold)}
 
 
 def _run_staple(samples: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The MONAI inferer that draws an ensemble of masks; it owns samples, steps, sampler, seed and fusion.
+"""The MONAI inferer that samples an ensemble of masks, and the settings by which it does.
 
 The n samples of all images of a batch go through the denoiser together, in chunks that bound memory. Noise comes from
 one generator for each (seed, case, sample), so that the masks are the same at any batch, chunk and world size.
@@ -7,6 +7,7 @@ one generator for each (seed, case, sample), so that the masks are the same at a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -15,23 +16,28 @@ from torch import nn
 
 from ..errors import InputError
 from ..networks.segmenter import LatentDiffusionSegmenter
-from .summary import check_summary_arguments, summarize_ensemble
+from .fusion import fuse_ensemble
+from .summary import binarize, check_summary_arguments, measure_entropy
 
-__all__ = ["EnsembleInferer", "drawing_settings"]
+__all__ = ["EnsembleInferer", "SamplingSettings", "drawing_settings"]
 
 
-class EnsembleInferer(Inferer):
-    """Draw ``num_samples`` masks of each image and fuse them.
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How an ensemble is sampled and fused; ``dataclasses.replace`` gives one with other values.
+
+    What belongs to the network itself (guidance, test-time augmentation, noise scale) is in
+    :func:`drawing_settings`.
 
     Args:
         num_samples: n of Eq. 13.
-        num_inference_steps: denoiser calls a sample; ``None`` takes the network's own.
-        sampler: ``"dpm++"``, ``"ddim"``, ``"ddpm"``, ``"pndm"``, or ``"rflow"`` of a rectified flow; ``None`` takes the
-            network's own.
+        num_inference_steps: denoiser calls per sample; ``None`` takes the network's own.
+        sampler: ``"direct"``, ``"dpm++"``, ``"ddim"``, ``"ddpm"``, ``"pndm"``, or ``"rflow"`` of a rectified flow;
+            ``None`` takes the network's own.
         seed: seed of the noise.
         threshold: confidence from which a pixel belongs to the consensus mask.
         confidence: ``"samples"`` or ``"probabilities"``, see
-        :func:`~medseglatdiff_monai.ensemble.summary.summarize_ensemble`.
+            :func:`~medseglatdiff_monai.ensemble.summary.summarize_ensemble`.
         chunk_size: how many samples go through the network at once.
         fusion: ``"mean"``, ``"majority"``, ``"staple"`` or ``"size_preserving"``: how the samples become one mask.
         postprocess: ``"morphology"`` cleans each sample before they are fused; ``None`` does not.
@@ -40,37 +46,46 @@ class EnsembleInferer(Inferer):
         InputError: an argument is out of range.
     """
 
-    def __init__(
-        self,
-        num_samples: int = 5,
-        num_inference_steps: int | None = None,
-        sampler: str | None = None,
-        seed: int = 0,
-        threshold: float = 0.5,
-        confidence: str = "samples",
-        chunk_size: int = 64,
-        fusion: str = "mean",
-        postprocess: str | None = None,
-    ) -> None:
-        super().__init__()
-        check_summary_arguments(threshold, confidence, fusion, postprocess)
-        if num_samples < 1 or chunk_size < 1:
-            raise InputError(f"num_samples and chunk_size must be at least 1, found {num_samples} and {chunk_size}.")
-        self.num_samples = num_samples
-        self.num_inference_steps = num_inference_steps
-        self.sampler = sampler
-        self.seed = seed
-        self.threshold = threshold
-        self.confidence = confidence
-        self.chunk_size = chunk_size
-        self.fusion = fusion
-        self.postprocess = postprocess
+    num_samples: int = 5
+    num_inference_steps: int | None = None
+    sampler: str | None = None
+    seed: int = 0
+    threshold: float = 0.5
+    confidence: str = "samples"
+    chunk_size: int = 64
+    fusion: str = "mean"
+    postprocess: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse arguments out of range."""
+        check_summary_arguments(self.threshold, self.confidence, self.fusion, self.postprocess)
+        for name in ("num_samples", "chunk_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, found {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class EnsembleInferer(SamplingSettings, Inferer):
+    """Samples masks of each image and fuses them, as its :class:`SamplingSettings` say."""
 
     @torch.no_grad()
+    def sample(
+        self, inputs: torch.Tensor, network: nn.Module, cases: Sequence[str] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Samples (B, N, H, W[, D]) bool and confidence map (B, 1, H, W[, D]), not fused yet; see :meth:`__call__`."""
+        net = cast(LatentDiffusionSegmenter, getattr(network, "module", network))
+        image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+        if cases is not None and len(cases) != len(image):
+            raise InputError(f"cases must name each of the {len(image)} images of the batch, found {len(cases)} names.")
+        logits = net.ensemble_logits(
+            image, self.num_samples, self.seed, cases, self.num_inference_steps, self.sampler, self.chunk_size
+        )
+        return binarize(logits, self.confidence, self.postprocess, cases)
+
     def __call__(  # type: ignore[override]
         self, inputs: torch.Tensor, network: nn.Module, cases: Sequence[str] | None = None
     ) -> dict[str, torch.Tensor]:
-        """Draw and fuse.
+        """Sample and fuse.
 
         Args:
             inputs: images (B, C, H, W[, D]).
@@ -84,20 +99,18 @@ class EnsembleInferer(Inferer):
         Raises:
             InputError: ``cases`` has another length than the batch; a sample is not finite, the message names its case.
         """
-        net = cast(LatentDiffusionSegmenter, getattr(network, "module", network))
-        image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
-        if cases is not None and len(cases) != len(image):
-            raise InputError(f"cases must name each of the {len(image)} images of the batch, found {len(cases)} names.")
-        ensemble = net.ensemble_logits(
-            image, self.num_samples, self.seed, cases, self.num_inference_steps, self.sampler, self.chunk_size
-        )
-        return summarize_ensemble(ensemble, self.threshold, self.confidence, self.fusion, self.postprocess, cases)
+        samples, confidence_map = self.sample(inputs, network, cases)
+        fused = fuse_ensemble(samples, confidence_map, self.threshold, self.fusion)
+        return {
+            "samples": samples, "confidence_map": confidence_map, "entropy": measure_entropy(confidence_map), **fused,
+        }  # fmt: skip
 
 
-def drawing_settings(inferer: EnsembleInferer, network: nn.Module) -> dict[str, Any]:
-    """How masks are drawn, for the record of a result: the network's own words where the inferer leaves it to them.
+def drawing_settings(inferer: SamplingSettings, network: nn.Module) -> dict[str, Any]:
+    """How masks are sampled, for the record of a result: the network's own words where the settings leave it to them.
 
-    ``None`` stands for what the network does not have, as one-to-one networks have no sampler.
+    ``None`` stands for what the network does not have. A network without a sampler, as one-to-one networks are, takes
+    neither sampler nor steps from the settings.
     """
     own = {
         name: getattr(network, name, None)
@@ -105,5 +118,7 @@ def drawing_settings(inferer: EnsembleInferer, network: nn.Module) -> dict[str, 
     }
     process = getattr(network, "process", None)
     own |= {name: getattr(process, name, None) for name in ("timestep_power", "last_timestep")}
+    if own["sampler"] is None:
+        return own
     chosen = {"num_inference_steps": inferer.num_inference_steps, "sampler": inferer.sampler}
     return {**own, **{name: value for name, value in chosen.items() if value is not None}}

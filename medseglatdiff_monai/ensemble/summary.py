@@ -16,7 +16,7 @@ from ..errors import InputError
 from .fusion import check_fusion_name, fuse_ensemble
 from .morphology import refine_masks
 
-__all__ = ["POSTPROCESSING", "check_summary_arguments", "summarize_ensemble"]
+__all__ = ["POSTPROCESSING", "binarize", "check_summary_arguments", "measure_entropy", "summarize_ensemble"]
 
 POSTPROCESSING = {"morphology": refine_masks}
 
@@ -70,6 +70,22 @@ def summarize_ensemble(
             :func:`check_summary_arguments`.
     """
     check_summary_arguments(threshold, confidence, fusion, postprocess)
+    samples, confidence_map = binarize(logits, confidence, postprocess, cases)
+    fused = fuse_ensemble(samples, confidence_map, threshold, fusion)
+    entropy = measure_entropy(confidence_map)
+    return {"samples": samples, "confidence_map": confidence_map, "entropy": entropy, **fused}
+
+
+def binarize(
+    logits: torch.Tensor,
+    confidence: str = "samples",
+    postprocess: str | None = None,
+    cases: Sequence[str] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (B, N, H, W[, D]) → samples (B, N, H, W[, D]) bool and confidence map (B, 1, H, W[, D]) float32 in [0, 1].
+
+    The arguments and errors are those of :func:`summarize_ensemble`.
+    """
     finite = torch.isfinite(logits).flatten(2).all(2)
     if not bool(finite.all()):
         image, sample = (~finite).nonzero()[0].tolist()
@@ -82,8 +98,10 @@ def summarize_ensemble(
     if postprocess is not None:
         samples = POSTPROCESSING[postprocess](samples)
     source = samples if confidence == "samples" else logits.sigmoid()
-    confidence_map = source.float().mean(dim=1, keepdim=True)
-    # -p log2 p - (1 - p) log2 (1 - p), with 0 log 0 = 0; entr works in nats.
-    nats = torch.special.entr(confidence_map) + torch.special.entr(1.0 - confidence_map)
-    fused = fuse_ensemble(samples, confidence_map, threshold, fusion)
-    return {"samples": samples, "confidence_map": confidence_map, "entropy": nats / math.log(2.0), **fused}
+    return samples, source.float().mean(dim=1, keepdim=True)
+
+
+def measure_entropy(share: torch.Tensor) -> torch.Tensor:
+    """-p log2 p - (1 - p) log2 (1 - p) of shares p in [0, 1], in bit, with 0 log 0 = 0; any shape, [0, 1]."""
+    # entr works in nats.
+    return (torch.special.entr(share) + torch.special.entr(1.0 - share)) / math.log(2.0)

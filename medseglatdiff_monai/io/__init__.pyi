@@ -10,9 +10,9 @@ from .planes import ExtractSlice as ExtractSlice
 from .planes import ExtractSliced as ExtractSliced
 from .prepared import LoadCase as LoadCase
 from .prepared import LoadCased as LoadCased
+from .raster import RasterInput as RasterInput
 from .reading import DicomInput as DicomInput
 from .reading import NiftiInput as NiftiInput
-from .reading import RasterInput as RasterInput
 from .reading import VolumeInput as VolumeInput
 from .reading import open_input as open_input
 from .writing import OutputFolder as OutputFolder

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = ["NIFTI_SUFFIXES", "RASTER_SUFFIXES", "check_path"]
+__all__ = ["CHANNEL_NAMES", "NIFTI_SUFFIXES", "RASTER_SUFFIXES", "check_path", "find_stem"]
 
 RASTER_SUFFIXES = (".png", ".jpg", ".jpeg")
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+CHANNEL_NAMES = {1: "one grey channel", 3: "three channels (RGB)"}
 
 
 def check_path(path: Path) -> None:
@@ -26,3 +28,10 @@ def check_path(path: Path) -> None:
             f"{path}: unknown format; expected {', '.join(RASTER_SUFFIXES + NIFTI_SUFFIXES)} or a folder of DICOM "
             "files."
         )
+
+
+def find_stem(path: Path, suffixes: Sequence[str]) -> str:
+    """Name of a file or folder without the first of the suffixes that it ends with."""
+    name = path.resolve().name or "volume"
+    suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]

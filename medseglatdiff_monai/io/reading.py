@@ -18,41 +18,16 @@ import nibabel
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from PIL import Image
 
 from ..errors import InputError
 from .dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
-from .formats import NIFTI_SUFFIXES, RASTER_SUFFIXES, check_path
+from .formats import CHANNEL_NAMES, NIFTI_SUFFIXES, check_path, find_stem
 from .planes import ExtractNoduleCrop, ExtractSlice, index_to_point, paste_crop, point_to_index
-from .prepared import LoadCase
+from .raster import RasterInput, open_raster
 
 __all__ = ["DicomInput", "NiftiInput", "RasterInput", "VolumeInput", "open_input"]
 
-# What Pillow calls the pixels that a network of so many channels takes.
-RASTER_MODES = {1: ("L", "I;16", "I;16B", "I"), 3: ("RGB",)}
-CHANNEL_NAMES = {1: "one grey channel", 3: "three channels (RGB)"}
 BLOCK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class RasterInput:
-    """A PNG or JPEG.
-
-    Attributes:
-        path: the file.
-        stem: its name without suffix, from which output files take theirs.
-        size: (height, width).
-    """
-
-    path: Path
-    stem: str
-    size: tuple[int, int]
-
-    def read(self) -> MetaTensor:
-        """The image, (C, H, W) float32 in the file's own grey values."""
-        image = LoadCase()(self.path)
-        assert isinstance(image, MetaTensor)  # what LoadImage makes
-        return image
 
 
 @dataclass(frozen=True)
@@ -86,6 +61,10 @@ class VolumeInput(ABC):
         upwards = self.affine[2, 2] >= 0
         nearest = np.floor(position + 0.5) if upwards else np.ceil(position - 0.5)
         return int(np.clip(nearest, 0, self.shape[2] - 1))
+
+    def read_plane(self) -> MetaTensor:
+        """The whole middle slice, (1, h, w): all there is of an input that needs no place."""
+        return self.cut(index_to_point([(side - 1) / 2 for side in self.shape], self.affine).tolist(), None)
 
     def cut(self, point: Sequence[float], size: int | None) -> MetaTensor:
         """Cut the plane of `ExtractNoduleCrop` (`size` pixels wide), or with ``None`` the whole slice, at an LPS point.
@@ -246,35 +225,7 @@ def open_input(path: str | Path, in_channels: int) -> RasterInput | VolumeInput:
         return _open_series(path, in_channels)
     if path.name.lower().endswith(NIFTI_SUFFIXES):
         return _open_nifti(path, in_channels)
-    return _open_raster(path, in_channels)
-
-
-def _stem(path: Path, suffixes: Sequence[str]) -> str:
-    name = path.resolve().name or "volume"
-    suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
-    return name[: len(name) - len(suffix)]
-
-
-def _open_raster(path: Path, in_channels: int) -> RasterInput:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            mode, (width, height) = image.mode, image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: unreadable or truncated image ({error}); replace the file.") from error
-    if mode not in RASTER_MODES[in_channels]:
-        target = "L" if in_channels == 1 else "RGB"
-        raise InputError(
-            f"{path}: {_describe_mode(mode)}; the bundle expects {CHANNEL_NAMES[in_channels]}. Choose the bundle for "
-            f"such images, or convert the file, e.g. Image.open(path).convert({target!r}).save(new_path) with Pillow."
-        )
-    return RasterInput(path, _stem(path, RASTER_SUFFIXES), (height, width))
-
-
-def _describe_mode(mode: str) -> str:
-    channels = len(Image.new(mode, (1, 1)).getbands())
-    names = {"P": "a palette image", "1": "a black-and-white image (1 bit)"}
-    return names.get(mode, f"{channels} channel{'s' if channels > 1 else ''} (mode {mode})")
+    return open_raster(path, in_channels)
 
 
 def _open_nifti(path: Path, in_channels: int) -> NiftiInput:
@@ -297,7 +248,7 @@ def _open_nifti(path: Path, in_channels: int) -> NiftiInput:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise InputError(f"{path}: its affine {affine.tolist()} cannot be inverted; mend the header (sform, qform).")
     volume_shape = (shape[0], shape[1], shape[2] if len(shape) > 2 else 1)
-    return NiftiInput(path, _stem(path, NIFTI_SUFFIXES), volume_shape, affine, shape, image.header.copy())
+    return NiftiInput(path, find_stem(path, NIFTI_SUFFIXES), volume_shape, affine, shape, image.header.copy())
 
 
 def _check_complete(path: Path, image: Any) -> None:
@@ -331,4 +282,4 @@ def _open_series(path: Path, in_channels: int) -> DicomInput:
     corners = np.array(series.corners_mm)
     step = (corners[-1] - corners[0]) / (count - 1) if count > 1 else None
     shape = (series.shape[1], series.shape[0], count)
-    return DicomInput(path, _stem(path, ()), shape, series.affine(0, step), series)
+    return DicomInput(path, find_stem(path, ()), shape, series.affine(0, step), series)

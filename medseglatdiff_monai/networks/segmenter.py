@@ -18,13 +18,13 @@ from ..errors import InputError
 from .codecs import CodecBase
 from .conditioner import CodecConditioner
 from .noise import draw_sample_noise, noise_generator
-from .symmetries import apply_symmetry, list_symmetries, undo_symmetry
+from .symmetries import apply_each_symmetry, list_symmetries, undo_symmetry
 
 __all__ = ["LatentDiffusionSegmenter"]
 
 
 class LatentDiffusionSegmenter(nn.Module):
-    """Draws plausible masks of an image by diffusion in the latent space of the mask codec.
+    """Samples plausible masks of an image by diffusion in the latent space of the mask codec.
 
     Args:
         mask_codec: codec of the masks, frozen.
@@ -32,7 +32,7 @@ class LatentDiffusionSegmenter(nn.Module):
         denoiser: network on [z_t, condition] with MONAI's signature ``denoiser(x, timesteps)`` (Eq. 11).
         process: the diffusion process, or a rectified flow.
         num_samples: n of Eq. 13, used by :meth:`forward`.
-        num_inference_steps: denoiser calls a sample.
+        num_inference_steps: denoiser calls per sample.
         sampler: ``"direct"``, ``"dpm++"``, ``"ddim"``, ``"ddpm"``, ``"pndm"``, or ``"rflow"`` for a rectified flow; see
             :func:`~medseglatdiff_monai.diffusion.sample`.
         seed: seed of the noise that :meth:`forward` draws.
@@ -41,9 +41,9 @@ class LatentDiffusionSegmenter(nn.Module):
             checkpoints have the same tensors with and without.
         guidance_scale: g of classifier-free guidance (Ho and Salimans, arXiv 2207.12598, where it is w), see
             :meth:`denoise_guided`; 0 is off and costs nothing, any other value doubles the denoiser's work.
-        test_time_augmentation: each sample sees the image turned by another of its symmetries (the first as it is), and
-            its mask is turned back. The network's errors differ from turn to turn and cancel in the consensus; the
-            denoiser works no more than without, the conditioner once for each symmetry that is used.
+        test_time_augmentation: each sample sees the image in another of its symmetries (the first as it is), and its
+            mask is flipped and rotated back. The network's errors differ between symmetries and cancel in the
+            consensus; the denoiser works no more than without, the conditioner once for each symmetry that is used.
         noise_scale: factor on the noise of the sampler ``"direct"``. Below 1 samples lie closer to what is likeliest,
             which makes up for a network that spreads them too far.
 
@@ -140,12 +140,6 @@ class LatentDiffusionSegmenter(nn.Module):
         chosen = list_symmetries(*image.shape[2:])[:num_samples] if self.test_time_augmentation else [0]
         return torch.tensor(chosen, device=image.device)
 
-    @staticmethod
-    def turn_images(image: torch.Tensor, symmetries: torch.Tensor) -> torch.Tensor:
-        """Images (B, C, H, W[, D]) → (B * K, C, H, W[, D]): each in K symmetries (K,), one after the other."""
-        turned = image.repeat_interleave(symmetries.shape[0], dim=0)
-        return apply_symmetry(turned, symmetries.repeat(image.shape[0]))
-
     def encode_masks(self, masks: torch.Tensor) -> torch.Tensor:
         """Masks in {0, 1} (B, 1, H, W[, D]) → latents x_0 as the process sees them: standardised and scaled."""
         with torch.no_grad():
@@ -218,46 +212,26 @@ class LatentDiffusionSegmenter(nn.Module):
         sampler: str | None = None,
         chunk_size: int = 64,
     ) -> torch.Tensor:
-        """Draw ``num_samples`` masks of each image, ``chunk_size`` of them at once.
+        """Sample ``num_samples`` masks of each image, ``chunk_size`` of them at once.
 
         Args:
             image: (B, C, H, W[, D]).
             num_samples: N.
             seed: seed of the noise.
             cases: B case ids that the noise belongs to; without them every image gets the noise of (seed, sample).
-            num_inference_steps: denoiser calls a sample; ``None`` takes the network's own.
+            num_inference_steps: denoiser calls per sample; ``None`` takes the network's own.
             sampler: see :func:`~medseglatdiff_monai.diffusion.sample`; ``None`` takes the network's own.
             chunk_size: how many samples go through the denoiser at once.
 
         Returns:
             Mask logits (B, N, H, W[, D]) float32.
         """
-        self.mask_codec.check_size(image.shape[2:])
-        sampler = sampler or self.sampler
-        symmetries = self.choose_symmetries(image, num_samples)
-        turned = self.turn_images(image, symmetries)
-        condition = torch.cat([self.conditioner(part) for part in turned.split(chunk_size)])
         cases = list(cases or [""])
-        passes = self.count_passes(num_inference_steps, sampler)
-        noise = self.draw_noise(image, num_samples, seed, cases, passes).flatten(0, 1)
-        logits = []
-        for rows in torch.arange(len(noise), device=image.device).split(chunk_size):
-            generators = None
-            if sampler == "ddpm":
-                # A single case's noise is that of all images.
-                owner = [cases[row // num_samples % len(cases)] for row in rows.tolist()]
-                generators = [
-                    noise_generator(seed, f"steps/{case}", row % num_samples, image.device)
-                    for case, row in zip(owner, rows.tolist(), strict=True)
-                ]
-            turn = rows % num_samples % len(symmetries)
-            owners = condition[rows // num_samples * len(symmetries) + turn]
-            drawn = self.sample_logits(owners, noise[rows], num_inference_steps, sampler, generators)
-            logits.append(undo_symmetry(drawn, symmetries[turn]))
-        return torch.cat(logits).float().squeeze(1).unflatten(0, (len(image), num_samples))
+        noise = self.draw_noise(image, num_samples, seed, cases, self.count_passes(num_inference_steps, sampler))
+        return self._sample(image, noise, seed, cases, num_inference_steps, sampler, chunk_size)
 
     def forward(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Confidence map with the network's own samples, steps and seed.
+        """Confidence map with the network's own samples, steps and seed; what an export traces.
 
         Args:
             image: (B, C, H, W[, D]) in the range of the bundle's preprocessing.
@@ -267,21 +241,46 @@ class LatentDiffusionSegmenter(nn.Module):
         Returns:
             (B, 1, H, W[, D]) float32 in [0, 1]: the mean of the binary samples.
         """
-        self.mask_codec.check_size(image.shape[2:])
         if noise is None:
             noise = self.draw_noise(image, self.num_samples, self.seed, [""], self.count_passes())
+        return (self._sample(image, noise, self.seed, [""]) > 0).float().mean(dim=1, keepdim=True)
+
+    def _sample(
+        self,
+        image: torch.Tensor,
+        noise: torch.Tensor,
+        seed: int,
+        cases: Sequence[str],
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        chunk_size: int | None = None,
+    ) -> torch.Tensor:
+        """Mask logits (B, N, H, W[, D]) float32 of the noise (B, N, ...) that :meth:`draw_noise` gives.
+
+        Sizes are read from shapes alone and without ``chunk_size`` nothing is split, so that a trace takes any B.
+        """
+        self.mask_codec.check_size(image.shape[2:])
         number = noise.shape[1]
         symmetries = self.choose_symmetries(image, number)
-        turn = torch.arange(number, device=image.device) % len(symmetries)
-        condition = self.conditioner(self.turn_images(image, symmetries)).unflatten(0, (image.shape[0], -1))
-        condition = condition[:, turn].flatten(0, 1)
-        generators = None
-        if self.sampler == "ddpm":
-            # One a row: a generator that two images shared would have moved on for the second.
-            generators = [
-                noise_generator(self.seed, "steps/", i, image.device) for _ in range(len(image)) for i in range(number)
-            ]
-        logits = self.sample_logits(condition, noise.flatten(0, 1), generators=generators)
-        logits = undo_symmetry(logits, symmetries[turn].repeat(image.shape[0]))
-        masks = (logits > 0).float().unflatten(0, (image.shape[0], number))
-        return masks.mean(dim=1)
+        turned = apply_each_symmetry(image, symmetries)
+        condition = torch.cat([self.conditioner(part) for part in _split(turned, chunk_size)])
+        noise = noise.flatten(0, 1)
+        logits = []
+        for rows in _split(torch.arange(noise.shape[0], device=image.device), chunk_size):
+            generators = None
+            if (sampler or self.sampler) == "ddpm":
+                # One for each row: a generator that two images shared would have moved on for the second.
+                generators = [
+                    noise_generator(seed, f"steps/{cases[row // number % len(cases)]}", row % number, image.device)
+                    for row in rows.tolist()
+                ]
+            turn = rows % number % len(symmetries)
+            owners = condition[rows // number * len(symmetries) + turn]
+            masks = self.sample_logits(owners, noise[rows], num_inference_steps, sampler, generators)
+            logits.append(undo_symmetry(masks, symmetries[turn]))
+        return torch.cat(logits).float().squeeze(1).unflatten(0, (image.shape[0], number))
+
+
+def _split(x: torch.Tensor, size: int | None) -> Sequence[torch.Tensor]:
+    """Parts of ``size`` rows, or with ``None`` the whole."""
+    return [x] if size is None else x.split(size)

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["SYMMETRIES", "apply_symmetry", "count_symmetries", "draw_symmetry", "list_symmetries", "undo_symmetry"]
+__all__ = [
+    "SYMMETRIES",
+    "apply_each_symmetry",
+    "apply_symmetry",
+    "count_symmetries",
+    "draw_symmetry",
+    "list_symmetries",
+    "undo_symmetry",
+]
 
 # The identity and the other rotations, then the mirror images, so that the first few are as different as they can be.
 SYMMETRIES = (0, 3, 5, 6, 1, 2, 4, 7)
@@ -49,6 +57,11 @@ def apply_symmetry(x: torch.Tensor, symmetry: torch.Tensor) -> torch.Tensor:
     if x.ndim == 5:
         return torch.where(transposed, x.flip(4), x)
     return torch.where(transposed, x.transpose(-1, -2), x) if x.shape[-1] == x.shape[-2] else x
+
+
+def apply_each_symmetry(x: torch.Tensor, symmetries: torch.Tensor) -> torch.Tensor:
+    """Cases (B, C, H, W[, D]) → (B * K, C, H, W[, D]): each in K symmetries (K,), one after the other."""
+    return apply_symmetry(x.repeat_interleave(symmetries.shape[0], dim=0), symmetries.repeat(x.shape[0]))
 
 
 def undo_symmetry(x: torch.Tensor, symmetry: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,9 @@ __all__ = ["draw_panel", "outline"]
 
 COLUMNS = 5
 MAX_SAMPLES = 10
-WIDTH_INCHES = 11.0
+# Inches; where the upper row's images begin and how wide those of both rows are, in shares of the width.
+WIDTH_INCHES, HEAD, CAPTION = 11.0, 0.85, 0.32
+LEFTS, LARGE, SMALL = (0.02, 0.264, 0.508, 0.752), 0.228, 0.178
 MAX_SIDE = 768
 CONSENSUS_COLOUR, SAMPLE_COLOUR, TEXT_COLOUR = "#00d5ff", "#ffb000", "#222222"
 
@@ -44,7 +46,7 @@ def draw_panel(
     sample_titles: Sequence[str] | None = None,
     confidence_title: str | None = None,
 ) -> None:
-    """Draw a panel as PNG.
+    """Plot a panel as PNG.
 
     Args:
         image: (H, W) grey, stretched from its minimum to its maximum, or (H, W, 3) uint8.
@@ -58,77 +60,97 @@ def draw_panel(
         sample_titles: N texts; by default the samples' numbers.
         confidence_title: by default "Mean of the N samples = confidence".
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     number = len(samples)
     # Pictures of many megapixels are thinned out: the panel shows less than that anyway.
     step = max(1, -(-max(image.shape[:2]) // MAX_SIDE))
     image, consensus, confidence, entropy = (part[::step, ::step] for part in (image, consensus, confidence, entropy))
     shown = samples[:MAX_SAMPLES, ::step, ::step]
     names = list(sample_titles or [f"Sample {i + 1}" for i in range(number)])[:MAX_SAMPLES]
-    rows = -(-len(shown) // COLUMNS)
-    ratio = image.shape[0] / image.shape[1]
+    sheet = _Sheet(image, -(-len(shown) // COLUMNS))
+    sheet.write(0.02, 0.2, title, fontsize=13, weight="bold", color=TEXT_COLOUR)
+    sheet.write(0.02, 0.43, subtitle, fontsize=9.5, color="#666666")
+    if number > len(shown):
+        sheet.write(0.98, 0.43, f"{len(shown)} of {number} samples are shown", fontsize=9, color="#666666", ha="right")
 
-    top = WIDTH_INCHES * 0.228 * ratio
-    small = WIDTH_INCHES * 0.178 * ratio
-    head, caption, foot = 0.85, 0.32, 0.2
-    height = head + top + 0.12 + rows * (small + caption) + foot + 0.2
-    figure = Figure(figsize=(WIDTH_INCHES, height), facecolor="white")
-    FigureCanvasAgg(figure)
+    sheet.add_image(LEFTS[0], "Image")
+    outline(
+        sheet.add_image(LEFTS[1], "Consensus" if consensus.any() else "Consensus: empty"), consensus, CONSENSUS_COLOUR
+    )
+    sheet.add_map(
+        LEFTS[2], confidence, confidence_title or f"Mean of the {number} samples = confidence", "magma", consensus
+    )
+    sheet.add_map(LEFTS[3], entropy, "Entropy (bit)", "viridis", consensus)
+    for i, mask in enumerate(shown):
+        sheet.add_sample(i, mask, names[i])
+    sheet.figure.savefig(path, dpi=130, metadata={"Software": None})
 
-    def add_axes(left: float, from_top: float, width: float, tall: float, name: str):
-        axes = figure.add_axes((left, 1.0 - (from_top + tall) / height, width, tall / height))
+
+class _Sheet:
+    """The figure of a panel; places from the left are shares of its width, from the top inches.
+
+    Args:
+        image: (H, W) grey or (H, W, 3) uint8.
+        rows: of samples.
+    """
+
+    def __init__(self, image: np.ndarray, rows: int) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self.image = image
+        ratio = image.shape[0] / image.shape[1]
+        self.large, self.small = WIDTH_INCHES * LARGE * ratio, WIDTH_INCHES * SMALL * ratio
+        self.height = HEAD + self.large + 0.12 + rows * (self.small + CAPTION) + 0.2 + 0.2
+        self.figure = Figure(figsize=(WIDTH_INCHES, self.height), facecolor="white")
+        FigureCanvasAgg(self.figure)
+
+    def write(self, left: float, from_top: float, text: str, **style: Any) -> None:
+        """A line of text."""
+        self.figure.text(left, 1.0 - from_top / self.height, text, va="center", **style)
+
+    def add_axes(self, left: float, from_top: float, width: float, tall: float, name: str) -> Any:
+        """Axes without ticks under a title."""
+        axes = self.figure.add_axes((left, 1.0 - (from_top + tall) / self.height, width, tall / self.height))
         axes.set_axis_off()
         # With y, matplotlib does not look for a place above ticks that are not drawn: the same picture, a third sooner.
         axes.set_title(name, fontsize=9.5, color=TEXT_COLOUR, pad=4, loc="left", y=1.0)
         return axes
 
-    def show_image(axes) -> None:
-        if image.ndim == 3:
-            axes.imshow(image, interpolation="nearest")
+    def add_image(self, left: float, name: str) -> Any:
+        """The image in the upper row."""
+        axes = self.add_axes(left, HEAD, LARGE, self.large, name)
+        self._show_image(axes)
+        return axes
+
+    def _show_image(self, axes: Any) -> None:
+        if self.image.ndim == 3:
+            axes.imshow(self.image, interpolation="nearest")
         else:
-            low, high = float(image.min()), float(image.max())
-            axes.imshow(image, cmap="gray", interpolation="nearest", vmin=low, vmax=max(high, low + 1e-6))
+            low, high = float(self.image.min()), float(self.image.max())
+            axes.imshow(self.image, cmap="gray", interpolation="nearest", vmin=low, vmax=max(high, low + 1e-6))
 
-    figure.text(0.02, 1.0 - 0.2 / height, title, fontsize=13, weight="bold", color=TEXT_COLOUR, va="center")
-    figure.text(0.02, 1.0 - 0.43 / height, subtitle, fontsize=9.5, color="#666666", va="center")
-
-    lefts, width = [0.02, 0.264, 0.508, 0.752], 0.228
-    axes = add_axes(lefts[0], head, width, top, "Image")
-    show_image(axes)
-    axes = add_axes(lefts[1], head, width, top, "Consensus" if consensus.any() else "Consensus: empty")
-    show_image(axes)
-    outline(axes, consensus, CONSENSUS_COLOUR)
-    bar_height = 0.09
-    for left, values, name, colours in (
-        (lefts[2], confidence, confidence_title or f"Mean of the {number} samples = confidence", "magma"),
-        (lefts[3], entropy, "Entropy (bit)", "viridis"),
-    ):
-        axes = add_axes(left, head, width, top, name)
-        drawn = axes.imshow(values, cmap=colours, vmin=0.0, vmax=1.0, interpolation="nearest")
+    def add_map(self, left: float, values: np.ndarray, name: str, colours: str, consensus: np.ndarray) -> None:
+        """Values (H, W) in [0, 1] in the upper row with their colour bar and the consensus's outline."""
+        axes = self.add_axes(left, HEAD, LARGE, self.large, name)
+        shown = axes.imshow(values, cmap=colours, vmin=0.0, vmax=1.0, interpolation="nearest")
         outline(axes, consensus, CONSENSUS_COLOUR, width=0.9)
-        place = (left, 1.0 - (head + top + 0.06 + bar_height) / height, width, bar_height / height)
-        bar = figure.colorbar(drawn, cax=figure.add_axes(place), orientation="horizontal", ticks=[0.0, 0.5, 1.0])
+        bar_height = 0.09
+        bottom = 1.0 - (HEAD + self.large + 0.06 + bar_height) / self.height
+        place = self.figure.add_axes((left, bottom, LARGE, bar_height / self.height))
+        bar = self.figure.colorbar(shown, cax=place, orientation="horizontal", ticks=[0.0, 0.5, 1.0])
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8, length=0, pad=2, colors="#666666")
         bar.ax.set_xticklabels(["0", "0.5", "1"])
         for label, side in zip(bar.ax.get_xticklabels(), ("left", "center", "right"), strict=True):
             label.set(horizontalalignment=side)
 
-    first = head + top + 0.42 + caption * 0.4
-    width, gap = 0.178, 0.0175
-    for i, mask in enumerate(shown):
-        row, column = divmod(i, COLUMNS)
-        axes = add_axes(0.02 + column * (width + gap), first + row * (small + caption), width, small, names[i])
-        show_image(axes)
+    def add_sample(self, number: int, mask: np.ndarray, name: str) -> None:
+        """A sample (H, W) on the image in the lower rows."""
+        row, column = divmod(number, COLUMNS)
+        from_top = HEAD + self.large + 0.42 + CAPTION * 0.4 + row * (self.small + CAPTION)
+        axes = self.add_axes(0.02 + column * (SMALL + 0.0175), from_top, SMALL, self.small, name)
+        self._show_image(axes)
         axes.imshow(
             np.where(mask, 0.25, np.nan), cmap="autumn_r", alpha=0.25, vmin=0.0, vmax=1.0, interpolation="nearest"
         )
         outline(axes, mask, SAMPLE_COLOUR, width=1.1)
-    if number > len(shown):
-        figure.text(
-            0.98, 1.0 - 0.43 / height, f"{len(shown)} of {number} samples are shown",
-            fontsize=9, color="#666666", va="center", ha="right",
-        )  # fmt: skip
-    figure.savefig(path, dpi=130, metadata={"Software": None})

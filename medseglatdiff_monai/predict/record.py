@@ -1,24 +1,23 @@
-"""What a prediction's JSON says about the run, the input and each nodule."""
+"""What a prediction's JSON and panel say in words about the run, the input and each nodule."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from monai.data import MetaTensor
 
 from ..bundle.config import experiment_name
 from ..bundle.segmenter import Segmenter
 from ..ensemble.inferer import drawing_settings
 from ..io.places import Place
 from ..io.planes import point_to_index
-from ..io.reading import DicomInput, RasterInput, VolumeInput
-from .image import Prediction, PredictionRun
-from .nodule import Nodule
+from ..io.raster import RasterInput
+from ..io.reading import DicomInput, VolumeInput
+from .ensemble import Ensemble
 
-__all__ = ["describe_input", "describe_nodule", "describe_run", "find_notes", "note_seen"]
+__all__ = ["describe_input", "describe_nodule", "describe_run", "describe_steps", "find_notes"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,33 +44,45 @@ def describe_run(segmenter: Segmenter, experiment: str | None, seed: int) -> dic
     }
 
 
+def describe_steps(record: Mapping[str, Any]) -> str:
+    """How a mask was sampled: one pass of a network, or steps of a sampler, and the seed."""
+    steps, sampler = record["num_inference_steps"], record["sampler"]
+    if sampler is None:
+        return "one mask, no steps"
+    if sampler == "direct":
+        return f"{steps} {'pass' if steps == 1 else 'passes'}, seed {record['seed']}"
+    return f"{steps} {sampler.upper()} steps, seed {record['seed']}"
+
+
 def describe_nodule(
     source: VolumeInput,
     place: Place,
     point: np.ndarray,
-    nodule: Nodule,
+    nodule: Ensemble,
     number: int,
-    measured: dict[str, Any],
-    run: PredictionRun,
+    slices: int | None,
+    reach_mm: float,
 ) -> dict[str, Any]:
     """One nodule of a result: where it is, how it was found, its sizes, and what a reader should know."""
     plane = nodule.planes[nodule.clicked]
     voxel = np.floor(point_to_index(point, source.affine) + 0.5).astype(int)
     if "slab_start" in plane.meta:
         voxel[2] = int(plane.meta["slab_start"])
-    notes = []
     why = {
-        "reach": f"--reach-mm {run.reach_mm:g} ended the search", "slices": f"--slices {run.slices} ended the search",
+        "reach": f"--reach-mm {reach_mm:g} ended the search", "slices": f"--slices {slices} ended the search",
         "volume": "the scan ends",
     }  # fmt: skip
-    for end, place_in_stack, side in zip(nodule.ended, (0, -1), ("feet", "head"), strict=True):
-        if run.slices != 1 and end in why and nodule.consensus[place_in_stack].any():
-            notes.append(f"Towards the {side} {why[end]} while the consensus was not empty: the volume is a part.")
-    if not nodule.consensus[nodule.clicked].any():
+    notes = []
+    if slices != 1:
+        notes = [
+            f"Towards the {side} {why[end]} while the consensus was not empty: the volume is a part."
+            for side, end in nodule.find_cut_ends()
+        ]
+    if not nodule.fused[nodule.clicked].any():
         notes.append("The consensus is empty in the clicked slice: most samples see no nodule there.")
     for note in notes:
         logger.warning("%s: nodule %d: %s", source.path, number, note)
-    notes += note_seen(nodule.seen, plane.shape[1:], "crop")
+    notes += _note_seen(nodule.seen, plane.shape[1:], "crop")
     return {
         "number": number,
         place[0]: list(place[1]),
@@ -79,7 +90,7 @@ def describe_nodule(
         "voxel": [int(value) for value in np.clip(voxel, 0, np.array(source.shape) - 1)],
         "num_slices": len(nodule.planes),
         "ended": {"feet": nodule.ended[0], "head": nodule.ended[1]},
-        **measured,
+        **nodule.describe(),
         "notes": notes,
     }
 
@@ -100,11 +111,9 @@ def describe_input(source: RasterInput | VolumeInput) -> dict[str, Any]:
     return description
 
 
-def find_notes(
-    source: RasterInput | VolumeInput, plane: MetaTensor, found: Prediction, segmenter: Segmenter
-) -> list[str]:
+def find_notes(source: RasterInput | VolumeInput, found: Ensemble, segmenter: Segmenter) -> list[str]:
     """What a reader of the result should know about how the image was taken."""
-    height, width = plane.shape[1:]
+    height, width = found.confidence.shape
     crop = segmenter.crop_size
     notes = []
     if crop is not None and (height > crop or width > crop):
@@ -117,10 +126,10 @@ def find_notes(
     elif crop is not None and (height < segmenter.image_size[0] or width < segmenter.image_size[1]):
         notes.append(f"The image ({height}x{width}) was padded with its minimum to the network's size.")
     what = "image" if isinstance(source, RasterInput) else "plane"
-    return notes + note_seen(found.seen, (height, width), what)
+    return notes + _note_seen(found.seen, (height, width), what)
 
 
-def note_seen(seen: tuple[int, int, int, int], shape: Sequence[int], what: str) -> list[str]:
+def _note_seen(seen: tuple[int, int, int, int], shape: Sequence[int], what: str) -> list[str]:
     """A note where the network did not see the whole image."""
     top, left, bottom, right = seen
     height, width = shape

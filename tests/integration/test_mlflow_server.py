@@ -25,7 +25,7 @@ from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.integrations.mlflow.tracking import read_run_ids
 from medseglatdiff_monai.networks.weights import save_weights
-from medseglatdiff_monai.predict.image import predict_image
+from medseglatdiff_monai.predict.image import segment_image
 from medseglatdiff_monai.training.run import train
 
 pytestmark = pytest.mark.integration
@@ -133,10 +133,10 @@ def assert_drawn_from(run: Path, images: np.ndarray, found: Mapping[str, Any]) -
     segmenter = load_segmenter(run, num_samples=5, seed=3)
     assert {np.shape(found[name]) for name in ("confidence_map", "consensus_mask", "entropy")} == {images.shape}
     for number, image in enumerate(images):
-        expected = predict_image(MetaTensor(torch.from_numpy(image)), segmenter)
+        expected = segment_image(segmenter, MetaTensor(torch.from_numpy(image)))
         np.testing.assert_allclose(found["confidence_map"][number][0], expected.confidence, atol=1e-6)
-        np.testing.assert_array_equal(found["consensus_mask"][number][0], expected.consensus)
-        assert 0 < expected.consensus.sum() < expected.consensus.size
+        np.testing.assert_array_equal(found["consensus_mask"][number][0], expected.consensus())
+        assert 0 < expected.consensus().sum() < expected.consensus().size
 
 
 def test_registered_bundle_is_loaded_and_predicts(

@@ -96,9 +96,9 @@ def test_pictures(tmp_path: Path):
     source = open_input(tmp_path / "scan.8.png", 1)
     assert isinstance(source, RasterInput)
     assert (source.stem, source.size) == ("scan.8", (6, 8))
-    np.testing.assert_array_equal(source.read()[0].numpy(), grey)
+    np.testing.assert_array_equal(source.read_plane()[0].numpy(), grey)
     Image.fromarray(grey.astype(np.uint16) * 1000).save(tmp_path / "deep.png")
-    np.testing.assert_array_equal(open_input(tmp_path / "deep.png", 1).read()[0].numpy(), grey * 1000.0)
+    np.testing.assert_array_equal(open_input(tmp_path / "deep.png", 1).read_plane()[0].numpy(), grey * 1000.0)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
@@ -107,6 +107,23 @@ def test_pictures(tmp_path: Path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match=r"notes\.txt: unknown format"):
         open_input(tmp_path / "notes.txt", 1)
+
+
+def test_a_picture_is_decoded_once_and_not_mistaken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    opened = []
+    original = Image.open
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or original(path))
+    first, second = tmp_path / "first.png", tmp_path / "second.png"
+    for number, path in enumerate((first, second)):
+        Image.fromarray(np.full((4, 5), number, np.uint8)).save(path)
+    one = open_input(first, 1)
+    assert float(one.read_plane().max()) == 0
+    assert opened == [first]
+    two = open_input(second, 1)
+    assert (float(one.read_plane().max()), float(two.read_plane().max())) == (0, 1)
+    # Opened again, it is what the file holds now.
+    Image.fromarray(np.full((4, 5), 7, np.uint8)).save(second)
+    assert float(open_input(second, 1).read_plane().max()) == 7
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

@@ -7,17 +7,16 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from small_runs import LUNG, SKIN, copy_bundle, small_sizes
 
 from medseglatdiff_monai.bundle.segmenter import Segmenter, load_segmenter
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.integrations.monai_label.drawing import draw_request, find_disagreement, find_mean_entropy
+from medseglatdiff_monai.integrations.monai_label.drawing import draw_request
 from medseglatdiff_monai.io import RasterInput, open_input
 from medseglatdiff_monai.io.planes import index_to_point
 from medseglatdiff_monai.predict.command import predict
-from medseglatdiff_monai.predict.image import predict_image
+from medseglatdiff_monai.predict.image import segment_image
 
 AFFINE = np.array([[-0.7, 0, 0, 60], [0, -0.8, 0, 70], [0, 0, 2.0, -100], [0, 0, 0, 1.0]])
 
@@ -103,13 +102,13 @@ def test_picture_is_answered_x_first(skin: Segmenter, tmp_path: Path) -> None:
     drawing = draw_request(skin, {"image": str(tmp_path / "lesion.png")})
     source = open_input(tmp_path / "lesion.png", 3)
     assert isinstance(source, RasterInput)
-    expected = predict_image(source.read(), skin)
+    expected = segment_image(skin, source)
     assert drawing.mask.shape == (90, 50)
     assert drawing.affine is None
-    np.testing.assert_array_equal(drawing.mask.T, expected.consensus)
+    np.testing.assert_array_equal(drawing.mask.T, expected.consensus())
     area = drawing.result["area_pixels"]
     counts = sorted(int(mask.sum()) for mask in expected.samples)
-    assert area["consensus"] == int(expected.consensus.sum())
+    assert area["consensus"] == int(expected.consensus().sum())
     assert area["interval"] == [pytest.approx(v, abs=1e-3) for v in np.percentile(counts, (5, 95))]
     assert area["interval"][0] < area["interval"][1]
 
@@ -121,15 +120,3 @@ def test_slice_keeps_its_geometry(lung: Segmenter, tmp_path: Path) -> None:
     assert drawing.mask.shape == (128, 128, 1)
     assert "nodules" not in drawing.result
     assert drawing.result["area_mm2"]["consensus"] == pytest.approx(drawing.mask.sum() * 0.56, abs=1e-3)
-
-
-def test_figures_by_hand() -> None:
-    samples = np.zeros((2, 2, 2), dtype=bool)
-    samples[0, 0] = True  # two pixels
-    samples[1, 0, 0] = True  # one of them
-    # IoU 1/2; the union's two pixels have entropies 0 (both samples) and 1 bit.
-    assert find_disagreement(samples) == 0.5
-    assert find_mean_entropy(np.array([[0.0, 1.0], [0.3, 0.3]]), samples) == 0.5
-    assert find_disagreement(samples[:1]) is None
-    assert find_disagreement(np.zeros((3, 2, 2), dtype=bool)) == 0.0
-    assert find_mean_entropy(torch.zeros(2, 2).numpy(), np.zeros((3, 2, 2), dtype=bool)) == 0.0

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from medseglatdiff_monai.ensemble.inferer import EnsembleInferer
+from medseglatdiff_monai.ensemble.inferer import EnsembleInferer, drawing_settings
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks import OneToOneSegmenter, SegmentationLoss, SegmentingNetwork
+from medseglatdiff_monai.predict.record import describe_steps
 
 
 class Scaled(nn.Module):
@@ -46,6 +47,13 @@ def test_inferer_takes_it_for_a_segmenter_without_disagreement() -> None:
     assert torch.equal(result["consensus_mask"][:, 0], image[:, 0] > 0.5)
     assert torch.equal(result["confidence_map"][:, 0], (image[:, 0] > 0.5).float())
     assert not result["entropy"].any()
+
+
+def test_record_says_that_there_is_no_sampler_whatever_the_settings() -> None:
+    """And so does the panel, which is made from the record."""
+    record = drawing_settings(EnsembleInferer(num_inference_steps=7, sampler="dpm++"), OneToOneSegmenter(Scaled()))
+    assert (record["sampler"], record["num_inference_steps"], record["noise_scale"]) == (None, 1, None)
+    assert describe_steps({**record, "seed": 0}) == "one mask, no steps"
 
 
 def test_finest_of_several_outputs_is_the_mask() -> None:

@@ -12,6 +12,7 @@ import io
 import logging
 import shutil
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,8 @@ import torch
 from monai.utils import optional_import
 from torch import nn
 
-from ...bundle.segmenter import load_segmenter
+from ...bundle.segmenter import Segmenter, load_segmenter
+from ...ensemble.inferer import drawing_settings
 from ...errors import InputError
 from ...files import save_bytes, save_json
 from ...networks.segmenter import LatentDiffusionSegmenter
@@ -29,6 +31,10 @@ from .torchscript import check_exportable
 __all__ = ["export_onnx"]
 
 OPSET = 18
+# What the runner takes over of drawing_settings.
+SAMPLING = (
+    "num_inference_steps", "sampler", "timestep_power", "last_timestep", "noise_scale", "test_time_augmentation",
+)  # fmt: skip
 
 
 class _Denoiser(nn.Module):
@@ -65,21 +71,22 @@ def export_onnx(
         weights: other weights than the bundle's own.
         overrides: configuration keys; ``num_samples``, ``num_inference_steps``, ``seed`` become the runner's defaults.
 
-    Raises: InputError: see :func:`~medseglatdiff_monai.bundle.segmenter.load_segmenter`; another sampler than those
-        that the
-            runner has: direct, DPM++ and DDIM; the extra ``[onnx]`` is not installed.
+    Raises:
+        InputError: see :func:`~medseglatdiff_monai.bundle.segmenter.load_segmenter`; another sampler than those that
+            the runner has: direct, DPM++ and DDIM; the extra ``[onnx]`` is not installed.
     """
     missing = [name for name in ("onnx", "onnxscript") if not optional_import(name)[1]]
     if missing:
         raise InputError(f"ONNX export needs {' and '.join(missing)}: pip install -e '.[onnx]' in the source tree.")
     segmenter = load_segmenter(bundle, weights, device="cpu", **overrides)
-    network, inferer = check_exportable(segmenter), segmenter.inferer
+    network = check_exportable(segmenter)
     if len(segmenter.image_size) != 2:
         raise InputError("The runner of ONNX exports draws masks of images, not of volumes: use --format torchscript.")
-    sampler = inferer.sampler or network.sampler
-    if sampler not in ("direct", "dpm++", "ddim"):
+    sampling = drawing_settings(segmenter.inferer, network)
+    if sampling["sampler"] not in ("direct", "dpm++", "ddim"):
         raise InputError(
-            f"The runner of ONNX exports samples with direct, dpm++ or ddim, found {sampler!r}: use --sampler ddim."
+            "The runner of ONNX exports samples with direct, dpm++ or ddim, found "
+            f"{sampling['sampler']!r}: use --sampler ddim."
         )
     image = torch.rand(2, segmenter.in_channels, *segmenter.image_size)
     network.mask_codec.check_size(image.shape[2:])
@@ -93,33 +100,35 @@ def export_onnx(
     inputs = (z_t, torch.tensor([999, 9]) % network.process.num_train_timesteps, condition)
     _write(_Denoiser(network), inputs, ["z_t", "timesteps", "condition"], "output", folder / "denoiser.onnx")
     _write(_MaskDecoder(network), (z_t,), ["x_0"], "logits", folder / "mask_decoder.onnx")
-    settings = {
+    shutil.copyfile(Path(onnx_runner.__file__), folder / "onnx_runner.py")
+    # Last, since its presence says that the folder is complete.
+    save_json(_describe(segmenter, network, latent_shape, sampling), folder / "sampling.json")
+    return folder
+
+
+def _describe(
+    segmenter: Segmenter, network: LatentDiffusionSegmenter, latent_shape: Sequence[int], sampling: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the runner reads from ``sampling.json``."""
+    inferer, metadata = segmenter.inferer, segmenter.metadata
+    return {
         "format_version": onnx_runner.FORMAT_VERSION,
         "bundle": segmenter.bundle_dir.name,
-        "bundle_version": segmenter.metadata.get("version"),
+        "bundle_version": metadata.get("version"),
         "weights_sha256": segmenter.weights_sha256,
-        "intended_use": segmenter.metadata.get("intended_use"),
+        "intended_use": metadata.get("intended_use"),
         "image_channels": segmenter.in_channels,
         "image_size": list(segmenter.image_size),
-        "image_description": segmenter.metadata.get("image_classes", "see the bundle's docs/README.md"),
+        "image_description": metadata.get("image_classes", "see the bundle's docs/README.md"),
         "latent_shape": list(latent_shape),
         "prediction_type": network.process.prediction_type,
         "num_samples": inferer.num_samples,
-        "num_inference_steps": inferer.num_inference_steps or network.num_inference_steps,
-        "sampler": sampler,
-        "timestep_power": network.process.timestep_power,
-        "last_timestep": network.process.last_timestep,
         "seed": inferer.seed,
-        "noise_scale": network.noise_scale,
-        "test_time_augmentation": network.test_time_augmentation,
+        **{name: sampling[name] for name in SAMPLING},
         "threshold": inferer.threshold,
         "confidence": inferer.confidence,
         "alpha_bar": cast(torch.Tensor, network.process.alpha_bar).double().tolist(),
     }
-    shutil.copyfile(Path(onnx_runner.__file__), folder / "onnx_runner.py")
-    # Last, since its presence says that the folder is complete.
-    save_json(settings, folder / "sampling.json")
-    return folder
 
 
 def _write(module: nn.Module, inputs: tuple[torch.Tensor, ...], names: list[str], output: str, path: Path) -> None:

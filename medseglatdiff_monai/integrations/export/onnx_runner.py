@@ -273,27 +273,40 @@ class OnnxSegmenter:
         if cases is not None and len(cases) != len(image):
             raise ValueError(f"cases must name each of the {len(image)} images, found {len(cases)} names.")
         steps = num_inference_steps or settings["num_inference_steps"]
+        channels, *sides = settings["latent_shape"]
         passes = steps if settings["sampler"] == "direct" else 1
-        shape = tuple(settings["latent_shape"])
         if noise is None:
-            number = settings["num_samples"] if num_samples is None else num_samples
-            seed = settings["seed"] if seed is None else seed
-            drawn = {case: draw_noise(shape, number, seed, case, passes) for case in dict.fromkeys(cases or [""])}
-            noise = np.stack([drawn[case] for case in (cases or [""] * len(image))])
-        shape = (passes * shape[0], *shape[1:])
+            noise = self._draw_noise(cases or [""] * len(image), num_samples, seed, passes)
+        shape = (passes * channels, *sides)
         if noise.shape[:1] != image.shape[:1] or noise.shape[2:] != shape:
             raise ValueError(f"The noise is {noise.shape}; expected ({len(image)}, N, {', '.join(map(str, shape))}).")
+        if noise.shape[1] < 1:
+            raise ValueError(f"num_samples is {noise.shape[1]}; expected at least 1.")
+        return self._fuse(self._sample(image.astype(np.float32), noise, steps))
+
+    def _draw_noise(self, cases: Sequence[str], num_samples: int | None, seed: int | None, passes: int) -> np.ndarray:
+        """Noise (B, N, passes · d, h, w); equal cases have equal noise."""
+        settings = self.settings
+        number = settings["num_samples"] if num_samples is None else num_samples
+        seed = settings["seed"] if seed is None else seed
+        shape = settings["latent_shape"]
+        drawn = {case: draw_noise(shape, number, seed, case, passes) for case in dict.fromkeys(cases)}
+        return np.stack([drawn[case] for case in cases])
+
+    def _sample(self, image: np.ndarray, noise: np.ndarray, steps: int) -> np.ndarray:
+        """Mask logits (B, N, H, W) of images and their noise (B, N, ...).
+
+        Raises:
+            ValueError: a sample is not finite.
+        """
         number = noise.shape[1]
-        if number < 1:
-            raise ValueError(f"num_samples is {number}; expected at least 1.")
         turns = self._turns(number)
         encoded = {
-            symmetry: self._conditioner.run(None, {"image": turn(image.astype(np.float32), symmetry)})[0]
-            for symmetry in set(turns)
+            symmetry: self._conditioner.run(None, {"image": turn(image, symmetry)})[0] for symmetry in set(turns)
         }
         condition = np.stack([encoded[symmetry] for symmetry in turns], axis=1)
         condition = condition.reshape(-1, *condition.shape[2:])
-        noise = noise.reshape(-1, *shape)
+        noise = noise.reshape(-1, *noise.shape[2:])
         logits = np.concatenate(
             [
                 self._draw(noise[start : start + CHUNK_SIZE], condition[start : start + CHUNK_SIZE], steps)
@@ -303,6 +316,10 @@ class OnnxSegmenter:
         logits = np.stack([turn_back(logits[:, i], symmetry) for i, symmetry in enumerate(turns)], axis=1)
         if not np.isfinite(logits).all():
             raise ValueError("A sampled mask is not finite: the networks or the image are damaged.")
+        return logits
+
+    def _fuse(self, logits: np.ndarray) -> dict[str, np.ndarray]:
+        settings = self.settings
         samples = logits > 0
         share = samples if settings["confidence"] == "samples" else 0.5 * (1.0 + np.tanh(0.5 * logits))
         confidence_map = share.astype(np.float32).mean(axis=1, keepdims=True)

@@ -6,6 +6,7 @@ The model carries the bundle's files and this package's code, so that a server n
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import os
 import shutil
@@ -29,6 +30,7 @@ from ...bundle.pack import bundle_files
 from ...bundle.segmenter import load_segmenter
 from ...errors import InputError
 from ...files import SOURCE_TREE
+from ...predict.image import segment_image
 from .tracking import open_store, read_run_ids
 
 __all__ = ["BundleModel", "log_bundle"]
@@ -48,7 +50,7 @@ class BundleModel(PythonModel):
         self.segmenter = load_segmenter(context.artifacts["bundle"])
 
     def predict(self, context, model_input, params=None):
-        """Draw an ensemble for each image.
+        """Sample an ensemble for each image.
 
         Args:
             context: MLflow's, unused.
@@ -64,26 +66,25 @@ class BundleModel(PythonModel):
         Raises:
             InputError: images of another shape, or that the network cannot take.
         """
-        from ...predict.image import predict_image
-
         images = np.asarray(model_input, dtype=np.float32)
         channels = self.segmenter.in_channels
         if images.ndim != 4 or images.shape[1] != channels or not len(images):
             raise InputError(f"The images are {images.shape}; expected (B, {channels}, H, W) with B of at least 1.")
-        settings = params or {}
-        inferer = self.segmenter.inferer
-        own = (inferer.num_samples, inferer.num_inference_steps, inferer.seed)
-        inferer.num_samples = int(settings.get("num_samples") or own[0])
-        inferer.num_inference_steps = int(settings.get("num_inference_steps") or 0) or own[1]
-        inferer.seed = int(settings.get("seed") or 0)
-        try:
-            found = [predict_image(MetaTensor(torch.from_numpy(image.copy())), self.segmenter) for image in images]
-        finally:
-            inferer.num_samples, inferer.num_inference_steps, inferer.seed = own
+        chosen = params or {}
+        own = self.segmenter.inferer
+        sampling = dataclasses.replace(
+            own,
+            num_samples=int(chosen.get("num_samples") or own.num_samples),
+            num_inference_steps=int(chosen.get("num_inference_steps") or 0) or own.num_inference_steps,
+            seed=int(chosen.get("seed") or 0),
+        )
+        found = [
+            segment_image(self.segmenter, MetaTensor(torch.from_numpy(image.copy())), sampling) for image in images
+        ]
         return {
             "confidence_map": np.stack([one.confidence for one in found])[:, None].astype(np.float32),
-            "consensus_mask": np.stack([one.consensus for one in found])[:, None].astype(np.uint8),
-            "entropy": np.stack([one.entropy for one in found])[:, None].astype(np.float32),
+            "consensus_mask": np.stack([one.consensus() for one in found])[:, None].astype(np.uint8),
+            "entropy": np.stack([one.entropy() for one in found])[:, None].astype(np.float32),
         }
 
 
@@ -135,21 +136,8 @@ def log_bundle(opened: Bundle, tracking_uri: str, name: str, experiment_name: st
     """
     root, files = opened.root, bundle_files(opened)
     segmenter = load_segmenter(root, device="cpu")
-    try:
-        client, experiment_id = open_store(tracking_uri, experiment_name)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise InputError(
-            f"MLflow at {tracking_uri.rpartition('@')[2]} does not answer ({reason}). "
-            "Start it ('mlflow server --backend-store-uri sqlite:///mlruns.db') or give another --tracking-uri."
-        ) from error
-    run_id = read_run_ids(root, tracking_uri).get("parent")
-    if run_id is not None:
-        try:
-            client.get_run(run_id)
-        except MlflowException:
-            # Deleted there, or another store that answers at the same address.
-            run_id = None
+    client, experiment_id = _open(tracking_uri, experiment_name)
+    run_id = _find_run(root, tracking_uri, client)
     staging = Path(tempfile.mkdtemp())
     try:
         for file in files:
@@ -183,3 +171,26 @@ def log_bundle(opened: Bundle, tracking_uri: str, name: str, experiment_name: st
     registry = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     registry.update_model_version(name, str(version), description=segmenter.metadata.get("description"))
     return f"models:/{name}/{version}", version
+
+
+def _open(tracking_uri: str, experiment_name: str) -> tuple[mlflow.MlflowClient, str]:
+    try:
+        return open_store(tracking_uri, experiment_name)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise InputError(
+            f"MLflow at {tracking_uri.rpartition('@')[2]} does not answer ({reason}). "
+            "Start it ('mlflow server --backend-store-uri sqlite:///mlruns.db') or give another --tracking-uri."
+        ) from error
+
+
+def _find_run(root: Path, tracking_uri: str, client: mlflow.MlflowClient) -> str | None:
+    """The parent run of a run's folder that was tracked in this store."""
+    run_id = read_run_ids(root, tracking_uri).get("parent")
+    if run_id is not None:
+        try:
+            client.get_run(run_id)
+        except MlflowException:
+            # Deleted there, or another store that answers at the same address.
+            return None
+    return run_id

@@ -30,7 +30,7 @@ class Disagreement(Strategy):
     where its info says where to look (``foreground`` or ``point``, as in an inference request, put there with
     ``PUT /datastore/image/info``, e.g. by a detector).
 
-    Options of the request: ``model`` (needed where there are several), ``max_images`` that are scored anew in a call
+    Options of the request: ``model`` (needed where there are several), ``max_images`` that are scored again in a call
     (default 20), ``num_samples``, ``num_inference_steps``, ``seed`` and ``device``.
 
     Args:
@@ -62,6 +62,7 @@ class Disagreement(Strategy):
         scores: dict[str, float] = {}
         left_out: dict[str, str] = {}
         pending = drawn = 0
+        device = {"device": request["device"]} if "device" in request else {}
         for image in images:
             info = datastore.get_image_info(image)
             place = {key: info[key] for key in ("foreground", "point") if info.get(key)}
@@ -75,16 +76,10 @@ class Disagreement(Strategy):
             drawn += 1
             started = time.monotonic()
             try:
-                _, data = task(
-                    {
-                        **options, **place, "image": datastore.get_image_uri(image), "skip_writer": True,
-                        **({"device": request["device"]} if "device" in request else {}),
-                    }
-                )  # fmt: skip
+                value = self._score(task, {**options, **place, "image": datastore.get_image_uri(image), **device})
             except InputError as error:
                 left_out[image] = str(error)
                 continue
-            value = data["result"]["disagreement"]
             if value is None:
                 raise InputError("'num_samples' is 1; expected at least 2: a single sample agrees with itself.")
             scores[image] = value
@@ -105,6 +100,11 @@ class Disagreement(Strategy):
             "pending": pending,
             "left_out": left_out,
         }
+
+    @staticmethod
+    def _score(task: Any, request: dict[str, Any]) -> float | None:
+        _, data = task({**request, "skip_writer": True})
+        return data["result"]["disagreement"]
 
     def _find_task(self, request: Mapping[str, Any]) -> tuple[str, Any]:
         known = sorted(name for name, task in self.tasks.items() if hasattr(task, "weights_stamp"))

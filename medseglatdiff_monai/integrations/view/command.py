@@ -58,7 +58,7 @@ def view(
     if importlib.util.find_spec("nicegui") is None:
         raise InputError(
             "The page needs NiceGUI, which is not installed; expected the extra 'view': "
-            "pip install 'medseglatdiff_monai[view]'. 'medseglatdiff report' makes a page without it."
+            "pip install -e '.[view]' in the source tree. 'medseglatdiff report' makes a page without it."
         )
     if input is None and (readers is not None or point is not None):
         raise InputError("--readers and --point belong to an image; give its path, too.")

@@ -1,4 +1,4 @@
-"""The page: open an image, point at the nodule, draw, page through samples, slide the threshold.
+"""The page: open an image, point at the nodule, sample, page through samples, slide the threshold.
 
 Served by NiceGUI (extra ``view``) on this computer alone: whoever can open the page can read files by their path.
 """
@@ -8,29 +8,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...bundle.segmenter import Segmenter
+from ...ensemble.inferer import drawing_settings
 from ...errors import InputError
-from ...plots.panel import CONSENSUS_COLOUR, SAMPLE_COLOUR
+from ...plots.panel import SAMPLE_COLOUR
 from .address import HOST
-from .case import Drawn, OpenCase, open_case
-from .layers import describe_readers, describe_sizes, draw_layers, format_point, seen_part
+from .case import OpenCase, Shown, open_case
+from .layers import describe_readers, describe_sizes, draw_layers, format_point
 from .picture import WINDOWS, find_scale, render, to_uri
 
-__all__ = ["serve"]
+if TYPE_CHECKING:
+    from .controls import Start
 
-# A control wears the colour of the outline that it moves.
-KEY = "border-left: 6px solid {}; padding-left: 6px"
+__all__ = ["serve"]
 
 
 def serve(
     segmenter: Segmenter,
     path: str | Path | None,
     readers: str | Sequence[str] | None,
-    start: Sequence[float] | None,
+    point: Sequence[float] | None,
     num_samples: int,
     seed: int,
     port: int,
@@ -42,25 +43,28 @@ def serve(
         segmenter: the loaded bundle.
         path: image to open at once, or ``None``.
         readers: its readers' masks.
-        start: its nodule, LPS millimetres; drawn at once if given.
+        point: its nodule, LPS millimetres; segmented at once if given.
         num_samples: to begin with.
         seed: to begin with.
         port: of the page, on 127.0.0.1.
         show: open the browser.
     """
     # Before the browser opens: a wrong path is an error of the command.
-    if path is not None:
-        open_case(path, segmenter, readers)
+    case = None if path is None else open_case(path, segmenter, readers)
 
     from nicegui import app, ui
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    from .controls import Start
+
     # A page elsewhere must not reach this one under a name of its own that leads to 127.0.0.1.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     lock = threading.Lock()
+    steps = drawing_settings(segmenter.inferer, segmenter.network)["num_inference_steps"]
+    start = Start(path, readers, point, num_samples, steps, seed)
 
     def root() -> None:
-        Page(segmenter, lock, path, readers, start, num_samples, seed)
+        Page(segmenter, lock, start, case)
 
     # Flushed: the address is wanted now, also through a pipe.
     print(f"Open http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
@@ -76,237 +80,155 @@ class Page:
 
     Args:
         segmenter: the loaded bundle, shared by all visitors.
-        lock: held while masks are drawn.
-        path: image to open at once, or ``None``.
-        readers: its readers' masks.
-        point: its nodule, LPS millimetres; drawn at once if given, or not needed.
-        num_samples: to begin with.
-        seed: to begin with.
+        lock: held while masks are sampled.
+        start: what the controls begin with.
+        case: the opened image of ``start``, or ``None``.
     """
 
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        lock: threading.Lock,
-        path: str | Path | None,
-        readers: str | Sequence[str] | None,
-        point: Sequence[float] | None,
-        num_samples: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, segmenter: Segmenter, lock: threading.Lock, start: Start, case: OpenCase | None) -> None:
+        from nicegui import ui
+
+        from .controls import Actions, Controls
+
         self.segmenter = segmenter
         self.lock = lock
         self.case: OpenCase | None = None
-        self.drawn: Drawn | None = None
-        self.point = point
+        self.shown: Shown | None = None
+        self.point = start.point
         self.done = 0
-        steps = segmenter.inferer.num_inference_steps or segmenter.network.num_inference_steps
-        joined = readers if isinstance(readers, str) or readers is None else ",".join(map(str, readers))
-        self._build(str(path or ""), joined or "", num_samples, steps, seed)
-        if path is not None:
-            from nicegui import ui
-
-            ui.timer(0.05, self._open, once=True)
-
-    def _build(self, path: str, readers: str, num_samples: int, steps: int, seed: int) -> None:
-        from nicegui import ui
-
-        ui.add_css(
-            ".seg-image img { image-rendering: pixelated } .seg-table td, .seg-table th { padding: 2px 10px 2px 0;"
-            " text-align: right; white-space: nowrap } .seg-table td:first-child, .seg-table th:first-child"
-            " { text-align: left } .seg-table { font-variant-numeric: tabular-nums }"
-            " .seg-table th { color: #666; font-weight: 600 }"
-        )
-        with ui.row().classes("w-full items-baseline gap-4"):
-            ui.label("medseglatdiff").classes("text-xl font-bold")
-            ui.label(self.segmenter.bundle_dir.name).classes("text-gray-600")
-            ui.label("Research software: not for diagnosis.").classes("text-gray-600 text-sm")
-        with ui.row().classes("w-full items-end gap-3 no-wrap"):
-            self.path = ui.input("PNG, JPEG, NIfTI, or folder of a DICOM series", value=path).classes("grow")
-            self.path.on("keydown.enter", self._open)
-            self.readers = ui.input("Readers' masks (may be empty; commas between)", value=readers).classes("grow")
-            self.readers.on("keydown.enter", self._open)
-            ui.button("Open", on_click=self._open).mark("open")
-        with ui.row().classes("w-full items-end gap-3"):
-            self.number = ui.number("Samples", value=num_samples, min=1, max=256, precision=0).classes("w-24")
-            self.steps = ui.number("Steps", value=steps, min=1, max=1000, precision=0).classes("w-24")
-            self.seed = ui.number("Seed", value=seed, precision=0).classes("w-24")
-            self.draw_button = ui.button("Draw masks", on_click=self._draw).mark("draw")
-            self.draw_button.disable()
-            self.spinner = ui.spinner(size="1.6em")
-            self.spinner.visible = False
-            self.message = ui.label("Give the path of an image, and open it.").classes("text-gray-700 message")
-        ui.timer(0.5, self._show_progress)
-        with ui.row().classes("w-full items-start gap-6"):
-            self._build_scout(ui)
-            self._build_result(ui)
-
-    def _build_scout(self, ui: Any) -> None:
-        """Whole slices of a volume, in which the nodule is clicked."""
-        with ui.column().classes("gap-1") as self.scout:
-            self.scout_title = ui.label().classes("font-bold")
-            self.scout_image = (
-                ui.interactive_image(sanitize=False, events=["mousedown"], on_mouse=self._click, cross="#ffb000")
-                .classes("scout-image")
-                .style("width: 384px")
-            )
-            self.scout_slice = ui.slider(min=0, max=1, step=1, value=0, on_change=lambda: self._show_scout())
-            self.scout_slice.style("width: 384px").props('aria-label="Slice of the scan"')
-            with ui.row().classes("items-center"):
-                ui.label("Window")
-                self.window = ui.toggle(list(WINDOWS), value="Lung", on_change=lambda: self._show_all())
-        self.scout.visible = False
-
-    def _build_result(self, ui: Any) -> None:
-        with ui.row().classes("items-start gap-6 no-wrap") as self.result:
-            with ui.column().classes("gap-1"):
-                self.base = ui.toggle(
-                    ["Image", "Confidence", "Entropy"], value="Image", on_change=lambda: self._show_base()
-                )
-                self.image = ui.interactive_image(sanitize=False).classes("seg-image").style("width: 480px")
-                self.slice_row = ui.row().classes("items-center no-wrap").style("width: 480px")
-                with self.slice_row:
-                    self.slice_label = ui.label().classes("w-32")
-                    self.slice = ui.slider(min=0, max=1, step=1, value=0, on_change=lambda: self._show_base())
-                    self.slice.props('aria-label="Slice"')
-            with ui.column().classes("gap-2").style("width: 400px"):
-                with ui.row().classes("w-full items-center no-wrap"):
-                    self.threshold_label = (
-                        ui.label().classes("w-56 shrink-0 threshold").style(KEY.format(CONSENSUS_COLOUR))
-                    )
-                    self.threshold = ui.slider(
-                        min=0.02, max=1.0, step=0.01, value=0.5, on_change=lambda: self._show_masks()
-                    )
-                    self.threshold.props('aria-label="Consensus threshold"')
-                with ui.row().classes("w-full items-center no-wrap"):
-                    self.sample_label = ui.label().classes("w-56 shrink-0").style(KEY.format(SAMPLE_COLOUR))
-                    self.sample = ui.slider(min=1, max=2, step=1, value=1, on_change=lambda: self._show_masks())
-                    self.sample.props('aria-label="Sample"')
-                with ui.row().classes("gap-x-1 gap-y-0"):
-                    self.layers = {
-                        name: ui.checkbox(name, value=name != "All samples", on_change=lambda: self._show_masks())
-                        for name in ("Consensus", "Sample", "All samples", "Readers")
-                    }
-                self.sizes = ui.html(sanitize=False).classes("sizes")
-                self.comparison = ui.html(sanitize=False).classes("comparison")
-        self.result.visible = False
+        actions = Actions(
+            self._open, self._segment, self._click, self._show_progress, self._show_scan, self._show_all,
+            self._show_base, self._show_masks,
+        )  # fmt: skip
+        self.controls = Controls(segmenter.bundle_dir.name, start, actions)
+        if case is not None:
+            ui.timer(0.05, lambda: self._take(case), once=True)
 
     async def _open(self) -> None:
         from nicegui import run
 
-        self.result.visible = self.scout.visible = False
-        self.draw_button.disable()
-        self.case = self.drawn = None
-        path, readers = self.path.value.strip(), self.readers.value.strip()
+        controls = self.controls
+        controls.result.visible = controls.scan.visible = False
+        controls.segment.disable()
+        self.case = self.shown = None
+        path, readers = controls.path.value.strip(), controls.readers.value.strip()
         if not path:
-            self.message.text = "Give the path of an image, and open it."
+            controls.message.text = "Give the path of an image, and open it."
             return
-        self.message.text = "Opening …"
+        controls.message.text = "Opening …"
         try:
             case = await run.io_bound(open_case, path, self.segmenter, readers or None)
-            if case is None:
-                # The server is stopping.
-                return
-            if case.needs_point:
-                number = case.num_slices // 2 if self.point is None else case.find_slice(self.point)
-                await run.io_bound(case.read_slice, number)
         except InputError as error:
-            self.message.text = str(error)
+            controls.message.text = str(error)
             return
+        # None if the server is stopping.
+        if case is not None:
+            await self._take(case)
+
+    async def _take(self, case: OpenCase) -> None:
+        """Show an opened image, and segment it where it is known what in it."""
+        from nicegui import run
+
+        controls = self.controls
+        if case.needs_point:
+            number = case.num_slices // 2 if self.point is None else case.find_slice(self.point)
+            try:
+                await run.io_bound(case.read_slice, number)
+            except InputError as error:
+                controls.message.text = str(error)
+                return
         self.case = case
-        if not case.needs_point:
-            self.draw_button.enable()
-            await self._draw()
-            return
-        self.scout.visible = True
-        self.scout_slice.props(f"max={case.num_slices - 1}")
-        self.scout_slice.value = number
-        self._show_scout()
-        self.message.text = "Click on the nodule."
-        if self.point is not None:
-            self.draw_button.enable()
-            await self._draw()
+        if case.needs_point:
+            controls.scan.visible = True
+            controls.scan_slice.props(f"max={case.num_slices - 1}")
+            controls.scan_slice.value = number
+            self._show_scan()
+            controls.message.text = "Click on the nodule."
+        if self.point is not None or not case.needs_point:
+            controls.segment.enable()
+            await self._segment()
 
     async def _click(self, event: Any) -> None:
         if self.case is None:
             return
-        number = int(self.scout_slice.value)
+        number = int(self.controls.scan_slice.value)
         scale = find_scale(self.case.read_slice(number).shape[1:])
         self.point = self.case.pixel_to_point(number, event.image_y / scale - 0.5, event.image_x / scale - 0.5)
-        self.draw_button.enable()
-        self._show_scout()
-        await self._draw()
+        self.controls.segment.enable()
+        self._show_scan()
+        await self._segment()
 
-    async def _draw(self) -> None:
+    async def _segment(self) -> None:
         from nicegui import run
 
-        case = self.case
+        case, controls = self.case, self.controls
         if case is None:
             return
-        self.draw_button.disable()
-        self.spinner.visible = True
+        controls.segment.disable()
+        controls.spinner.visible = True
         self.done = 0
-        self.message.text = "Drawing …"
+        controls.message.text = "Drawing …"
         try:
-            number, steps, seed = (int(field.value) for field in (self.number, self.steps, self.seed))
+            number, steps, seed = (int(field.value) for field in (controls.number, controls.steps, controls.seed))
             point = self.point if case.needs_point else None
-            drawn = await run.io_bound(self._draw_locked, case, number, steps, seed, point)
+            shown = await run.io_bound(self._segment_locked, case, number, steps, seed, point)
         except InputError as error:
-            self.message.text = str(error)
+            controls.message.text = str(error)
             return
         except TypeError:
-            self.message.text = "Samples, steps and seed must be whole numbers."
+            controls.message.text = "Samples, steps and seed must be whole numbers."
             return
         finally:
-            self.spinner.visible = False
-            self.draw_button.enable()
+            controls.spinner.visible = False
+            controls.segment.enable()
         if case is not self.case:
             # Another image was opened meanwhile.
             return
-        self.drawn = drawn
-        self._show_drawn()
+        self.shown = shown
+        self._show_ensemble(case)
 
-    def _draw_locked(self, case: OpenCase, number: int, steps: int, seed: int, point: Sequence[float] | None) -> Drawn:
+    def _segment_locked(
+        self, case: OpenCase, number: int, steps: int, seed: int, point: Sequence[float] | None
+    ) -> Shown:
         def report(done: int) -> None:
             self.done = done
 
         with self.lock:
-            return case.draw(number, steps, seed, point, report=report)
+            return case.segment(number, steps, seed, point, progress=report)
 
     def _show_progress(self) -> None:
-        if self.spinner.visible and self.case is not None and self.case.needs_point:
-            self.message.text = f"Drawing … {self.done} slice(s) done"
+        if self.controls.spinner.visible and self.case is not None and self.case.needs_point:
+            self.controls.message.text = f"Drawing … {self.done} slice(s) done"
 
-    def _show_drawn(self) -> None:
-        drawn = self.drawn
-        assert drawn is not None
-        count, slices = len(drawn.samples), len(drawn.confidence)
-        self.sample.props(f"max={count}")
-        self.sample.value = 1
-        self.slice.props(f"max={slices - 1}")
-        self.slice.value = drawn.clicked
-        self.slice_row.visible = slices > 1
-        self.threshold.value = drawn.threshold
-        self.layers["Readers"].visible = drawn.readers is not None
-        self.comparison.visible = drawn.readers is not None
-        where = "" if not self.case or not self.case.needs_point else f" at {format_point(self.point)} mm"
-        self.message.text = " ".join([f"{count} masks drawn of {slices} slice(s){where}.", *drawn.notes])
-        self.result.visible = True
+    def _show_ensemble(self, case: OpenCase) -> None:
+        shown, controls = self.shown, self.controls
+        if shown is None:
+            return
+        count, slices = shown.ensemble.samples.shape[:2]
+        controls.sample.props(f"max={count}")
+        controls.sample.value = 1
+        controls.slice.props(f"max={slices - 1}")
+        controls.slice.value = shown.ensemble.clicked
+        controls.slice_row.visible = slices > 1
+        controls.threshold.value = shown.threshold
+        controls.layers["Readers"].visible = controls.comparison.visible = shown.readers is not None
+        where = f" at {format_point(self.point)} mm" if case.needs_point else ""
+        controls.message.text = " ".join([f"{count} masks drawn of {slices} slice(s){where}.", *shown.notes])
+        controls.result.visible = True
         self._show_base()
 
     def _show_all(self) -> None:
-        self._show_scout()
-        if self.drawn is not None:
-            self._show_base()
+        self._show_scan()
+        self._show_base()
 
-    def _show_scout(self) -> None:
-        case = self.case
+    def _show_scan(self) -> None:
+        case, controls = self.case, self.controls
         if case is None or not case.needs_point:
             return
-        number = int(self.scout_slice.value)
+        number = int(controls.scan_slice.value)
         plane = case.read_slice(number)
-        self.scout_title.text = f"Slice {number + 1} of {case.num_slices}, from the feet"
-        self.scout_image.set_source(to_uri(render(plane.as_tensor().numpy()[0], WINDOWS[self.window.value])))
+        controls.scan_title.text = f"Slice {number + 1} of {case.num_slices}, from the feet"
+        controls.scan_image.set_source(to_uri(render(plane.as_tensor().numpy()[0], WINDOWS[controls.window.value])))
         mark = ""
         if self.point is not None and case.find_slice(self.point) == number:
             affine = np.asarray(plane.affine, dtype=float)
@@ -314,39 +236,38 @@ class Page:
             scale = find_scale(plane.shape[1:])
             x, y = (float(value + 0.5) * scale for value in (column, row))
             mark = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="16" fill="none" stroke="{SAMPLE_COLOUR}" stroke-width="2"/>'
-        self.scout_image.set_content(mark)
+        controls.scan_image.set_content(mark)
 
     def _show_base(self) -> None:
         """The picture below the outlines, of the part that the network saw."""
-        drawn = self.drawn
-        if drawn is None:
+        shown, controls = self.shown, self.controls
+        if shown is None:
             return
-        number = int(self.slice.value)
-        part = seen_part(drawn)
-        self.slice_label.text = f"Slice {number + 1} of {len(drawn.confidence)}"
-        if self.base.value == "Image":
-            plane = drawn.images[number][:, part[0], part[1]]
-            window = WINDOWS[self.window.value] if self.case is not None and self.case.needs_point else None
-            picture = render(plane[0] if len(plane) == 1 else plane.transpose(1, 2, 0), window)
+        number = int(controls.slice.value)
+        plane = shown.ensemble.plane(number)
+        controls.slice_label.text = f"Slice {number + 1} of {len(shown.ensemble.confidence)}"
+        if controls.base.value == "Image":
+            image = plane.planes[0].as_tensor().numpy()[:, shown.part[0], shown.part[1]]
+            window = WINDOWS[controls.window.value] if self.case is not None and self.case.needs_point else None
+            picture = render(image[0] if len(image) == 1 else image.transpose(1, 2, 0), window)
+        elif controls.base.value == "Confidence":
+            picture = render(plane.confidence[shown.part], colours="magma")
         else:
-            share = drawn.confidence[number][part]
-            if self.base.value == "Entropy":
-                clipped = np.clip(share, 1e-7, 1 - 1e-7)
-                share = -(clipped * np.log2(clipped) + (1 - clipped) * np.log2(1 - clipped))
-            picture = render(share, colours="magma" if self.base.value == "Confidence" else "viridis")
-        self.image.set_source(to_uri(picture))
+            picture = render(plane.entropy()[shown.part], colours="viridis")
+        controls.image.set_source(to_uri(picture))
         self._show_masks()
 
     def _show_masks(self) -> None:
         """Outlines and numbers at the threshold."""
-        drawn = self.drawn
-        if drawn is None:
+        shown, controls = self.shown, self.controls
+        if shown is None:
             return
-        threshold, sample, number = float(self.threshold.value), int(self.sample.value) - 1, int(self.slice.value)
-        shown = [name for name, box in self.layers.items() if box.value and box.visible]
-        self.image.set_content(draw_layers(drawn, threshold, sample, number, shown))
-        self.threshold_label.text = f"Consensus ≥ {threshold:.2f} of samples"
-        self.sample_label.text = f"Sample {sample + 1} of {len(drawn.samples)}"
-        self.sizes.set_content(describe_sizes(drawn, threshold, sample, number))
-        if drawn.readers is not None:
-            self.comparison.set_content(describe_readers(drawn, threshold))
+        threshold, sample = float(controls.threshold.value), int(controls.sample.value) - 1
+        number = int(controls.slice.value)
+        names = [name for name, box in controls.layers.items() if box.value and box.visible]
+        controls.image.set_content(draw_layers(shown, threshold, sample, number, names))
+        controls.threshold_label.text = f"Consensus ≥ {threshold:.2f} of samples"
+        controls.sample_label.text = f"Sample {sample + 1} of {len(shown.ensemble.samples)}"
+        controls.sizes.set_content(describe_sizes(shown, threshold, sample, number))
+        if shown.readers is not None:
+            controls.comparison.set_content(describe_readers(shown, threshold))

@@ -13,20 +13,7 @@ import numpy as np
 from PIL import Image
 from skimage.measure import find_contours
 
-from ...plots.comparison import READER_COLOURS
-from ...plots.panel import CONSENSUS_COLOUR, SAMPLE_COLOUR
-
-__all__ = [
-    "CONSENSUS_COLOUR",
-    "READER_COLOURS",
-    "SAMPLE_COLOUR",
-    "WINDOWS",
-    "find_scale",
-    "render",
-    "to_path",
-    "to_svg",
-    "to_uri",
-]
+__all__ = ["WINDOWS", "find_scale", "render", "to_path", "to_svg", "to_uri"]
 
 # Longest side of the picture that is sent, pixels.
 SIDE = 640

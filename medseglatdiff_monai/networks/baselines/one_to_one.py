@@ -34,7 +34,7 @@ class OneToOneSegmenter(nn.Module):
     # What evaluation asks of every segmenter: there is no codec whose figures could be reported, and one network call.
     mask_codec = None
     num_inference_steps = 1
-    sampler = "none"
+    sampler: str | None = None
 
     def __init__(self, network: nn.Module, downsampling: int = 1, num_samples: int = 1) -> None:
         super().__init__()

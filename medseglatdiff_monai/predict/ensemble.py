@@ -1,0 +1,191 @@
+"""Sampled masks on the grid of their image: the one object that commands, pages and files are made from.
+
+Confidence is the share of the samples that contain a pixel, consensus where it reaches a threshold, entropy that of the
+confidence. Whoever wants an area, a volume or an agreement asks the ensemble.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from ..ensemble.fusion import reaches
+from ..ensemble.summary import measure_entropy
+from ..metrics.distances import pairwise_iou
+from .measure import Measurement, longest_diameter
+
+__all__ = ["Ensemble", "stack_planes"]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """N samples of a plane (H, W), or of S neighbouring slices (S, H, W) from the feet upwards.
+
+    Attributes:
+        samples: (N, H, W) or (N, S, H, W) bool.
+        confidence: (H, W) or (S, H, W) float32 in [0, 1].
+        fused: what the sampling settings' fusion and threshold make of the samples, (H, W) or (S, H, W) bool.
+        seen: (top, left, bottom, right) of the part that the network saw; outside it all is background.
+        affine: (4, 4), (row, column, slice) to RAS millimetres; ``None`` of a picture, which has no millimetres.
+        planes: the planes (C, H, W) that were segmented; empty if the ensemble was read from a file.
+        voxel_mm3: ``None`` where it is unknown or a volume means nothing, as of one slice.
+        clicked: index of the slice of the point.
+        ended: why it ends towards the feet and towards the head: ``"empty"`` (the consensus of the last slice is),
+            ``"volume"`` (the scan ends), ``"reach"`` or ``"slices"`` (a limit of the call).
+    """
+
+    samples: np.ndarray
+    confidence: np.ndarray
+    fused: np.ndarray
+    seen: tuple[int, int, int, int]
+    affine: np.ndarray | None = None
+    planes: tuple[MetaTensor, ...] = ()
+    voxel_mm3: float | None = None
+    clicked: int = 0
+    ended: tuple[str, str] = ("slices", "slices")
+
+    def consensus(self, threshold: float | None = None) -> np.ndarray:
+        """(H, W) or (S, H, W) bool: where the confidence reaches the threshold in (0, 1]; with ``None``, ``fused``."""
+        return self.fused if threshold is None else reaches(self.confidence, threshold)
+
+    def entropy(self) -> np.ndarray:
+        """(H, W) or (S, H, W) float32 in [0, 1] bit."""
+        return measure_entropy(torch.from_numpy(self.confidence)).numpy()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What is stored of it: ``samples``, ``confidence``, ``consensus``, ``entropy``, ``affine`` if it has one."""
+        maps = {"confidence": self.confidence, "consensus": self.fused, "entropy": self.entropy()}
+        return {"samples": self.samples, **maps, **({} if self.affine is None else {"affine": self.affine})}
+
+    def plane(self, number: int) -> Ensemble:
+        """Slice ``number`` by itself."""
+        planes = self.planes[number : number + 1]
+        affine = np.asarray(planes[0].affine, dtype=float) if planes and self.affine is not None else self.affine
+        return Ensemble(self.samples[:, number], self.confidence[number], self.fused[number], self.seen, affine, planes)
+
+    def volume_mm3(self, threshold: float | None = None) -> Measurement | None:
+        """Volume of all slices; ``None`` without ``voxel_mm3``."""
+        if self.voxel_mm3 is None:
+            return None
+        volumes = (self._sample_areas.sum(1) * self.voxel_mm3).tolist()
+        return Measurement(self.measure_volume(self.consensus(threshold)), volumes)
+
+    def diameter_mm(self, threshold: float | None = None) -> Measurement | None:
+        """Longest axial diameter over all slices; ``None`` of a picture."""
+        if self.affine is None:
+            return None
+        return Measurement(self.measure_diameter(self.consensus(threshold)), self._sample_diameters)
+
+    def area_pixels(self, threshold: float | None = None, number: int | None = None) -> Measurement:
+        """Pixels in slice ``number``, by default in the clicked one."""
+        number = self.clicked if number is None else number
+        area = self.measure_area(self.consensus(threshold), number)
+        return Measurement(area, self._sample_areas[:, number].tolist())
+
+    def area_mm2(self, threshold: float | None = None, number: int | None = None) -> Measurement | None:
+        """Area in slice ``number``, by default in the clicked one; ``None`` of a picture."""
+        if self.affine is None:
+            return None
+        pixels = self.area_pixels(threshold, number)
+        return Measurement(pixels.consensus * self.pixel_mm2, [count * self.pixel_mm2 for count in pixels.samples])
+
+    def agreement(self) -> float | None:
+        """Mean IoU of two different samples over all slices, both empty → 1; ``None`` of a single sample."""
+        number = len(self.samples)
+        if number < 2:
+            return None
+        table = pairwise_iou(self.samples[None], self.samples[None])[0]
+        return float((table.sum() - table.diagonal().sum()) / (number * (number - 1)))
+
+    def mean_entropy(self) -> float:
+        """Mean entropy over the pixels that at least one sample contains, in bit; 0 where all samples are empty.
+
+        Over the whole image the figure would tell of the background's size.
+        """
+        union = self.samples.any(axis=0)
+        return float(self.entropy()[union].mean()) if union.any() else 0.0
+
+    def describe(self) -> dict[str, Any]:
+        """JSON values of a nodule: ``volume_mm3`` or ``None``, ``longest_diameter_mm``, ``area_mm2`` and ``agreement``.
+
+        ``agreement`` is ``{"mean_pairwise_iou"}``; the sizes are those of :meth:`Measurement.describe`.
+        """
+        sizes = {
+            "volume_mm3": self.volume_mm3(), "longest_diameter_mm": self.diameter_mm(), "area_mm2": self.area_mm2(),
+        }  # fmt: skip
+        agreement = self.agreement()
+        return {
+            **{name: None if size is None else size.describe() for name, size in sizes.items()},
+            "agreement": {"mean_pairwise_iou": None if agreement is None else round(agreement, 4)},
+        }
+
+    def find_cut_ends(self) -> list[tuple[str, str]]:
+        """``"feet"`` or ``"head"``, and why, where the search ended before the consensus was empty."""
+        ends = zip(("feet", "head"), self.ended, (0, -1), strict=True)
+        return [(side, end) for side, end, place in ends if end != "empty" and self.fused[place].any()]
+
+    def measure_volume(self, mask: np.ndarray) -> float:
+        """Volume in mm³ of a mask (S, H, W) on this grid, which must have ``voxel_mm3``."""
+        assert self.voxel_mm3 is not None
+        return float(mask.sum() * self.voxel_mm3)
+
+    def measure_diameter(self, mask: np.ndarray) -> float:
+        """Longest axial diameter in mm of a mask (H, W) or (S, H, W) on this grid, which must have an ``affine``."""
+        assert self.affine is not None
+        edges = self.affine[:3, :2]
+        return max(longest_diameter(plane, edges) for plane in mask.reshape(-1, *mask.shape[-2:]))
+
+    def measure_area(self, mask: np.ndarray, number: int | None = None) -> int:
+        """Pixels of a mask (H, W) or (S, H, W) in slice ``number``, by default in the clicked one."""
+        return int(mask.reshape(-1, *mask.shape[-2:])[self.clicked if number is None else number].sum())
+
+    @functools.cached_property
+    def pixel_mm2(self) -> float:
+        """Area of a pixel; the ensemble must have an ``affine``."""
+        assert self.affine is not None
+        return float(np.linalg.norm(np.cross(self.affine[:3, 0], self.affine[:3, 1])))
+
+    # Of the samples once: a page asks at every move of the threshold.
+    @functools.cached_property
+    def _sample_areas(self) -> np.ndarray:
+        """(N, S), pixels."""
+        areas = self.samples.sum((-2, -1))
+        return areas.reshape(len(areas), -1)
+
+    @functools.cached_property
+    def _sample_diameters(self) -> list[float]:
+        return [self.measure_diameter(sample) for sample in self.samples]
+
+
+def stack_planes(
+    planes: Sequence[Ensemble],
+    clicked: int = 0,
+    ended: tuple[str, str] = ("slices", "slices"),
+    voxel_mm3: float | None = None,
+) -> Ensemble:
+    """Ensembles (N, H, W) of neighbouring planes as one (N, S, H, W), from the feet upwards.
+
+    The affine's last column is the mean distance of the slices, if they are unevenly spaced.
+    """
+    affine = planes[0].affine
+    last = planes[-1].affine
+    if affine is not None and last is not None and len(planes) > 1:
+        affine = affine.copy()
+        affine[:3, 2] = (last[:3, 3] - affine[:3, 3]) / (len(planes) - 1)
+    return Ensemble(
+        samples=np.stack([plane.samples for plane in planes], axis=1),
+        confidence=np.stack([plane.confidence for plane in planes]),
+        fused=np.stack([plane.fused for plane in planes]),
+        seen=planes[0].seen,
+        affine=affine,
+        planes=tuple(image for plane in planes for image in plane.planes),
+        voxel_mm3=voxel_mm3,
+        clicked=clicked,
+        ended=ended,
+    )
