@@ -20,7 +20,7 @@ from monai.data import MetaTensor
 
 from medseglatdiff_monai.bundle.config import bundles_dir
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
-from medseglatdiff_monai.predict.image import predict_image
+from medseglatdiff_monai.predict.image import segment_image
 
 pytestmark = pytest.mark.integration
 
@@ -69,7 +69,7 @@ def test_operator_draws_the_masks_of_the_bundle(deploy_python: Path, tmp_path: P
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     segmenter = load_segmenter(LUNG, device="cpu")
-    expected = predict_image(MetaTensor(torch.from_numpy(image)), segmenter).consensus
+    expected = segment_image(segmenter, MetaTensor(torch.from_numpy(image))).consensus()
     found = np.load(tmp_path / "mask.npy")
     assert expected.any()
     np.testing.assert_array_equal(found.astype(bool), expected)
