@@ -42,7 +42,7 @@ class SegmentedNodule:
         start: index of the first slice among the series' files.
         consensus: (X, Y, slices) bool or uint8: columns, rows, slices of the series.
         confidence: (X, Y, slices) float32 in [0, 1].
-        measurements: see :func:`~medseglatdiff_monai.predict.measure.measure_nodule`.
+        measurements: see :meth:`~medseglatdiff_monai.predict.ensemble.Ensemble.describe`.
     """
 
     start: int
