@@ -249,7 +249,7 @@ def test_a_bundle_made_so_can_be_a_source(made: Path, tmp_path: Path) -> None:
     assert targets == [
         step["_target_"] for step in load_stage_config(SKIN, "inference")["preprocessing_transforms"]
     ]  # fmt: skip
-    assert stages_that_know(root, "draws") == ["train", "scoring"]
+    assert stages_that_know(root, "draws") == ["train"]
     assert stages_that_know(root, "scoring_samples") == ["scoring"]
 
 
