@@ -247,7 +247,7 @@ def test_a_bundle_made_so_can_be_a_source(made: Path, tmp_path: Path) -> None:
     assert targets == [
         step["_target_"] for step in load_stage_config(SKIN, "inference")["preprocessing_transforms"]
     ]  # fmt: skip
-    assert Bundle(root).stages_that_know("draws") == ["train", "scoring"]
+    assert Bundle(root).stages_that_know("draws") == ["train"]
     assert Bundle(root).stages_that_know("scoring_samples") == ["scoring"]
 
 

@@ -21,7 +21,10 @@ from .json_style import dump_config
 __all__ = ["build_all", "build_bundle", "build_stage", "build_stages", "write_run_folder"]
 
 # A run may be continued with more time, more epochs or another use of memory and workers; everything else must stay.
-FREE_KEYS = {"max_minutes", "deadline", "max_epochs", "num_workers", "cache_workers", "cache_rate", "tracking_uri"}
+FREE_KEYS = {
+    "max_minutes", "deadline", "max_epochs", "num_workers", "cache_workers", "cache_rate", "tracking_uri",
+    "log_interval",
+}  # fmt: skip
 
 
 def build_stages(configs_dir: Path, bundle_name: str) -> dict[str, dict[str, Any]]:

@@ -27,8 +27,8 @@ __all__ = ["check_runs", "keep_codecs", "read_costs", "share_codecs", "trained_o
 # Keys that change where or how fast a stage is trained, not what comes out.
 WITHOUT_EFFECT = {
     "bundle_root", "output_dir", "dataset_dir", "weights", "image_codec_weights", "mask_codec_weights", "tracking_uri",
-    "tracker", "tracked_parameters", "experiment_name", "max_minutes", "num_workers", "cache_workers", "cache_rate",
-    "checkpoint_interval", "device", "stage",
+    "experiment_name", "max_minutes", "deadline", "num_workers", "cache_workers", "cache_rate", "checkpoint_interval",
+    "log_interval", "device", "stage",
 }  # fmt: skip
 
 
