@@ -148,12 +148,14 @@ class SplitRule:
         """Check the arguments, and read the file if there is one.
 
         Raises:
-            InputError: both a file and ratios, or one of them cannot be used.
+            InputError: both a file and ratios, one of them cannot be used, or a seed that is no integer.
         """
         if split_file is not None and ratios is not None:
             raise InputError("--split-file and --ratios exclude each other: give one of them.")
         if ratios is not None:
             parse_ratios(ratios)  # a bad value is an error now, not after an hour of reading
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise InputError(f"--seed is {seed!r}; expected an integer.")
         return cls(None if split_file is None else read_split_file(split_file), ratios, seed)
 
     def arguments(self) -> dict[str, Any]:

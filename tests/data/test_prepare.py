@@ -297,6 +297,7 @@ def test_other_damaged_folders(tmp_path, damage, message):
     ("source", "arguments", "message"),
     [
         ("lidc-slice", {}, r"unknown source 'lidc-slice'\. Did you mean 'lidc-slices'"),
+        ("folder", {"seed": 1.5}, r"--seed is 1\.5"),
         ("folder", {"crop": 128}, r"--crop does not concern the source 'folder'"),
         ("folder", {"whole_slice": 128}, r"--whole-slice does not concern"),
         ("lidc-slices", {"crop": 64}, r"--crop 64: the published crops are 128×128; leave --crop out"),
