@@ -22,18 +22,18 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 # Short name of a bundle's result files → folder, what a case is, which image data it comes from.
 BUNDLES = {
-    "lung": ("lung_nodule_ct_latent_diffusion", "slices", "LIDC-IDRI (LIDCv1 crops, four readers)"),
-    "skin": ("skin_lesion_dermoscopy_latent_diffusion", "images", "ISIC-2018 Task 1 (one reader)"),
-    "polyp": ("polyp_colonoscopy_latent_diffusion", "frames", "CVC-ClinicDB (one reader), split by sequence"),
+    "lung": ("lung_nodule_ct_latent_diffusion", "slices", "LIDC-IDRI (LIDCv1 crops, four raters)"),
+    "skin": ("skin_lesion_dermoscopy_latent_diffusion", "images", "ISIC-2018 Task 1 (one rater)"),
+    "polyp": ("polyp_colonoscopy_latent_diffusion", "frames", "CVC-ClinicDB (one rater), split by sequence"),
 }
 # The worked example, whose weights are not shipped.
-EXAMPLE = ("retinal_vessel_fundus_latent_diffusion", "images", "CHASE_DB1 (two readers)")
+EXAMPLE = ("retinal_vessel_fundus_latent_diffusion", "images", "CHASE_DB1 (two raters)")
 # What a model card shows → what it says beside the figure.
 CARD = {
     "ged_v": "lower is better",
     "ged_u": "without self-pairs",
     "hm_iou": "higher is better",
-    "dice": "against the readers' consensus (at least half of them), where not empty",
+    "dice": "against the raters' consensus (at least half of them), where not empty",
     "iou": "likewise",
     "dice_native": "",
     "ece_band": "pooled over the cases, 15 bins",
@@ -55,8 +55,8 @@ DRAWING = (
 SPEED_PLOTS = {"speed_cpu": "speed.png", "speed_cuda": "speed_cuda.png"}
 # Of more systems the table says enough.
 MAX_SYSTEMS_IN_A_SENTENCE = 3
-# What says nothing where there is one reader, whose mask is never empty.
-SEVERAL_READERS = ("ged_u", "ece_band", "samples_nonempty", "raters_nonempty", "codec_mask_ged")
+# What says nothing where there is one rater, whose mask is never empty.
+SEVERAL_RATERS = ("ged_u", "ece_band", "samples_nonempty", "raters_nonempty", "codec_mask_ged")
 
 
 def read(name: str) -> dict | None:
@@ -82,7 +82,7 @@ def table(described: tuple[str, str, str], result: dict) -> str:
     summary, origin = result["summary"], result["provenance"]
     lines = ["| metric | value | |", "|---|---|---|"]
     for metric, note in CARD.items():
-        hidden = metric in SEVERAL_READERS if "one reader" in data else metric == "dice_native"
+        hidden = metric in SEVERAL_RATERS if "one rater" in data else metric == "dice_native"
         if summary.get(metric) is not None and not hidden:
             column = COLUMNS[metric]
             lines.append(f"| {column.title} | {summary[metric]:.{column.digits}f} | {note} |")
@@ -128,7 +128,7 @@ def training_text(record: dict) -> str:
     gpu = " (no GPU)" if origin["device"] == "cpu" else ""
     start = f" Started from {initial}." if initial else ""
     last = "scoring step" if "scoring" in record["stages"] else "diffusion step"
-    drawn = "samples of each" if "scoring" in record["stages"] else "draws of reader, noise and timestep"
+    drawn = "samples of each" if "scoring" in record["stages"] else "draws of rater, noise and timestep"
     return (
         f"Trained on {origin['threads']} shared core(s) of an {origin['processor']}{gpu}: {'; '.join(stages)} of "
         f"wall time, each {last} {record['batch_size']} images with {record['draws']} {drawn}; "
@@ -230,7 +230,7 @@ def comparison(name: str, trained: str) -> str:
     differences = differences and f"\n\nDifferences to “Ours”, with their intervals: {differences}."
     head = (
         f"{measured['num_cases']} {result['dataset']['split']} slices of {measured['num_groups']} patients, LIDCv1 "
-        "crops with four readers; 16 samples; 95% bootstrap intervals by patient. An asterisk marks a difference from "
+        "crops with four raters; 16 samples; 95% bootstrap intervals by patient. An asterisk marks a difference from "
         "“Ours” whose interval excludes 0 and whose Wilcoxon signed-rank p is below 5% after Holm's correction: it "
         "holds for other patients, not for another training, of which there is one each. Every system had the same "
         f"minutes on one shared core of an {result['provenance']['processor']}, codecs included: this ranks what "
@@ -318,8 +318,8 @@ def volumes() -> str:
     summary = result["summary"]
     first = summary["shared_noise"]
     lines = [
-        f"| noise | volumes of readers who marked it ({first['readers_who_marked_it']['count']}) | all reader slots "
-        f"({first['all_reader_slots']['count']}), unmarked = 0 | median width / readers' mean |",
+        f"| noise | volumes of raters who marked it ({first['readers_who_marked_it']['count']}) | all rater slots "
+        f"({first['all_reader_slots']['count']}), unmarked = 0 | median width / raters' mean |",
         "|---|---|---|---|",
     ]
     for key, name in (("shared_noise", "shared over the slices"), ("independent_noise", "independent in each slice")):
@@ -335,24 +335,24 @@ def volumes() -> str:
     )
     head = (
         f"On {len(result['nodules'])} nodules of the LIDC {result['split']} part, {result['num_samples']} samples "
-        "each, the interval should hold nine in ten of the readers' volumes:"
+        "each, the interval should hold nine in ten of the raters' volumes:"
     )
     return f"{head}\n\n" + "\n".join(lines) + f"\n\n{text}\n\nFrom `benchmarks/results/volume_coverage.json`."
 
 
 def volume_bias() -> str:
-    """How far the volumes are from the readers', in a sentence or two."""
+    """How far the volumes are from the raters', in a sentence or two."""
     result = read("volume_coverage")
     if result is None:
-        return "How far volumes are from the readers' has not been measured."
+        return "How far volumes are from the raters' has not been measured."
     first = result["summary"]["shared_noise"]
     low, mean = first["median_relative_bias"], first["median_relative_bias_with_empty"]
     return (
         f"Over {len(result['nodules'])} nodules the samples' median is {abs(low):.0%} "
-        f"{'below' if low < 0 else 'above'} the mean of the readers who marked the nodule (median over nodules); where "
+        f"{'below' if low < 0 else 'above'} the mean of the raters who marked the nodule (median over nodules); where "
         f"empty masks count as 0 on both sides, the samples' mean is {abs(mean):.0%} "
-        f"{'below' if mean < 0 else 'above'} that of all four readers. The 90% interval holds "
-        f"{first['readers_who_marked_it']['coverage']:.0%} of the volumes of readers who marked it."
+        f"{'below' if mean < 0 else 'above'} that of all four raters. The 90% interval holds "
+        f"{first['readers_who_marked_it']['coverage']:.0%} of the volumes of raters who marked it."
     )
 
 

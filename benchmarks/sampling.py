@@ -118,8 +118,8 @@ def main() -> None:
     for item in tqdm(items, desc="Drawing"):
         loaded = segmenter.preprocessing({"image": item["image"], "label": item["label"]})
         image = loaded["image"].as_tensor()[None].to(segmenter.device)
-        readers = loaded["label"].as_tensor()[None] > 0
-        readers_consensus = fuse_masks(readers)
+        raters = loaded["label"].as_tensor()[None] > 0
+        raters_consensus = fuse_masks(raters)
         for name, draw in ways.items():
             masks = draw(image, item["case"]).cpu()
             consensus = mean_mask(masks) >= segmenter.inferer.threshold - 1e-6
@@ -127,9 +127,9 @@ def main() -> None:
                 {
                     "case": item["case"],
                     "group": item["group"],
-                    "ged_v": float(generalized_energy_distance(masks, readers)),
-                    "hm_iou": float(hungarian_matched_iou(masks, readers)),
-                    "dice": float(dice_score(consensus, readers_consensus)) if readers_consensus.any() else math.nan,
+                    "ged_v": float(generalized_energy_distance(masks, raters)),
+                    "hm_iou": float(hungarian_matched_iou(masks, raters)),
+                    "dice": float(dice_score(consensus, raters_consensus)) if raters_consensus.any() else math.nan,
                     "diversity": float(sample_diversity(masks)),
                     "samples_nonempty": float(masks.flatten(2).any(2).float().mean()),
                 }

@@ -56,7 +56,7 @@ def make_stage_step(picture: Picture, stage: str, device: torch.device) -> tuple
     # What the augmentation cuts its window out of is larger.
     has_window = "augmentation#window" in parser and parser.get_parsed_content("augmentation").window is not None
     side = int(parser.get_parsed_content("crop_size" if has_window else "image_size"))
-    step = make_step(parser, batch_size, picture.readers, side)
+    step = make_step(parser, batch_size, picture.raters, side)
     return step, {"bundle": picture.bundle, "stage": stage, "batch_size": batch_size, "side": side}
 
 

@@ -48,14 +48,14 @@ class Picture:
     Attributes:
         name: what it is, in the tables.
         bundle: whose configuration has its networks.
-        readers: masks of a training image.
+        raters: masks of a training image.
         numbers: of samples.
         overrides: of the configuration's keys; for tests.
     """
 
     name: str
     bundle: str
-    readers: int
+    raters: int
     numbers: tuple[int, ...]
     overrides: Mapping[str, Any] = field(default_factory=dict)
 

@@ -27,7 +27,7 @@ from medseglatdiff_monai.training.record import count_multiply_accumulates
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = "lung_nodule_ct_latent_diffusion"
-SEED, READERS, LONG = 0, 4, 25
+SEED, RATERS, LONG = 0, 4, 25
 BATCH_SIZE, REPEATS = 8, 2
 VOLUME_SIDES, VOLUME_SAMPLES, VOLUME_STEPS = (32, 64), 4, 10
 
@@ -55,21 +55,21 @@ def make_stage(stage: str, experiment: str | None, bundle: str = BUNDLE, **overr
 
 
 def make_step(
-    parser: ConfigParser, batch_size: int, readers: int = READERS, side: int | None = None
+    parser: ConfigParser, batch_size: int, raters: int = RATERS, side: int | None = None
 ) -> Callable[[], None]:
     """One step of training as the stage's trainer does it: augmentation, forward and backward pass, optimiser.
 
     Args:
         parser: the stage.
         batch_size: images a step.
-        readers: masks an image.
+        raters: masks an image.
         side: of the images; the network's where it is left out.
     """
     shape = [side or parser.get_parsed_content("image_size")] * parser.get("spatial_dims", 2)
     device = torch.device(parser.get_parsed_content("device"))
     batch = {
         "image": torch.rand(batch_size, parser.get_parsed_content("image_channels"), *shape),
-        "label": torch.rand(batch_size, readers, *shape) > 0.9,
+        "label": torch.rand(batch_size, raters, *shape) > 0.9,
         "case": [str(number) for number in range(batch_size)],
     }
     network = parser.get_parsed_content("network").train()

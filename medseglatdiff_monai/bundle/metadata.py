@@ -36,7 +36,7 @@ This bundle ships no weights yet: train it first (below), and give `--weights` o
 FILL IN: the figures of `medseglatdiff evaluate`, with the number of cases, samples and steps.
 
 ## Data
-FILL IN: which images of which patients, by which devices; {readers}; how they were split (patients, never images).
+FILL IN: which images of which patients, by which devices; {raters}; how they were split (patients, never images).
 
 ## Input and grey scale
 {image_classes}.
@@ -98,7 +98,7 @@ def make_metadata(
         "is_patch_data": False,
     }  # fmt: skip
     raters = info.get("num_raters")
-    slots = "one channel a reader" if raters is None else f"{raters} channel(s), one a reader"
+    slots = "one channel a rater" if raters is None else f"{raters} channel(s), one a rater"
     kept = (
         "schema", "monai_version", "pytorch_version", "numpy_version", "required_packages_version",
     )  # fmt: skip
@@ -153,7 +153,7 @@ def write_documents(
         name=name, title=metadata["name"], channels=config["image_channels"], method=METHOD,
         shape=", ".join([str(config["image_size"])] * config.get("spatial_dims", 2)),
         structure=_name_structure(structure, info),
-        readers="how many readers outlined each" if raters is None else f"{raters} reader(s) an image",
+        raters="how many raters outlined each" if raters is None else f"{raters} rater(s) an image",
         **{key: metadata[key] for key in ("description", "intended_use", "image_classes")},
     )  # fmt: skip
     (folder / "docs").mkdir()

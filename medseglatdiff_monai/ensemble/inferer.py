@@ -19,7 +19,7 @@ from ..networks.segmenter import LatentDiffusionSegmenter
 from .fusion import fuse_ensemble
 from .summary import binarize, check_summary_arguments, measure_entropy
 
-__all__ = ["EnsembleInferer", "SamplingSettings", "drawing_settings"]
+__all__ = ["EnsembleInferer", "SamplingSettings", "sampling_settings"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SamplingSettings:
     """How an ensemble is sampled and fused; ``dataclasses.replace`` gives one with other values.
 
     What belongs to the network itself (guidance, test-time augmentation, noise scale) is in
-    :func:`drawing_settings`.
+    :func:`sampling_settings`.
 
     Args:
         num_samples: n of Eq. 13.
@@ -106,7 +106,7 @@ class EnsembleInferer(SamplingSettings, Inferer):
         }  # fmt: skip
 
 
-def drawing_settings(inferer: SamplingSettings, network: nn.Module) -> dict[str, Any]:
+def sampling_settings(inferer: SamplingSettings, network: nn.Module) -> dict[str, Any]:
     """How masks are sampled, for the record of a result: the network's own words where the settings leave it to them.
 
     ``None`` stands for what the network does not have. A network without a sampler, as one-to-one networks are, takes

@@ -1,4 +1,4 @@
-"""From an ensemble of masks to what a reader looks at: confidence map, consensus mask, entropy.
+"""From an ensemble of masks to what a rater looks at: confidence map, consensus mask, entropy.
 
 The confidence of a pixel is the share of samples that contain it; the consensus is where it reaches the threshold
 (Section III-C of arXiv 2512.01292) or what another rule of ``fusion.py`` makes of the samples; the entropy of that

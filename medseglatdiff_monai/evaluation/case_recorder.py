@@ -24,7 +24,7 @@ from monai.engines.utils import IterationEvents
 from monai.transforms import Invertd, InvertibleTransform
 from torch import nn
 
-from ..ensemble.inferer import EnsembleInferer, drawing_settings
+from ..ensemble.inferer import EnsembleInferer, sampling_settings
 from ..errors import InputError
 from ..files import save_with
 from ..io.prepared import LoadCased
@@ -233,7 +233,7 @@ class CaseRecorder:
                 "confidence": self.inferer.confidence,
                 "fusion": self.inferer.fusion,
                 "postprocess": self.inferer.postprocess,
-                **drawing_settings(self.inferer, self.network),
+                **sampling_settings(self.inferer, self.network),
                 "surface_tolerance": self.surface_tolerance,
             },
             provenance={**self.record, **provenance("cpu" if parameter is None else parameter.device)},

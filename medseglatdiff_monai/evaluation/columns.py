@@ -100,8 +100,8 @@ def _share_nonempty(masks: torch.Tensor) -> torch.Tensor:
     return masks.flatten(2).any(2).float().mean(1)
 
 
-NO_REFERENCE = "the readers' consensus is empty in every case"
-NO_BAND = "readers and samples agree in every pixel of every case"
+NO_REFERENCE = "the raters' consensus is empty in every case"
+NO_BAND = "raters and samples agree in every pixel of every case"
 
 # In the order of cases.csv.
 _ROWS = (
@@ -142,7 +142,7 @@ _ROWS = (
         score=lambda m: _share_nonempty(m.samples),
     ),
     Column(
-        "raters_nonempty", "Raters not empty", "share of readers' masks that are not empty",
+        "raters_nonempty", "Raters not empty", "share of raters' masks that are not empty",
         score=lambda m: _share_nonempty(m.raters),
     ),
     Column(
@@ -165,7 +165,7 @@ _ROWS = (
     Column(
         "ncc", "NCC", "correlation of the samples' variance map with the raters'", "",
         lambda m: variance_correlation(m.samples, m.raters), direction=1, min_raters=2, min_samples=2,
-        undefined="the readers agree in every pixel of every case",
+        undefined="the raters agree in every pixel of every case",
     ),
     Column(
         "ci_score", "CI score", "collective insight", "combines sensitivity, maximum Dice matching and agreement",
@@ -223,10 +223,10 @@ _ROWS = (
     Column(
         "codec_mask_dice", "Mask codec: Dice", "Dice of the mask codec", "reconstruction of non-empty masks",
         rebuilt=_rebuilt_dice, codec="mask_codec", direction=1, digits=4,
-        undefined="no reader marked anything in any case",
+        undefined="no rater marked anything in any case",
     ),
     Column(
-        "codec_mask_ged", "Mask codec: GED", "GED between readers and their reconstructions",
+        "codec_mask_ged", "Mask codec: GED", "GED between raters and their reconstructions",
         rebuilt=_rebuilt_ged, codec="mask_codec", direction=-1, digits=4,
     ),
     Column(
@@ -257,7 +257,7 @@ def why_undefined(column: Column, num_raters: int, num_samples: int) -> str:
         num_samples: samples of each case.
     """
     if num_raters < column.min_raters:
-        return "needs at least two readers, the data set has one"
+        return "needs at least two raters, the data set has one"
     if num_samples < column.min_samples:
         return "needs at least two samples, one was drawn"
     return column.undefined

@@ -21,7 +21,7 @@ class LoadCase(Transform):
     """Load one file of a prepared folder, row first: ``images/*.png``, ``images/*.nii.gz`` or ``masks/*.nii.gz``.
 
     Args:
-        is_label: whether the file holds readers' masks, (row, column[, slice], reader).
+        is_label: whether the file holds raters' masks, (row, column[, slice], rater).
         spatial_dims: 2, or 3 for volumes (row, column, slice).
     """
 
@@ -29,8 +29,8 @@ class LoadCase(Transform):
         self.is_label = is_label
         self.spatial_dims = spatial_dims
         dtype = np.uint8 if is_label else np.float32
-        self._nifti = LoadImage(reader="NibabelReader", image_only=True, dtype=dtype)
-        self._raster = LoadImage(reader=PILReader(reverse_indexing=False), image_only=True, dtype=dtype)
+        self._nifti = LoadImage(rater="NibabelReader", image_only=True, dtype=dtype)
+        self._raster = LoadImage(rater=PILReader(reverse_indexing=False), image_only=True, dtype=dtype)
 
     def __call__(self, path: str | Path) -> torch.Tensor:
         """Load the file.
@@ -48,9 +48,9 @@ class LoadCase(Transform):
             )
         try:
             array = (self._nifti if str(path).lower().endswith((".nii", ".nii.gz")) else self._raster)(str(path))
-        except Exception as error:  # the readers raise all kinds
+        except Exception as error:  # the raters raise all kinds
             raise InputError(f"{path}: unreadable or truncated ({type(error).__name__}); prepare it again.") from error
-        # Without further axis a mask is a single reader's, an image grey; else the last holds readers or colours.
+        # Without further axis a mask is a single rater's, an image grey; else the last holds raters or colours.
         return EnsureChannelFirst(channel_dim="no_channel" if array.ndim == self.spatial_dims else -1)(array)
 
 
@@ -59,7 +59,7 @@ class LoadCased(MapTransform):
 
     Args:
         keys: keys whose paths are to be loaded.
-        label_keys: those of `keys` that hold readers' masks.
+        label_keys: those of `keys` that hold raters' masks.
         allow_missing_keys: skip keys that are absent, e.g. "label" where only an image is given.
         spatial_dims: see `LoadCase`.
     """

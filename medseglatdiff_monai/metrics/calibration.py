@@ -1,9 +1,9 @@
-"""How far the confidence map c, the share of samples, is from the mean reader map m, the share of readers.
+"""How far the confidence map c, the share of samples, is from the mean rater map m, the share of raters.
 
 Soft Dice = 2 sum c m / (sum c^2 + sum m^2), which unlike the form without squares is 1 for c = m and only there;
 Brier = mean (c - m)^2; ECE = sum over bins of n_bin / n |mean c - mean m|, with equal bins of c (Guo et al. 2017, Eq.
-3, the readers' share in the place of the accuracy). Brier and ECE are taken over the whole image, where background
-decides, and over the band of disagreement, the pixels in which readers or samples differ among themselves.
+3, the raters' share in the place of the accuracy). Brier and ECE are taken over the whole image, where background
+decides, and over the band of disagreement, the pixels in which raters or samples differ among themselves.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def soft_dice(confidence: torch.Tensor | np.ndarray, target: torch.Tensor | np.n
 
     Args:
         confidence: (B, 1, H, W[, D]) in [0, 1].
-        target: (B, 1, H, W[, D]) in [0, 1], the mean reader map.
+        target: (B, 1, H, W[, D]) in [0, 1], the mean rater map.
 
     Returns:
         (B,) float64 in [0, 1]; both maps zero everywhere gives 1, one of them 0. Of binary maps it is their Dice.
@@ -53,7 +53,7 @@ def brier_score(
 
     Args:
         confidence: (B, 1, H, W[, D]) in [0, 1].
-        target: (B, 1, H, W[, D]) in [0, 1], the mean reader map.
+        target: (B, 1, H, W[, D]) in [0, 1], the mean rater map.
         region: "image": all pixels. "band": those where 0 < confidence < 1 or 0 < target < 1.
 
     Returns:
@@ -79,7 +79,7 @@ def calibration_bins(
 
     Args:
         confidence: (B, 1, H, W[, D]) in [0, 1].
-        target: (B, 1, H, W[, D]) in [0, 1], the mean reader map.
+        target: (B, 1, H, W[, D]) in [0, 1], the mean rater map.
         region: see `brier_score`.
         num_bins: bins [k / num_bins, (k + 1) / num_bins) of the confidence; the last holds 1 too.
 

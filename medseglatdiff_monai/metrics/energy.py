@@ -32,7 +32,7 @@ def generalized_energy_distance(
 
     Args:
         samples: (B, N, H, W[, D]) binary.
-        raters: (B, R, H, W[, D]) binary; an absent reader is an empty mask and counts.
+        raters: (B, R, H, W[, D]) binary; an absent rater is an empty mask and counts.
         unbiased: False: V-statistic, self-pairs included. True: U-statistic, self-pairs excluded.
 
     Returns:
@@ -53,7 +53,7 @@ def energy_distance_floor(raters: torch.Tensor | np.ndarray, num_samples: int) -
 
     With D the mean of d(y, y') over all pairs, self-pairs included, 2 E d(s, y) = 2 D and E d(s, s') = D (1 - 1/N), so
     that the V-statistic is D/N on average (and the U-statistic -D/(R - 1)). A model that draws from the population of
-    readers, not from the R who happened to read the case, reaches R/(R - 1) D (1/N + 1/R) instead.
+    raters, not from the R who happened to read the case, reaches R/(R - 1) D (1/N + 1/R) instead.
 
     Args:
         raters: (B, R, H, W[, D]) binary.
@@ -71,7 +71,7 @@ def energy_distance_floor(raters: torch.Tensor | np.ndarray, num_samples: int) -
 
 
 def sample_diversity(samples: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """Mean distance between two different samples of a case, to be compared with that between two readers.
+    """Mean distance between two different samples of a case, to be compared with that between two raters.
 
     Args:
         samples: (B, N, H, W[, D]) binary.

@@ -25,7 +25,7 @@ def maximum_dice(samples: torch.Tensor | np.ndarray, raters: torch.Tensor | np.n
 
     Args:
         samples: (B, N, H, W[, D]) binary.
-        raters: (B, R, H, W[, D]) binary; an absent reader is an empty mask and counts.
+        raters: (B, R, H, W[, D]) binary; an absent rater is an empty mask and counts.
 
     Returns:
         (B,) float64 in [0, 1]; a rater and a sample that are both empty have Dice 1.
@@ -48,7 +48,7 @@ def collective_insight(
 
     Args:
         samples: (B, N, H, W[, D]) binary.
-        raters: (B, R, H, W[, D]) binary; an absent reader is an empty mask and counts.
+        raters: (B, R, H, W[, D]) binary; an absent rater is an empty mask and counts.
 
     Returns:
         ``sensitivity`` S_c, ``maximum_dice`` D_max, ``agreement`` D_a and ``score`` CI, each (B,) float64 in [0, 1].

@@ -2,7 +2,7 @@
 
 Every metric of this package takes stacks of binary masks, (B, N, H, W[, D]), and passes them through `as_masks` first,
 so that a forgotten batch axis, a 0/255 mask or a probability map is an error and not a score. A stack is fused by
-consensus = [mean over slots >= level], the rule for the readers and for the samples alike.
+consensus = [mean over slots >= level], the rule for the raters and for the samples alike.
 """
 
 from __future__ import annotations
@@ -127,10 +127,10 @@ def as_paired_maps(
 
 
 def mean_mask(masks: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """Share of the masks that contain a pixel: the confidence map of samples, the mean reader map of raters.
+    """Share of the masks that contain a pixel: the confidence map of samples, the mean rater map of raters.
 
     Args:
-        masks: (B, N, H, W[, D]) binary; an absent reader is an empty mask and counts.
+        masks: (B, N, H, W[, D]) binary; an absent rater is an empty mask and counts.
 
     Returns:
         (B, 1, H, W[, D]) float64 in [0, 1], exactly 0 or 1 where all masks agree.
@@ -163,7 +163,7 @@ def check_fusion(level: float, tie: str, name: str = "level") -> None:
 def fuse_masks(masks: torch.Tensor | np.ndarray, level: float = 0.5, tie: str = "foreground") -> torch.Tensor:
     """Fuse a stack of masks into their consensus: at least (or more than) a share `level` of the slots.
 
-    An absent reader is an empty mask and votes for background. With four slots the default asks for two of them.
+    An absent rater is an empty mask and votes for background. With four slots the default asks for two of them.
 
     Args:
         masks: (B, R, H, W[, D]) binary.

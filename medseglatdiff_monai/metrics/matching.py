@@ -25,7 +25,7 @@ def hungarian_matched_iou(samples: torch.Tensor | np.ndarray, raters: torch.Tens
 
     Args:
         samples: (B, N, H, W[, D]) binary.
-        raters: (B, R, H, W[, D]) binary; an absent reader is an empty mask and counts.
+        raters: (B, R, H, W[, D]) binary; an absent rater is an empty mask and counts.
 
     Returns:
         (B,) float64 in [0, 1] on the device of `samples`; 1 where both hold the same masks in the same proportions, all

@@ -24,7 +24,7 @@ class CodecConditioner(nn.Module):
 
     The encoder sees some pixels around each place. With ``context_channels`` a U-Net over the latent adds what the
     whole image says of it, computed once an image, not once a denoising step. A head on the same features predicts the
-    mean of the readers' masks: :class:`~medseglatdiff_monai.training.losses.DenoisingLoss` teaches the U-Net by it,
+    mean of the raters' masks: :class:`~medseglatdiff_monai.training.losses.DenoisingLoss` teaches the U-Net by it,
     which takes minutes where the noisy denoising loss takes hours. With ``image_encoder`` an encoder with ImageNet
     weights does the same from the image itself, see :class:`~medseglatdiff_monai.networks.encoders.EncoderContext`;
     with both, their additions and logits add up. The last layers that add to the condition start at zero, so that a

@@ -18,7 +18,7 @@ __all__ = ["DenoisingNetwork", "ScoringNetwork"]
 
 
 class DenoisingNetwork(nn.Module):
-    """Training view of a segmenter: what Eq. 4 compares, for several draws of noise and reader an image.
+    """Training view of a segmenter: what Eq. 4 compares, for several draws of noise and rater an image.
 
     The condition is computed once an image and shared by its draws.
 
@@ -52,7 +52,7 @@ class DenoisingNetwork(nn.Module):
             condition = net.drop_condition(condition)
         result = _denoise_draws(net, x_0.float(), condition)
         if mean_mask_logits is not None:
-            # The draws' mean is the readers' where each is drawn equally often, and an unbiased estimate of it else.
+            # The draws' mean is the raters' where each is drawn equally often, and an unbiased estimate of it else.
             result |= {"mean_mask_logits": mean_mask_logits.float(), "mean_mask": masks.mean(dim=1, keepdim=True)}
         return result
 

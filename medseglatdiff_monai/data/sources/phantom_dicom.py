@@ -67,7 +67,7 @@ def _make_dicom(record: Any, scan: PhantomScan, index: int, number: int) -> Any:
     image.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     image.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
     image.Modality = "CT"
-    image.SeriesDescription = "Synthetic phantom with real reader contours: no patient"
+    image.SeriesDescription = "Synthetic phantom with real rater contours: no patient"
     image.PatientName = "PHANTOM"
     image.PatientID = record.patient_id
     image.StudyInstanceUID = record.study_instance_uid

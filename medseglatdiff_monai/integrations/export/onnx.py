@@ -21,7 +21,7 @@ from monai.utils import optional_import
 from torch import nn
 
 from ...bundle.segmenter import Segmenter, load_segmenter
-from ...ensemble.inferer import drawing_settings
+from ...ensemble.inferer import sampling_settings
 from ...errors import InputError
 from ...files import save_bytes, save_json
 from ...networks.segmenter import LatentDiffusionSegmenter
@@ -31,7 +31,7 @@ from .torchscript import check_exportable
 __all__ = ["export_onnx"]
 
 OPSET = 18
-# What the runner takes over of drawing_settings.
+# What the runner takes over of sampling_settings.
 SAMPLING = (
     "num_inference_steps", "sampler", "timestep_power", "last_timestep", "noise_scale", "test_time_augmentation",
 )  # fmt: skip
@@ -82,7 +82,7 @@ def export_onnx(
     network = check_exportable(segmenter)
     if len(segmenter.image_size) != 2:
         raise InputError("The runner of ONNX exports draws masks of images, not of volumes: use --format torchscript.")
-    sampling = drawing_settings(segmenter.inferer, network)
+    sampling = sampling_settings(segmenter.inferer, network)
     if sampling["sampler"] not in ("direct", "dpm++", "ddim"):
         raise InputError(
             "The runner of ONNX exports samples with direct, dpm++ or ddim, found "

@@ -32,7 +32,7 @@ from monai.utils import flatten_dict
 
 from ...data.datalist import load_dataset_info
 from ...files import save_json
-from ...plots.comparison import ComparedCase, draw_comparison
+from ...plots.comparison import ComparedCase, plot_comparison
 
 __all__ = ["RunTracker", "open_store", "read_run_ids", "sqlite_uri", "tracked_values"]
 
@@ -345,18 +345,18 @@ class RunTracker(MLFlowHandler):
             label = _array(output["label"][row])
             if isinstance(prediction, Mapping):
                 image, samples = _array(output["image"][row]), _array(prediction["samples"][row]) > 0
-                readers = label > 0
+                raters = label > 0
             else:
                 # A codec: its target beside its reconstruction, masks as masks and images at their median.
                 found = _array(prediction[row])
                 image = label
                 level = 0.5 if set(np.unique(label)) <= {0.0, 1.0} else float(np.median(label))
-                samples, readers = found > level, label > level
+                samples, raters = found > level, label > level
             if image.ndim != 3:
                 # Volumes are not drawn.
                 return
             name = str(names[row]) if row < len(names) else f"case {row + 1}"
-            cases.append(ComparedCase(name, image.mean(0), readers, samples))
+            cases.append(ComparedCase(name, image.mean(0), raters, samples))
         self._panel = cases
 
     def _log_panel(self, engine: Engine) -> None:
@@ -366,7 +366,7 @@ class RunTracker(MLFlowHandler):
         folder = Path(tempfile.mkdtemp())
         try:
             path = folder / f"epoch_{epoch:04d}.png"
-            draw_comparison(self._panel, path, f"{self.stage}, epoch {epoch}", self._caption())
+            plot_comparison(self._panel, path, f"{self.stage}, epoch {epoch}", self._caption())
             self._send(lambda: self.client.log_artifact(self.cur_run.info.run_id, str(path), "panels"))
         except Exception as error:
             # Hours of training are worth more than their pictures.
@@ -376,8 +376,8 @@ class RunTracker(MLFlowHandler):
 
     def _caption(self) -> str:
         if self.stage in SEGMENTER_STAGES:
-            return "Validation cases: readers and samples"
-        return "Validation cases: target (as reader) and reconstruction (as sample)"
+            return "Validation cases: raters and samples"
+        return "Validation cases: target (as rater) and reconstruction (as sample)"
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
         self._end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")

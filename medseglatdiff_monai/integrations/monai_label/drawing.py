@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ...bundle.segmenter import Segmenter
-from ...ensemble.inferer import drawing_settings
+from ...ensemble.inferer import sampling_settings
 from ...errors import InputError
 from ...io.places import find_points, parse_places
 from ...io.reading import RasterInput, VolumeInput, open_input
@@ -78,7 +78,7 @@ def draw_request(segmenter: Segmenter, request: Mapping[str, Any]) -> Drawing:
     inferer = segmenter.inferer
     result: dict[str, Any] = {
         "num_samples": inferer.num_samples,
-        "num_inference_steps": drawing_settings(inferer, segmenter.network)["num_inference_steps"],
+        "num_inference_steps": sampling_settings(inferer, segmenter.network)["num_inference_steps"],
         "seed": inferer.seed,
         "interval_percent": list(INTERVAL_PERCENT),
     }

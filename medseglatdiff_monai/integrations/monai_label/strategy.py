@@ -1,7 +1,7 @@
 """Active learning: the image on which the samples disagree most is labelled next.
 
 Disagreement is the mean of 1 - IoU over pairs of samples, what the generalised energy distance calls the diversity of
-the model. A reader's label tells a model most where it does not know, and the ensemble says where that is.
+the model. A rater's label tells a model most where it does not know, and the ensemble says where that is.
 """
 
 from __future__ import annotations
