@@ -29,8 +29,8 @@ class LoadCase(Transform):
         self.is_label = is_label
         self.spatial_dims = spatial_dims
         dtype = np.uint8 if is_label else np.float32
-        self._nifti = LoadImage(rater="NibabelReader", image_only=True, dtype=dtype)
-        self._raster = LoadImage(rater=PILReader(reverse_indexing=False), image_only=True, dtype=dtype)
+        self._nifti = LoadImage(reader="NibabelReader", image_only=True, dtype=dtype)
+        self._raster = LoadImage(reader=PILReader(reverse_indexing=False), image_only=True, dtype=dtype)
 
     def __call__(self, path: str | Path) -> torch.Tensor:
         """Load the file.
