@@ -1,6 +1,6 @@
 """MONAI dictionary transforms for images with the masks of several raters.
 
-Images are (C, H, W), raters' masks (R, H, W) with one slot a rater; a rater who marked nothing is an all-zero slot.
+Images are (C, H, W), raters' masks (R, H, W) with one slot per rater; a rater who marked nothing is an all-zero slot.
 Each transform has an array form and, with a trailing ``d``, a dictionary form, and works in any MONAI ``Compose``.
 """
 
@@ -75,7 +75,7 @@ class NormalizeCrop(Transform):
         values = crop.to(torch.float64)
         low, high = values.amin().item(), values.amax().item()
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise InputError("NormalizeCrop: the crop holds values that are not finite; mend the image.")
+            raise InputError("NormalizeCrop: the crop holds values that are not finite; fix the image.")
         if high == low:
             return torch.zeros_like(crop, dtype=torch.float32)
         # Halves go up, as in the public crops; torch.round would send them to the even neighbour.
@@ -122,7 +122,7 @@ class RandomRater(RandomizableTransform):
         self._slot = 0
 
     def randomize(self, num_raters: int) -> None:
-        """Draw the slot, uniformly of `num_raters`."""
+        """Choose the slot, uniformly from `num_raters`."""
         super().randomize(None)
         self._slot = int(self.R.randint(num_raters))
 
@@ -130,7 +130,7 @@ class RandomRater(RandomizableTransform):
         """Pick of `masks`, (R, H, W[, D]), one slot, (1, H, W[, D]); `randomize=False` picks the last one again.
 
         Raises:
-            InputError: there is no such slot (no mask at all, or fewer than when the slot was drawn).
+            InputError: there is no such slot (no mask at all, or fewer than when the slot was chosen).
         """
         stack = convert_to_tensor(masks, track_meta=isinstance(masks, MetaTensor))
         if stack.shape[0] == 0:
@@ -138,7 +138,7 @@ class RandomRater(RandomizableTransform):
         if randomize:
             self.randomize(stack.shape[0])
         if self._slot >= stack.shape[0]:
-            raise InputError(f"RandomRater: rater {self._slot} was drawn, but there are {stack.shape[0]} masks only.")
+            raise InputError(f"RandomRater: rater {self._slot} was chosen, but there are only {stack.shape[0]} masks.")
         return stack[self._slot : self._slot + 1]
 
 
@@ -173,10 +173,10 @@ class NormalizeCropd(MapTransform):
 
 
 def without_window(preprocessing: Compose) -> Compose:
-    """Preprocessing without its last step, the window that is cut out of a crop: training cuts it after augmentation.
+    """Preprocessing without its last step, which cuts the window out of a crop: training cuts it after augmentation.
 
     Raises:
-        InputError: the last step is no ``CenterSpatialCropd``.
+        InputError: the last step is not a ``CenterSpatialCropd``.
     """
     *steps, last = preprocessing.transforms
     if not isinstance(last, CenterSpatialCropd):

