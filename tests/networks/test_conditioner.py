@@ -124,7 +124,7 @@ def test_refusals() -> None:
         make_conditioner(trainable=False, context_channels=(16, 24))
     with pytest.raises(ValueError, match="never be trained"):
         make_conditioner(trainable=False, image_encoder="efficientnet-lite0")
-    with pytest.raises(ValueError, match="is for images"):
+    with pytest.raises(ValueError, match="is for 2D images"):
         make_conditioner(dims=3, image_encoder="efficientnet-lite0")
     with pytest.raises(ValueError, match="multiple of 16"):
         make_conditioner(context_channels=(16, 16, 16))(torch.rand(1, 1, 24, 32))
