@@ -1,4 +1,4 @@
-"""``prepare_batch`` of every stage: from what the loader gives to what the network takes."""
+"""``prepare_batch`` of every stage: from the loader's batch to the network's input."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class PrepareImages(_Augmented):
 class PrepareMasks(_Augmented):
     """Mask codec: masks of single raters are input and target.
 
-    Every case gives ``masks_per_case`` masks. Where only few raters marked anything, most masks would be empty and
-    teach nothing, so a non-empty one is taken wherever there is one, but for a share of ``empty_share``.
+    Every case gives ``masks_per_case`` masks. Where few raters marked anything, most masks would be empty and teach
+    nothing, so a non-empty mask is chosen if there is one, except in a share of ``empty_share`` of the choices.
 
     Args:
-        masks_per_case: masks drawn from each case.
-        empty_share: share of the draws that are made among all raters, empty masks included.
+        masks_per_case: masks chosen from each case.
+        empty_share: share of the choices that are made among all raters, empty masks included.
         augmentation: see :class:`BatchAugmentation`.
     """
 
@@ -69,7 +69,7 @@ class PrepareMasks(_Augmented):
         _, label = self._load(batchdata, device, non_blocking)
         marked = label.flatten(2).any(2).float()
         anyone = torch.rand(len(label), 1, device=label.device) < self.empty_share
-        # Raters to draw from: all where anyone goes or nobody marked, else those who marked.
+        # Raters to choose from: all if anyone is allowed or nobody marked, else those who marked.
         weight = torch.where(anyone | (marked.sum(1, keepdim=True) == 0), torch.ones_like(marked), marked)
         rater = torch.multinomial(weight, self.masks_per_case, replacement=True)
         rows = torch.arange(len(label), device=label.device)[:, None]
@@ -78,12 +78,12 @@ class PrepareMasks(_Augmented):
 
 
 class PrepareDenoising(_Augmented):
-    """Segmenter: an image and its target masks, from which a denoiser's draws of noise start.
+    """Segmenter: an image and its target masks, to which a denoiser's draws of noise are added.
 
     Args:
         draws: draws of noise and timestep for each image.
-        target: ``"random_rater"``: the draws take the raters in random order, each rater equally often, raters
-            who marked nothing included; ``"consensus"``: all draws take the consensus of at least half of the raters.
+        target: ``"random_rater"``: the raters in random order, each equally often, including those who marked nothing;
+            ``"consensus"``: the consensus of at least half of the raters in every draw.
         augmentation: see :class:`BatchAugmentation`.
         latents: precomputed latents of the training masks, made for the same target and flips; ``None``: the network
             encodes the masks at every step.
@@ -100,10 +100,10 @@ class PrepareDenoising(_Augmented):
         latents: MaskLatents | None = None,
     ) -> None:
         super().__init__(augmentation)
-        turned_only = isinstance(augmentation, BatchAugmentation) and not augmentation.is_affine
-        if latents is not None and augmentation is not None and not turned_only:
+        flips_only = isinstance(augmentation, BatchAugmentation) and not augmentation.is_affine
+        if latents is not None and augmentation is not None and not flips_only:
             raise InputError(
-                "Latents are kept for flips and rotations by 90 degrees alone, and the augmentation does more: train "
+                "Latents are kept only for flips and rotations by 90 degrees, and the augmentation does more: train "
                 "with --cache_latents false."
             )
         if target not in ("random_rater", "consensus"):
@@ -143,7 +143,7 @@ class PrepareScoring(_Augmented):
     """Scoring stage: an image and the masks that its samples are scored against.
 
     Args:
-        target: ``"random_rater"``: all raters; ``"consensus"``: that of at least half of them alone.
+        target: ``"random_rater"``: all raters; ``"consensus"``: only the consensus of at least half of them.
         augmentation: see :class:`BatchAugmentation`.
 
     Raises:
@@ -184,5 +184,5 @@ class PrepareInference(PrepareBatch):
     def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
         """Batch → (image, None)."""
         _load_batch(batchdata, device, non_blocking, ("image",))
-        # With its metadata: postprocessing brings the masks back along it.
+        # With its metadata: postprocessing needs it to map the masks back.
         return batchdata["image"].to(device, non_blocking=non_blocking).float(), None
