@@ -36,7 +36,7 @@ def soft_dice(confidence: torch.Tensor | np.ndarray, target: torch.Tensor | np.n
         target: (B, 1, H, W[, D]) in [0, 1], the mean rater map.
 
     Returns:
-        (B,) float64 in [0, 1]; both maps zero everywhere gives 1, one of them 0. Of binary maps it is their Dice.
+        (B,) float64 in [0, 1]; both maps zero everywhere gives 1, one of them 0. For binary maps it is their Dice.
 
     Raises:
         InputError: see `metrics.masks.as_paired_maps`.
@@ -75,7 +75,7 @@ def calibration_bins(
     region: str = "image",
     num_bins: int = 15,
 ) -> torch.Tensor:
-    """What a calibration error or a reliability diagram is made of; the bins of several cases may be added.
+    """Bins for a calibration error or a reliability diagram; those of several cases may be added.
 
     Args:
         confidence: (B, 1, H, W[, D]) in [0, 1].
@@ -84,7 +84,7 @@ def calibration_bins(
         num_bins: bins [k / num_bins, (k + 1) / num_bins) of the confidence; the last holds 1 too.
 
     Returns:
-        (B, 3, num_bins) float64: of each bin the number of pixels, the sum of their confidence and of their target.
+        (B, 3, num_bins) float64: for each bin the number of pixels, the sum of their confidence and of their target.
 
     Raises:
         InputError: see `metrics.masks.as_paired_maps`; another region; no bin.
@@ -161,9 +161,9 @@ class BrierScore(EnsembleMetric):
 class ExpectedCalibrationError(EnsembleMetric):
     """Expected calibration error of the pixels of all cases together; see `calibration_bins` and `EnsembleMetric`.
 
-    The mean over cases would be another number: in one case a bin holds few pixels, whose means differ by chance, and
-    errors of opposite sign in different cases would add up instead of cancelling. So the buffer holds the bins of each
-    case, a row of 3 * num_bins numbers, and the call returns these rows; `compute_cases` gives the error of each case.
+    The mean over cases would differ: in one case a bin holds few pixels, whose means differ by chance, and errors of
+    opposite sign in different cases would add up instead of cancelling. So the buffer holds the bins of each case, a
+    row of 3 * num_bins numbers, and the call returns these rows; `compute_cases` gives the error of each case.
 
     Args:
         region: "image" or "band".

@@ -21,7 +21,7 @@ __all__ = ["CollectiveInsight", "MaximumDice", "collective_insight", "maximum_di
 
 
 def maximum_dice(samples: torch.Tensor | np.ndarray, raters: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """D_max: Dice of each rater with the sample nearest to it, averaged over the raters. More samples never lower it.
+    """D_max: Dice of each rater with the nearest sample, averaged over the raters. More samples never lower it.
 
     Args:
         samples: (B, N, H, W[, D]) binary.
@@ -44,7 +44,7 @@ def collective_insight(
 
     The index is called a harmonic mean; it is not one, and is computed here by its formula. Pairs are of different
     masks; implementations that count a mask with itself have V_min = 0 throughout. Where no rater marked anything the
-    sensitivity is 1 if no sample did either, and 0, so that the index sees the false finding, if one did.
+    sensitivity is 1 if no sample did either, else 0, so that the index counts the false finding.
 
     Args:
         samples: (B, N, H, W[, D]) binary.

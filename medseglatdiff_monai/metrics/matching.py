@@ -2,7 +2,7 @@
 
 Samples and raters are replicated to their least common multiple L and matched one to one:
 HM-IoU = max over permutations p of (1/L) sum_l IoU(s_l, y_p(l)), with IoU(empty, empty) = 1. Every sample and every
-rater thereby weighs the same; matching the best R of N samples instead would be an oracle score.
+rater thereby has the same weight; matching the best R of N samples instead would be an oracle score.
 """
 
 from __future__ import annotations
