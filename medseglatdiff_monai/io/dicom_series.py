@@ -99,7 +99,7 @@ def find_series(folder: str | Path, progress: bool = False) -> list[DicomSeries]
         The series of all modalities, sorted by patient and UID.
 
     Raises:
-        InputError: no DICOM file, an unreadable or truncated one, or a series whose slices differ in size or orientation.
+        InputError: no DICOM file, an unreadable or truncated one, or a series whose slices differ in size or direction.
     """
     paths = _list_dicom(Path(folder))
     if not paths:
