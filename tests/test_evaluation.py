@@ -236,7 +236,7 @@ def test_cases_are_drawn_by_seed(bundle: Path, data: Path, tmp_path: Path) -> No
     reasons = read_result(tmp_path / "3")["not_applicable"]
     for name in ("ged_u", "diversity", "ncc", "ci_score", "ci_agreement"):
         assert before[name] is None
-        assert reasons[name] == "needs at least two samples, one was drawn"
+        assert reasons[name] == "needs at least two samples, there is one"
     assert not {"ged_v", "hm_iou", "d_max", "soft_dice", "ci_sensitivity"} & reasons.keys()
 
 
