@@ -30,7 +30,7 @@ def measurement_arguments(description: str | None, seed: int, output: str | None
 
 
 def write_record(arguments: argparse.Namespace, segmenter: Segmenter, results: dict[str, Any]) -> None:
-    """Write ``results`` beside the arguments, how masks are drawn, checksum of the weights, hardware and versions."""
+    """Write ``results`` beside the arguments, how masks are sampled, checksum of the weights, hardware and versions."""
     record = {
         **results,
         "num_samples": arguments.num_samples,

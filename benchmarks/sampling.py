@@ -1,8 +1,8 @@
-"""Draw the same cases in several ways and compare: ``benchmarks/results/sampling.json`` and ``drawing_….json``.
+"""Sample masks of the same cases in several ways: ``benchmarks/results/sampling.json`` and ``drawing_….json``.
 
 Usage: python benchmarks/sampling.py DATASET_DIR [--bundle NAME] [--max-cases 40] [--compare steps] --output FILE
 
-Every validation case is drawn in each way, so that differences are within a case; their intervals are bootstraps over
+Every validation case is sampled in each way, so that differences are within a case; their intervals are bootstraps over
 patients. ``--compare steps``: numbers of the bundle's steps with the most of them. ``--compare choices``
 (``drawing_….json``): what the bundle would do without one of its choices, with what it does.
 """
@@ -107,7 +107,7 @@ def choices(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str
 def main() -> None:
     """Command line."""
     parser = measurement_arguments(__doc__, seed=2)
-    parser.add_argument("--max-cases", type=int, default=40, help="drawn by seed")
+    parser.add_argument("--max-cases", type=int, default=40, help="selected by seed")
     parser.add_argument("--compare", choices=("steps", "choices"), default="steps")
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.bundle)
@@ -115,7 +115,7 @@ def main() -> None:
     ways, reference = compared(segmenter, arguments.num_samples, arguments.seed)
     items = load_datalist(arguments.dataset_dir, arguments.split, arguments.max_cases, arguments.seed)
     rows: dict[str, list[dict]] = {name: [] for name in ways}
-    for item in tqdm(items, desc="Drawing"):
+    for item in tqdm(items, desc="Sampling"):
         loaded = segmenter.preprocessing({"image": item["image"], "label": item["label"]})
         image = loaded["image"].as_tensor()[None].to(segmenter.device)
         raters = loaded["label"].as_tensor()[None] > 0

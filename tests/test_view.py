@@ -336,7 +336,7 @@ def test_page_of_a_series(browser, lung: Path, series: Path, tmp_path: Path) -> 
         found = float(page.inner_text(".sizes td.volume_mm3"))
         assert found == pytest.approx(volume, rel=1e-3)
         message = page.inner_text(".message")
-        place = re.search(r"masks drawn of 4 slice\(s\) at (\S+), (\S+), (\S+) mm", message)
+        place = re.search(r"masks sampled for 4 slice\(s\) at (\S+), (\S+), (\S+) mm", message)
         assert place is not None, message
         # The browser reports whole pixels of the picture.
         assert list(map(float, place.groups())) == pytest.approx(POINT, abs=0.4)

@@ -25,7 +25,7 @@ MODEL_CARD = """\
 
 {description}
 
-Method: arXiv 2512.01292. A mask codec compresses masks; a conditional diffusion model draws mask latents, which are
+Method: arXiv 2512.01292. A mask codec compresses masks; a conditional diffusion model samples mask latents, which are
 decoded, averaged to a confidence map, and thresholded for the consensus (`threshold` in `configs/inference.json`).
 
 **Intended use.** {intended_use}
@@ -98,7 +98,7 @@ def make_metadata(
         "is_patch_data": False,
     }  # fmt: skip
     raters = info.get("num_raters")
-    slots = "one channel a rater" if raters is None else f"{raters} channel(s), one a rater"
+    slots = "one channel per rater" if raters is None else f"{raters} channel(s), one per rater"
     kept = (
         "schema", "monai_version", "pytorch_version", "numpy_version", "required_packages_version",
     )  # fmt: skip
@@ -113,7 +113,7 @@ def make_metadata(
         **{key: source[key] for key in kept[1:]},
         "name": name.replace("_", " ").capitalize(),
         "task": f"Segmentation of {what} in {images} as several plausible masks with a confidence map",
-        "description": f"Latent diffusion (MedSegLatDiff) that draws several plausible masks of {what} in {images}, "
+        "description": f"Latent diffusion (MedSegLatDiff) that samples several plausible masks of {what} in {images}, "
         "and their confidence map and consensus.",
         "authors": f"{PLACEHOLDER}: authors",
         "copyright": f"{PLACEHOLDER}: copyright holders",
@@ -121,7 +121,7 @@ def make_metadata(
         "data_type": f"{PLACEHOLDER}: file types of the data, e.g. png",
         "image_classes": f"{channels} channel(s), {images}, {size} pixels for the network, scaled to [0, 1]",
         "label_classes": f"{slots}, 1 is {what}, 0 is background",
-        "pred_classes": f"one channel: confidence that a pixel is {what}, the share of drawn masks that contain it",
+        "pred_classes": f"one channel: confidence that a pixel is {what}, the share of sampled masks that contain it",
         "intended_use": INTENDED_USE,
         "references": [METHOD, f"{PLACEHOLDER}: the reference of the data"],
         "network_data_format": {

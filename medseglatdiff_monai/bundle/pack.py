@@ -1,6 +1,6 @@
 """A bundle as one zip file, the form in which ``monai.bundle.download`` and ``monai.bundle.load`` take it.
 
-Of a run's folder go in only the files that make a bundle: configurations, documents, licence, and the weights of the
+Only those files of a run's folder go in that make a bundle: configurations, documents, licence, and the weights of the
 network. Training states, codecs' own weights, tracking databases and predictions stay where they are.
 """
 

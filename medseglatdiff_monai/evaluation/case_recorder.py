@@ -183,7 +183,7 @@ class CaseRecorder:
             "num_cases": len(cases),
             "num_nonempty_consensus": sum(math.isfinite(case.row["dice"]) for case in cases),
             "num_samples": self.inferer.num_samples,
-            # None for a network that draws no noise and takes no steps.
+            # None for a network that uses no noise and takes no steps.
             "num_inference_steps": self.inferer.num_inference_steps
             or getattr(self.network, "num_inference_steps", None),
             "seconds_per_case": statistics.fmean(case.row["seconds"] for case in cases),
@@ -195,7 +195,7 @@ class CaseRecorder:
 
         Args:
             summary: see :meth:`summary`.
-            num_raters: largest number of raters of a case.
+            num_raters: largest number of raters in a case.
         """
         reasons = {}
         for name, value in summary.items():

@@ -1,6 +1,6 @@
-"""The picture that sets raters beside samples: a row a case, with both as outlines and as shares of each pixel.
+"""The picture that sets raters beside samples: one row per case, with both as outlines and as shares of each pixel.
 
-Drawn with matplotlib's Agg canvas alone: no window, no global state.
+Rendered with matplotlib's Agg canvas alone: no window, no global state.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ComparedCase:
 
 
 def plot_comparison(cases: Sequence[ComparedCase], path: str | Path, title: str = "", subtitle: str = "") -> None:
-    """Draw the picture as PNG; below the outlines stands how many of the masks are empty.
+    """Render the picture as PNG; below the outlines it says how many of the masks are empty.
 
     Args:
         cases: the rows, at least one.

@@ -1,6 +1,6 @@
 """Pictures of the report: sizes of the samples, of the consensus by threshold, and the confidence slice by slice.
 
-Drawn with matplotlib's Agg canvas alone: no window, no global state.
+Rendered with matplotlib's Agg canvas alone: no window, no global state.
 """
 
 from __future__ import annotations

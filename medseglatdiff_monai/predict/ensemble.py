@@ -151,7 +151,7 @@ class Ensemble:
         assert self.affine is not None
         return float(np.linalg.norm(np.cross(self.affine[:3, 0], self.affine[:3, 1])))
 
-    # Of the samples once: a page asks at every move of the threshold.
+    # Measured once for all samples: a page asks at every move of the threshold.
     @functools.cached_property
     def _sample_areas(self) -> np.ndarray:
         """(N, S), pixels."""

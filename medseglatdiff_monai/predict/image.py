@@ -23,7 +23,7 @@ from .ensemble import Ensemble
 
 __all__ = ["segment_image"]
 
-# Samples are brought back so many pixels at a time.
+# Samples are brought back this many pixels at a time.
 PIXELS_AT_ONCE = 1 << 24
 
 

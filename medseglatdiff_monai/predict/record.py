@@ -63,7 +63,7 @@ def describe_nodule(
     slices: int | None,
     reach_mm: float,
 ) -> dict[str, Any]:
-    """One nodule of a result: where it is, how it was found, its sizes, and what a rater should know."""
+    """One nodule of a result: where it is, how it was found, its sizes, and remarks for whoever uses it."""
     plane = nodule.planes[nodule.clicked]
     voxel = np.floor(point_to_index(point, source.affine) + 0.5).astype(int)
     if "slab_start" in plane.meta:
@@ -112,14 +112,14 @@ def describe_input(source: RasterInput | VolumeInput) -> dict[str, Any]:
 
 
 def find_notes(source: RasterInput | VolumeInput, found: Ensemble, segmenter: Segmenter) -> list[str]:
-    """What a reader of the result should know about how the image was taken."""
+    """Remarks for whoever uses the result, about how the image was taken."""
     height, width = found.confidence.shape
     crop = segmenter.crop_size
     notes = []
     if crop is not None and (height > crop or width > crop):
         notes.append(
             f"The image ({height}x{width}) was taken as a nodule crop: its central {crop}x{crop} pixels were used. "
-            "Of a whole CT slice cut the nodule out first, or give the volume with --point."
+            "From a whole CT slice, cut the nodule out first, or give the volume with --point."
         )
         # Not an error, since users cut crops of many sizes; but a whole slice must not pass in silence.
         logger.warning("%s: %s", source.path, notes[-1])

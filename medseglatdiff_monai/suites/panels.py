@@ -59,7 +59,7 @@ def render_panels(entry: Mapping[str, Any]) -> list[dict[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "panel.png"
         plot_comparison(compared, path, entry["system"], "Raters and samples of the same cases")
-        drawn = [{"title": f"{entry['system']}: raters and samples", "png": _base64(path)}]
+        rendered = [{"title": f"{entry['system']}: raters and samples", "png": _base64(path)}]
         name, image, arrays = cases[0]
         p = arrays["confidence"].astype(float).clip(1e-9, 1 - 1e-9)
         entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
@@ -67,8 +67,8 @@ def render_panels(entry: Mapping[str, Any]) -> list[dict[str, str]]:
             image, arrays["samples"], arrays["confidence"], arrays["consensus"], entropy.clip(0, 1), path, name,
             entry["system"],
         )  # fmt: skip
-        drawn.append({"title": f"{entry['system']}: {name}", "png": _base64(path)})
-    return drawn
+        rendered.append({"title": f"{entry['system']}: {name}", "png": _base64(path)})
+    return rendered
 
 
 def _grey_or_rgb(path: Path) -> np.ndarray:

@@ -48,7 +48,7 @@ def check_runs(members: Iterable[Member], request: Request, record: SuiteRecord,
 def _check_run(member: Member, request: Request, record: SuiteRecord) -> None:
     remedy = (
         "Repeat the arguments that it was trained with, choose another --output-dir, or move the folder away to "
-        f"train anew; --run '{member.system.name}={member.run}' scores it as it is."
+        f"train again; --run '{member.system.name}={member.run}' scores it as it is."
     )
     kept = record.runs.get(member.run.name)
     if kept is None:
@@ -97,7 +97,7 @@ def _differences(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
 
     found = []
     if kept.get("dataset_sha256") != asked["dataset_sha256"]:
-        found.append("another data set, or the same one prepared anew (dataset.json differs)")
+        found.append("another data set, or the same one prepared again (dataset.json differs)")
     for stage, reached in asked["stages"].items():
         before = kept.get("stages", {}).get(stage)
         if before is None:
@@ -164,7 +164,7 @@ def _codec_path(request: Request, key: str) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file, which appears complete or not at all."""
+    """Copy a file, which appears completely or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target.with_suffix(".part"))
     target.with_suffix(".part").replace(target)

@@ -228,7 +228,7 @@ def _check(suite: Suite, path: Path) -> None:
 def _check_unique(found: Sequence[str], kind: str, path: Path) -> None:
     twice = sorted({name for name in found if found.count(name) > 1})
     if twice or not found:
-        raise InputError(f"{path}: expected {kind}, each with a name of its own; found {twice or 'none'}.")
+        raise InputError(f"{path}: expected {kind}, each with its own name; found {twice or 'none'}.")
 
 
 def _check_subsample(suite: Suite, evaluation: Evaluation, path: Path) -> None:
@@ -241,7 +241,7 @@ def _check_subsample(suite: Suite, evaluation: Evaluation, path: Path) -> None:
     if not evaluation.subsample:
         return
     if max(evaluation.subsample) > (evaluation.num_samples or 0):
-        raise InputError(f"{path}: {evaluation.name!r} draws fewer samples than subsample asks for.")
+        raise InputError(f"{path}: {evaluation.name!r} has fewer samples than subsample asks for.")
     known = [name for name, column in COLUMNS.items() if column.of_any_samples]
     if not set(suite.shown(evaluation)) <= set(known):
         raise InputError(f"{path}: {evaluation.name!r} sub-samples; it can show {', '.join(known)}.")
@@ -250,11 +250,11 @@ def _check_subsample(suite: Suite, evaluation: Evaluation, path: Path) -> None:
 def _check_system(suite: Suite, system: System, path: Path) -> None:
     if system.shares and system.reconstruction:
         raise InputError(
-            f"{path}: {system.name!r} has both shares and reconstruction; a codec is scored in a run of its own."
+            f"{path}: {system.name!r} has both shares and reconstruction; a codec is scored in its own run."
         )
     if system.shares in {other.name for other in suite.systems if other.shares}:
         raise InputError(
-            f"{path}: {system.name!r} shares the weights of {system.shares!r}, which has none of its own; name the "
+            f"{path}: {system.name!r} shares the weights of {system.shares!r}, which has no weights itself; name the "
             "system that is trained."
         )
     if system.reconstruction not in (None, *CODEC_STAGES):

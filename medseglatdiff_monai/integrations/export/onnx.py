@@ -1,7 +1,7 @@
 """ONNX of a bundle's networks: conditioner, denoiser and mask decoder, and what the sampling between them needs.
 
 The loop over timesteps stays outside the networks, in :mod:`~medseglatdiff_monai.integrations.export.onnx_runner`,
-which needs neither torch nor MONAI: samples, steps and seed are chosen when masks are drawn, not when the bundle is
+which needs neither torch nor MONAI: samples, steps and seed are chosen when masks are sampled, not when the bundle is
 exported.
 """
 
@@ -81,7 +81,7 @@ def export_onnx(
     segmenter = load_segmenter(bundle, weights, device="cpu", **overrides)
     network = check_exportable(segmenter)
     if len(segmenter.image_size) != 2:
-        raise InputError("The runner of ONNX exports draws masks of images, not of volumes: use --format torchscript.")
+        raise InputError("The runner of ONNX exports works on images, not on volumes: use --format torchscript.")
     sampling = sampling_settings(segmenter.inferer, network)
     if sampling["sampler"] not in ("direct", "dpm++", "ddim"):
         raise InputError(

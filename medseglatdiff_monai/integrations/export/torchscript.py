@@ -24,7 +24,7 @@ def check_exportable(segmenter: Segmenter) -> LatentDiffusionSegmenter:
     """
     if not isinstance(segmenter.network, LatentDiffusionSegmenter):
         raise InputError(
-            f"{segmenter.bundle_dir} holds a {type(segmenter.network).__name__}, which draws no samples. Only "
+            f"{segmenter.bundle_dir} holds a {type(segmenter.network).__name__}, which does not sample. Only "
             "diffusion models are exported; of a one-to-one network trace the network itself."
         )
     inferer = segmenter.inferer
@@ -56,7 +56,7 @@ def export_torchscript(
 
     Raises:
         InputError: see :func:`~medseglatdiff_monai.bundle.segmenter.load_segmenter` and :func:`check_exportable`; a
-            sampler that draws noise at each step; a confidence that is not the mean of the samples.
+            sampler that adds noise at each step; a confidence that is not the mean of the samples.
     """
     segmenter = load_segmenter(bundle, weights, device=device, **overrides)
     network, inferer = check_exportable(segmenter), segmenter.inferer
@@ -67,7 +67,7 @@ def export_torchscript(
         )
     if network.sampler == "ddpm":
         raise InputError(
-            "The sampler 'ddpm' draws noise at every step and cannot be traced: use --sampler dpm++ or ddim."
+            "The sampler 'ddpm' adds noise at every step and cannot be traced: use --sampler dpm++ or ddim."
         )
     image = torch.rand(2, segmenter.in_channels, *segmenter.image_size, device=segmenter.device)
     noise = network.draw_noise(image, network.num_samples, network.seed, ["a", "b"], network.count_passes())

@@ -148,7 +148,7 @@ def log_bundle(opened: Bundle, tracking_uri: str, name: str, experiment_name: st
             {"run_id": run_id} if run_id is not None else {"experiment_id": experiment_id, "run_name": root.name}
         )
         with _tracking(tracking_uri), mlflow.start_run(**where), warnings.catch_warnings():
-            # Of type hints that MLflow would like, and of its own deprecations.
+            # Warnings about type hints that MLflow would like, and about its own deprecations.
             warnings.simplefilter("ignore")
             info = mlflow.pyfunc.log_model(
                 name="segmenter",

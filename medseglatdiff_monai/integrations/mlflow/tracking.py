@@ -3,9 +3,9 @@
 A stage's run holds the parameters, loss, learning rate, validation metrics, codebook use, pictures of validation
 cases, the environment, and which data it was trained on. What is logged each iteration and epoch, and how, is MONAI's
 ``MLFlowHandler``; added here are parent runs, resumption, pictures and what happens without a server. Run ids are kept
-in the run folder's ``mlruns.json``, so that a stage that was interrupted goes on in its own run. Without a server all
+in the run folder's ``mlruns.json``, so that an interrupted stage resumes in its own run. Without a server all
 goes to one SQLite file beside the models (MLflow 3 takes no plain folder as a store); a server that does not answer
-never stops a training: the log goes on in that file.
+never stops a training: the log continues in that file.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PATIENCE = {
 }
 # MLflow refuses longer values, and longer lists of parameters.
 MAX_PARAMETER, MAX_DIGEST, MAX_PARAMETERS = 500, 36, 100
-# Of the top-level keys: an address may hold a password, and a deadline is the reading of one machine's clock.
+# Top-level keys that are not logged: an address may hold a password, and a deadline depends on one machine's clock.
 UNTRACKED = ("tracking_uri", "deadline")
 
 
@@ -147,7 +147,7 @@ class RunTracker(MLFlowHandler):
         validator: the stage's evaluator.
         experiment_name: MLflow experiment.
         log_interval: iterations between two entries of loss and learning rate.
-        num_panel_cases: cases of the first validation batch that are drawn after each validation; 0 for none.
+        num_panel_cases: cases of the first validation batch that are plotted after each validation; 0 for none.
         last: whether the parent run is finished with this stage.
     """
 
@@ -212,7 +212,7 @@ class RunTracker(MLFlowHandler):
             super().epoch_completed(engine)
 
     def complete(self) -> None:
-        """End the stage's run; one that a time limit stopped goes on another time."""
+        """End the stage's run; one that a time limit stopped resumes another time."""
         self._end("KILLED" if self._trainer.should_terminate else "FINISHED")
 
     def _open(self, uri: str) -> None:
@@ -243,7 +243,7 @@ class RunTracker(MLFlowHandler):
                     client.update_run(run_id, status="RUNNING")
                     return run_id
             except MlflowException as error:
-                # Deleted for good, or a new database at the old address: begin anew. Silence is no such answer.
+                # Deleted for good, or a new database at the old address: start over. Silence is no such answer.
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
         return client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
@@ -295,7 +295,7 @@ class RunTracker(MLFlowHandler):
             self.client.log_text(run_id, json.dumps(config, indent=2) + "\n", f"configs/{path.name}")
 
     def _send(self, call: Callable[[], Any]) -> None:
-        """Make a call of the client; where the store fails, say so and go on in the file beside the models."""
+        """Make a call of the client; where the store fails, say so and continue in the file beside the models."""
         local = sqlite_uri(self.output_dir)
         try:
             if self.cur_run is None:
@@ -309,14 +309,14 @@ class RunTracker(MLFlowHandler):
         except Exception as error:
             reason = type(error).__name__
             if not isinstance(error, ConnectionError | requests.RequestException) and str(error).strip():
-                # Of a connection the name says it; the rest is addresses of objects.
+                # For a connection the name says it; the rest is addresses of objects.
                 reason = str(error).strip().splitlines()[0][:200]
             if self.tracking_uri == local:
-                logger.warning("MLflow: %s cannot be written (%s); training goes on without a record.", local, reason)
+                logger.warning("MLflow: %s cannot be written (%s); training continues without a record.", local, reason)
                 self.tracking_uri, self.cur_run = None, None
                 return
             logger.warning(
-                "MLflow: %s does not answer (%s). Training goes on and is logged to %s; look at it with "
+                "MLflow: %s does not answer (%s). Training continues and is logged to %s; look at it with "
                 "'mlflow ui --backend-store-uri %s'.",
                 _without_password(str(self.tracking_uri)), reason, local, local,
             )  # fmt: skip
@@ -353,7 +353,7 @@ class RunTracker(MLFlowHandler):
                 level = 0.5 if set(np.unique(label)) <= {0.0, 1.0} else float(np.median(label))
                 samples, raters = found > level, label > level
             if image.ndim != 3:
-                # Volumes are not drawn.
+                # Volumes are not plotted.
                 return
             name = str(names[row]) if row < len(names) else f"case {row + 1}"
             cases.append(ComparedCase(name, image.mean(0), raters, samples))

@@ -29,7 +29,7 @@ from medseglatdiff_monai.integrations.monai_label.app import EnsembleTasks
 class MyApp(EnsembleTasks, monaibundle.MyApp, MONAILabelApp):
     """MONAI Label looks for the class that names MONAILabelApp among its bases."""
 '''
-# monailabel imports two functions that draw images for TensorBoard, of which none is used here. torchvision itself
+# monailabel imports two functions that render images for TensorBoard, of which none is used here. torchvision itself
 # must have been built for the very torch that is installed.
 STAND_IN = '''"""Stands in for torchvision, which is not installed, so that monailabel can be imported."""
 

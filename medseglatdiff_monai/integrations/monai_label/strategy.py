@@ -61,7 +61,7 @@ class Disagreement(Strategy):
         stamp = {"weights": task.weights_stamp(), **options}
         scores: dict[str, float] = {}
         left_out: dict[str, str] = {}
-        pending = drawn = 0
+        pending = scored = 0
         device = {"device": request["device"]} if "device" in request else {}
         for image in images:
             info = datastore.get_image_info(image)
@@ -70,10 +70,10 @@ class Disagreement(Strategy):
             if kept.get("stamp") == {**stamp, **place}:
                 scores[image] = kept["disagreement"]
                 continue
-            if drawn >= most:
+            if scored >= most:
                 pending += 1
                 continue
-            drawn += 1
+            scored += 1
             started = time.monotonic()
             try:
                 value = self._score(task, {**options, **place, "image": datastore.get_image_uri(image), **device})

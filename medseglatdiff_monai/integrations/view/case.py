@@ -41,7 +41,7 @@ class Shown:
         ensemble: over S slices, 1 of a picture.
         threshold: the bundle's.
         raters: raters' masks (R, S, h, w) bool, or ``None``.
-        notes: what a reader of the sizes should know.
+        notes: remarks for whoever reads the sizes.
     """
 
     ensemble: Ensemble

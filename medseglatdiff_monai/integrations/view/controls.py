@@ -33,7 +33,7 @@ class Start:
         raters: its raters' masks.
         point: its nodule, LPS millimetres; segmented at once if given, or not needed.
         num_samples: of the ensemble.
-        num_inference_steps: of a sample; ``None`` of a network that takes none.
+        num_inference_steps: of a sample; ``None`` for a network that takes none.
         seed: of the noise.
     """
 
@@ -98,7 +98,7 @@ class Controls:
             steps = start.num_inference_steps or 1
             self.steps = ui.number("Steps", value=steps, min=1, max=1000, precision=0).classes("w-24")
             self.seed = ui.number("Seed", value=start.seed, precision=0).classes("w-24")
-            self.segment = ui.button("Draw masks", on_click=actions.segment).mark("draw")
+            self.segment = ui.button("Sample masks", on_click=actions.segment).mark("draw")
             self.segment.disable()
             self.spinner = ui.spinner(size="1.6em")
             self.spinner.visible = False

@@ -57,7 +57,7 @@ def serve(
 
     from .controls import Start
 
-    # A page elsewhere must not reach this one under a name of its own that leads to 127.0.0.1.
+    # A page elsewhere must not reach this one under another name that leads to 127.0.0.1.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     lock = threading.Lock()
     steps = sampling_settings(segmenter.inferer, segmenter.network)["num_inference_steps"]
@@ -68,7 +68,7 @@ def serve(
 
     # Flushed: the address is wanted now, also through a pipe.
     print(f"Open http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
-    # A browser that was busy for a while comes back to the same page; without the last messages it would load anew.
+    # A browser that was busy for a while comes back to the same page; without the last messages it would load again.
     ui.run(
         root, host=HOST, port=port, title="medseglatdiff", favicon="🫁", reload=False, show=show,
         show_welcome_message=False, message_history_length=100, reconnect_timeout=30.0,
@@ -167,7 +167,7 @@ class Page:
         controls.segment.disable()
         controls.spinner.visible = True
         self.done = 0
-        controls.message.text = "Drawing …"
+        controls.message.text = "Sampling …"
         try:
             number, steps, seed = (int(field.value) for field in (controls.number, controls.steps, controls.seed))
             point = self.point if case.needs_point else None
@@ -198,7 +198,7 @@ class Page:
 
     def _show_progress(self) -> None:
         if self.controls.spinner.visible and self.case is not None and self.case.needs_point:
-            self.controls.message.text = f"Drawing … {self.done} slice(s) done"
+            self.controls.message.text = f"Sampling … {self.done} slice(s) done"
 
     def _show_ensemble(self, case: OpenCase) -> None:
         shown, controls = self.shown, self.controls
@@ -213,7 +213,7 @@ class Page:
         controls.threshold.value = shown.threshold
         controls.layers["Raters"].visible = controls.comparison.visible = shown.raters is not None
         where = f" at {format_point(self.point)} mm" if case.needs_point else ""
-        controls.message.text = " ".join([f"{count} masks drawn of {slices} slice(s){where}.", *shown.notes])
+        controls.message.text = " ".join([f"{count} masks sampled for {slices} slice(s){where}.", *shown.notes])
         controls.result.visible = True
         self._show_base()
 

@@ -40,7 +40,7 @@ def load_masks(paths: Sequence[Path], size: tuple[int, int], source: RasterInput
 def _load_mask(path: Path, source: RasterInput | VolumeInput) -> np.ndarray:
     """Masks (R, H, W) of one file, row first."""
     if isinstance(source, NiftiInput) and path.name.lower().endswith((".nii", ".nii.gz")):
-        # On the image's own grid it is turned as the image is; otherwise it is a prepared one, rows first.
+        # On the image's own grid it is flipped as the image is; otherwise it is a prepared one, rows first.
         found = open_input(path, 1)
         assert isinstance(found, NiftiInput)
         if _same_grid(found, source):
