@@ -117,7 +117,7 @@ class _Preparation:
         return {"source": self.name, **options, **self.split.arguments()}
 
     def header(self) -> dict[str, Any]:
-        """What decides whether a folder holds this very preparation; it names places, so only the journal keeps it."""
+        """What identifies this preparation in a folder; it contains paths, so only the journal keeps it."""
         return {
             "version": PREPARATION_VERSION,
             "arguments": self.arguments(),

@@ -85,7 +85,7 @@ class SplitTable:
     sha256: str
 
     def find(self, case: _Case) -> str | None:
-        """The listed value that means this case, or None. Leading zeros of numbers are ignored ("01" is "1")."""
+        """The listed value that matches this case, or None. Leading zeros of numbers are ignored ("01" is "1")."""
         value = case.columns.get(self.column, case.group)
         if value in self.splits:
             return value
@@ -125,7 +125,7 @@ class SplitTable:
         return {"method": "file", "file": self.path.name, "sha256": self.sha256, "column": self.column}
 
     def count_absent(self, cases: Iterable[_Case]) -> int:
-        """How many listed values mean none of these cases."""
+        """Number of listed values that match none of these cases."""
         return len(self.splits) - len({listed for case in cases if (listed := self.find(case)) is not None})
 
 

@@ -82,7 +82,7 @@ class DicomWriter:
         if len(frames) > 1:
             raise InputError(
                 f"{source.path}: its slices have {len(frames)} FrameOfReferenceUIDs; expected one. Slices of several "
-                "series were merged: give one of them, or --dicom False to write NIfTI alone."
+                "series were merged: give one of them, or --dicom False to write only NIfTI."
             )
 
     def write(self, nodules: Sequence[SegmentedNodule], folder: Path, stem: str) -> dict[str, str]:
@@ -272,7 +272,7 @@ def _read_header(path: str) -> Any:
     if not header.get("FrameOfReferenceUID"):
         raise InputError(
             f"{path}: no FrameOfReferenceUID; expected the one of the series, without which a DICOM SEG has no place. "
-            "Fix the series, or give --dicom False to write NIfTI alone."
+            "Fix the series, or give --dicom False to write only NIfTI."
         )
     for keyword in COPIED_KEYWORDS:
         if keyword not in header:

@@ -2,7 +2,7 @@
 
 A codec has ``encode``: x → z, ``decode``: z → x (for masks: logits), and a training ``forward`` that returns the
 reconstruction with the quantiser's loss. :class:`VQVAECodec` is the paper's VQ-VAE (Eq. 7-10) on MONAI's encoder and
-decoder. :class:`IdentityCodec` leaves pixels as they are, so that pixel-space diffusion needs no code of its own. The
+decoder. :class:`IdentityCodec` leaves pixels as they are, so that pixel-space diffusion needs no separate code. The
 KL autoencoder is in :mod:`~medseglatdiff_monai.networks.kl_codec`.
 """
 

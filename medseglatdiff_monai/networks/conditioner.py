@@ -40,8 +40,8 @@ class CodecConditioner(nn.Module):
         image_encoder_depth: how many of its strides 2, 4, 8, 16, 32 it has.
 
     Raises:
-        InputError: a codec that quantises is to be trained; context or an image encoder is asked for with a frozen
-            codec; an image encoder that does not fit.
+        InputError: a trainable codec that quantises; context or an image encoder with a frozen codec; an image encoder
+            that does not fit.
     """
 
     def __init__(

