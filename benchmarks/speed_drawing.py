@@ -27,7 +27,7 @@ from medseglatdiff_monai.networks import LatentDiffusionSegmenter
 
 SEED = 0
 FORMER_STEPS = 10
-# Numbers of steps that are timed of a long chain; each further step costs the difference per step between the two.
+# Of a long chain only this many steps are timed. Each further step costs what the time between the two costs.
 WALKED = 2
 UNET_FEATURES = (64, 64, 128, 256, 512, 64)
 REFERENCE, OURS, MATMUL, LIMIT = "unet", "default", "matmul", "limit"

@@ -21,7 +21,7 @@ from .errors import InputError, did_you_mean
 __all__ = ["COMMANDS", "main"]
 
 HELP = frozenset({"--help", "-h"})
-# What a result says on the screen, given the arguments too.
+# Prints a result; gets the arguments too.
 Say = Callable[[Any, Mapping[str, Any]], None]
 
 

@@ -27,12 +27,12 @@ FREE_KEYS = {"max_minutes", "deadline", "max_epochs", "num_workers", "cache_work
 def build_stages(configs_dir: Path, bundle_name: str) -> dict[str, dict[str, Any]]:
     """Configuration of every stage of a bundle, joined from its fragments and the bundle's own file.
 
-    A bundle's file may hold one block per stage under ``"stages"``. A stage takes the other keys that it knows, and those
-    that no stage knows: these belong to the bundle's preprocessing.
+    A bundle's file may hold one block per stage under ``"stages"``. A stage takes the other keys that it knows, and
+    those that no stage knows: these belong to the bundle's preprocessing.
 
     Raises:
-        InputError: the bundle's file names a stage that there is not, or a key that no fragment has and nothing refers
-            to; the message names the nearest known one.
+        InputError: the bundle's file names a stage that does not exist, or a key that no fragment has and nothing
+            refers to; the message names the nearest known one.
     """
     names = dict.fromkeys(name for fragments in STAGES.values() for name in fragments)
     fragments = {name: read_json(configs_dir / f"{name}.json") for name in names}

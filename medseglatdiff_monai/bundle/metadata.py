@@ -55,7 +55,7 @@ medseglatdiff predict runs/{name} IMAGE --output-dir out
 ```
 
 ## Limits
-- FILL IN: populations, devices and findings that the data has none of; what the model does on them is not known.
+- FILL IN: populations, devices and findings that are missing from the data; the model was not measured on them.
 
 ## Licences
 Code and configurations: Apache-2.0 (`LICENSE`). Data and weights: `docs/data_license.txt`.

@@ -1,4 +1,4 @@
-"""What a prediction's JSON and panel say in words about the run, the input and each nodule."""
+"""Descriptions of the run, the input and each nodule, for a prediction's JSON and panel."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def describe_nodule(
 
 
 def describe_input(source: RasterInput | VolumeInput) -> dict[str, Any]:
-    """What a result says about its input: name, format, shape, and of a volume its grid."""
+    """What a result says about its input: name, format, shape, and the grid of a volume."""
     if isinstance(source, RasterInput):
         return {"name": source.path.name, "format": source.path.suffix[1:].lower(), "shape": list(source.size)}
     description: dict[str, Any] = {
@@ -121,7 +121,7 @@ def find_notes(source: RasterInput | VolumeInput, found: Ensemble, segmenter: Se
             f"The image ({height}x{width}) was taken as a nodule crop: its central {crop}x{crop} pixels were used. "
             "From a whole CT slice, cut the nodule out first, or give the volume with --point."
         )
-        # Not an error, since users cut crops of many sizes; but a whole slice must not pass in silence.
+        # Not an error, since users cut crops of many sizes; but a whole slice must not pass without a note.
         logger.warning("%s: %s", source.path, notes[-1])
     elif crop is not None and (height < segmenter.image_size[0] or width < segmenter.image_size[1]):
         notes.append(f"The image ({height}x{width}) was padded with its minimum to the network's size.")

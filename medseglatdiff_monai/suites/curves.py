@@ -1,4 +1,4 @@
-"""The curves of a suite's report, as SVG that stands in the page."""
+"""The curves of a suite's report, as SVG inside the page."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _svg(figure: Figure) -> str:
 
 def _curve(rows: Sequence[Mapping[str, Any]], label: str, metric: str) -> str:
     figure, axes = _axes()
-    # Points of one evaluation belong together: two that were scored on other cases are no curve.
+    # Points of one evaluation belong together: points that were scored on different cases make no curve.
     swept = all(row["key"].endswith(f"{row['point']:g}") for row in rows)
     lines: dict[tuple, list] = {}
     for row in rows:

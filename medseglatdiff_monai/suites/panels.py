@@ -1,4 +1,4 @@
-"""The panels of a suite's report: raters beside samples, as PNG that stands in the page."""
+"""The panels of a suite's report: raters beside samples, as PNG inside the page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def choose_panels(request: Request, scored: Sequence[Scored]) -> list[dict[str, 
         if not number:
             continue
         frame = next(iter(part.frames.values()))
-        # Cases in which the raters see something, spread over the data set.
+        # Cases in which the raters marked something, spread over the data set.
         marked = frame[frame["dice"].notna()].index if "dice" in frame else frame.index
         shown = list(marked if len(marked) else frame.index)
         cases = [shown[i * len(shown) // number] for i in range(min(number, len(shown)))]
@@ -49,7 +49,7 @@ def choose_panels(request: Request, scored: Sequence[Scored]) -> list[dict[str, 
 
 
 def render_panels(entry: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Title and PNG, in base64: raters beside samples for all cases of a system, and its first case at length."""
+    """Title and PNG, in base64: raters beside samples for all cases of a system, and its first case in detail."""
     cases = []
     for case in entry["cases"]:
         with np.load(case["samples"]) as saved:

@@ -1,4 +1,4 @@
-"""What is there already and may be used: runs that were trained on the same, and codecs that several systems share."""
+"""Reuse of earlier work: runs with the same data and settings, and codecs that several systems share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .suite import CODEC_STAGES
 
 __all__ = ["check_runs", "keep_codecs", "read_costs", "share_codecs", "trained_on"]
 
-# Keys that change where or how fast a stage is trained, not what comes out.
+# Keys that change where or how fast a stage is trained, not its result.
 WITHOUT_EFFECT = {
     "bundle_root", "output_dir", "dataset_dir", "weights", "image_codec_weights", "mask_codec_weights", "tracking_uri",
     "tracker", "tracked_parameters", "experiment_name", "max_minutes", "num_workers", "cache_workers", "cache_rate",
@@ -116,7 +116,7 @@ def _differences(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
 
 
 def read_costs(run: Path) -> dict[str, Any]:
-    """``training.json`` of a run: minutes of its stages, taken over ones included, and the network's costs."""
+    """``training.json`` of a run: minutes of its stages, reused ones included, and the network's costs."""
     path = run / "training.json"
     return read_json(path) if path.is_file() else {}
 

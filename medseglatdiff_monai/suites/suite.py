@@ -1,7 +1,7 @@
 """Reading ``configs/suites/*.json``: which systems a suite has, how they are scored, and what is shown.
 
-A suite is a list of systems (an experiment and overrides each), a list of evaluations (settings that every system is
-scored with; one with a ``sweep`` stands for several), and the metrics that its tables, curves and comparisons show.
+A suite is a list of systems (each with an experiment and overrides), a list of evaluations (settings that every system
+is scored with; an entry with a ``sweep`` makes several), and the metrics that its tables, curves and comparisons show.
 Misspelt keys are errors; a key that begins with an underscore is a comment.
 """
 
@@ -55,7 +55,7 @@ class Evaluation:
         num_inference_steps: denoiser calls for each sample; ``None`` is each system's own.
         max_cases: score at most this many cases.
         overrides: further configuration keys of the evaluation.
-        subsample: sample ``num_samples`` masks once and score these smaller numbers of them as well.
+        subsample: sample ``num_samples`` masks once, and also score these smaller numbers of them.
         draws: how many random subsets of each number are averaged; 1 takes the first ones.
         systems: names of the systems it applies to; all if empty.
         metrics: what it shows; the suite's if empty.
@@ -89,7 +89,7 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """As it is written in a sentence: the point of a sweep, else the name."""
+        """Its name in a sentence: the point of a sweep, or else the name."""
         return self.name if self.axis is None else f"{self.axis} = {self.point:g}"
 
     @property

@@ -128,8 +128,8 @@ def start(
         studies: folder of the images (NIfTI, PNG, JPEG), or the address of a DICOMweb server.
         bundles: bundle folders or names, separated by commas; by default those under bundles/.
         app_dir: folder of the app; keeps the weights that are trained there.
-        host: address to listen on. MONAI Label asks nobody who they are: leave it at this machine's own, or put
-            something that does in front of it.
+        host: address to listen on. MONAI Label has no login: leave it at this machine's own, or put
+            something in front of it that authenticates.
         port: port to listen on.
     """
     chosen = bundles.split(",") if isinstance(bundles, str) else list(bundles or _own_bundles())

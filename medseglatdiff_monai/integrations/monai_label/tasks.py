@@ -181,7 +181,7 @@ class EnsembleTrainTask(BundleTrainTask):
 
 
 def publish_weights(weights: Path, models: Path) -> None:
-    """Put weights in the place of ``models/model.pt``, whole or not at all; the former ones are kept beside it."""
+    """Put weights in the place of ``models/model.pt``, completely or not at all; the former ones are kept beside it."""
     target = models / WEIGHTS
     if target.is_file():
         # MONAI Label takes the shortest name of *.pt for the default: any other must be longer.

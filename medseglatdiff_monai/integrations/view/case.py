@@ -1,4 +1,4 @@
-"""What the page looks at, without the page: an opened image, and the ensemble sampled of it.
+"""The content of the page, without the page: an opened image, and the ensemble sampled of it.
 
 A volume is segmented slice by slice from the clicked one as `predict` does, so that the page and the command give the
 same numbers.
@@ -38,7 +38,7 @@ class Shown:
     """What the page shows of an ensemble.
 
     Attributes:
-        ensemble: over S slices, 1 of a picture.
+        ensemble: over S slices, 1 for a picture.
         threshold: the bundle's.
         raters: raters' masks (R, S, h, w) bool, or ``None``.
         notes: remarks for whoever reads the sizes.
@@ -91,7 +91,7 @@ class OpenCase:
         source: what was opened.
         raters: raters' masks (R, H, W) bool of a picture, opened mask volumes of a volume, or ``None``.
         segmenter: the loaded bundle.
-        num_slices: from the feet upwards; 1 of a picture.
+        num_slices: from the feet upwards; 1 for a picture.
         needs_point: whether it must be said where the nodule is.
     """
 

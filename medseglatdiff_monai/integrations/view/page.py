@@ -126,7 +126,7 @@ class Page:
             await self._take(case)
 
     async def _take(self, case: OpenCase) -> None:
-        """Show an opened image, and segment it where it is known what in it."""
+        """Show an opened image, and segment it if the place is known."""
         from nicegui import run
 
         controls = self.controls
