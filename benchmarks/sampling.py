@@ -76,7 +76,7 @@ def choices(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str
 
     ways = {"as shipped": draw(), "no test-time augmentation": draw({"test_time_augmentation": False})}
     if network.noise_scale != 1.0:
-        ways["noise as it is drawn, not scaled"] = draw({"noise_scale": 1.0})
+        ways["noise not scaled"] = draw({"noise_scale": 1.0})
 
     def large_alone(image: torch.Tensor, case: str) -> torch.Tensor:
         masks = draw()(image, case)

@@ -79,5 +79,5 @@ def _check_stems(opened: Sequence[RasterInput | VolumeInput]) -> None:
         if other is not source.path:
             raise InputError(
                 f"{source.path} and {other}: two inputs called {source.stem!r}, whose files would have the same names. "
-                "Predict them in separate calls with another --output-dir each."
+                "Predict them in separate calls, each with its own --output-dir."
             )

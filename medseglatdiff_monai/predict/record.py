@@ -75,7 +75,8 @@ def describe_nodule(
     notes = []
     if slices != 1:
         notes = [
-            f"Towards the {side} {why[end]} while the consensus was not empty: the volume is a part."
+            f"Towards the {side} {why[end]} while the consensus was not empty: the volume covers only part of the "
+            "nodule."
             for side, end in nodule.find_cut_ends()
         ]
     if not nodule.fused[nodule.clicked].any():

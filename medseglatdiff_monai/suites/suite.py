@@ -218,7 +218,7 @@ def _check(suite: Suite, path: Path) -> None:
             raise InputError(f"{path}: unknown metric {name!r}.{did_you_mean(name, COLUMNS)}")
     beyond = [name for name in suite.compare if name not in suite.metrics]
     if beyond:
-        raise InputError(f"{path}: compare has {', '.join(beyond)}, which metrics has not; add it there.")
+        raise InputError(f"{path}: compare has {', '.join(beyond)}, which are not in metrics; add them there.")
     for evaluation in suite.evaluations:
         _check_subsample(suite, evaluation, path)
     for system in suite.systems:

@@ -1,4 +1,4 @@
-"""ONNX of a bundle's networks: conditioner, denoiser and mask decoder, and what the sampling between them needs.
+"""ONNX of a bundle's networks: conditioner, denoiser and mask decoder, and the settings for sampling with them.
 
 The loop over timesteps stays outside the networks, in :mod:`~medseglatdiff_monai.integrations.export.onnx_runner`,
 which needs neither torch nor MONAI: samples, steps and seed are chosen when masks are sampled, not when the bundle is
@@ -31,7 +31,7 @@ from .torchscript import check_exportable
 __all__ = ["export_onnx"]
 
 OPSET = 18
-# What the runner takes over of sampling_settings.
+# Entries of sampling_settings that the runner uses.
 SAMPLING = (
     "num_inference_steps", "sampler", "timestep_power", "last_timestep", "noise_scale", "test_time_augmentation",
 )  # fmt: skip
@@ -136,7 +136,7 @@ def _write(module: nn.Module, inputs: tuple[torch.Tensor, ...], names: list[str]
     batch = torch.export.Dim("batch", min=1, max=65536)
     logger, level = logging.getLogger("torch.onnx"), logging.getLogger("torch.onnx").level
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        # The exporter reports its progress and its own deprecations, of which a user can make nothing.
+        # The exporter reports its progress and its own deprecations, which tell a user nothing.
         warnings.simplefilter("ignore")
         logger.setLevel(logging.ERROR)
         try:

@@ -1,6 +1,6 @@
 """Samples masks with onnxruntime and numpy alone: no torch, no MONAI. Exports carry a copy of this file.
 
-The networks beside it were written by ``medseglatdiff export BUNDLE --format onnx``; this module holds what stands
+The networks beside it were written by ``medseglatdiff export BUNDLE --format onnx``; this module holds what comes
 between them: the noise, the passes of the direct sampler, the steps of DPM-Solver++(2M) (Lu et al., arXiv 2211.01095)
 or DDIM (Song et al., arXiv 2010.02502, Eq. 12 with sigma = 0), the symmetries of test-time augmentation, and the fusion
 of the masks. Noise is that of PyTorch's CPU generator, number for number, so that an export samples exactly the masks
@@ -164,11 +164,11 @@ def solve_directly(
     prediction_type: str,
     noise_scale: float = 1.0,
 ) -> np.ndarray:
-    """Latents x_0 (M, d, h, w) in a pass a timestep; before each pass but the first, x_0 is given fresh noise.
+    """Latents x_0 (M, d, h, w) in one pass per timestep; before each pass but the first, x_0 is given fresh noise.
 
     Args:
         denoise: see :func:`solve`.
-        noise: of all passes, stacked: (M, passes · d, h, w), standard normal.
+        noise: noise of all passes, stacked: (M, passes · d, h, w), standard normal.
         alpha_bar: (T,).
         timesteps: see :func:`direct_timesteps`.
         prediction_type: ``"sample"`` or ``"v_prediction"``.
@@ -248,8 +248,8 @@ class OnnxSegmenter:
 
         Args:
             image: (B, C, H, W) float32 in [0, 1], after the bundle's preprocessing.
-            num_samples: N masks an image; by default the bundle's.
-            num_inference_steps: denoiser calls a mask; by default the bundle's.
+            num_samples: N masks per image; by default the bundle's.
+            num_inference_steps: denoiser calls per mask; by default the bundle's.
             seed: seed of the noise; by default the bundle's.
             cases: B case ids that the noise belongs to; without them all images share the noise of (seed, sample).
             noise: (B, N, d, h, w) standard normal, instead of the noise generated here; for more than one pass of
@@ -333,7 +333,7 @@ class OnnxSegmenter:
         }
 
     def _turns(self, num_samples: int) -> list[int]:
-        """Symmetry in which each sample sees the image: with test-time augmentation each another one."""
+        """Symmetry in which each sample sees the image: with test-time augmentation a different one each."""
         if not self.settings["test_time_augmentation"]:
             return [0] * num_samples
         height, width = self.settings["image_size"]

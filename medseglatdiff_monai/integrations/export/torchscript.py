@@ -48,10 +48,10 @@ def export_torchscript(
     Args:
         bundle: folder, or name under ``bundles/``.
         output_file: receives the TorchScript. Called with image (B, C, H, W) in the range of the bundle's
-            preprocessing and standard normal noise (B, N, d, H/f, W/f), of k passes of the sampler ``direct``
+            preprocessing and standard normal noise (B, N, d, H/f, W/f), for k passes of the sampler ``direct``
             (B, N, k · d, H/f, W/f), it returns (B, 1, H, W) in [0, 1]. B is free; N, H and W are those of the trace.
         weights: other weights than the bundle's own.
-        device: where the file will run: the trace keeps the device of what is made on the way.
+        device: where the file will run: the trace keeps the device of tensors made inside.
         overrides: configuration keys.
 
     Raises:

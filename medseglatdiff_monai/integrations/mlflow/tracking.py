@@ -2,7 +2,7 @@
 
 A stage's run holds the parameters, loss, learning rate, validation metrics, codebook use, pictures of validation
 cases, the environment, and which data it was trained on. What is logged each iteration and epoch, and how, is MONAI's
-``MLFlowHandler``; added here are parent runs, resumption, pictures and what happens without a server. Run ids are kept
+``MLFlowHandler``; added here are parent runs, resumption, pictures and the behaviour without a server. Run ids are kept
 in the run folder's ``mlruns.json``, so that an interrupted stage resumes in its own run. Without a server all
 goes to one SQLite file beside the models (MLflow 3 takes no plain folder as a store); a server that does not answer
 never stops a training: the log continues in that file.
@@ -43,7 +43,7 @@ RECORD = "mlruns.json"
 DIFFUSION = "diffusion"
 # Stages whose validation samples masks.
 SEGMENTER_STAGES = (DIFFUSION, "scoring")
-# A server that is down must not hold a training up; MLflow's own patience is minutes for every call.
+# A server that is down must not delay a training; MLflow itself waits minutes for every call.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -114,7 +114,7 @@ def _without_password(uri: str) -> str:
 
 
 def tracked_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The top-level keys of a configuration whose value is a number, a text, a truth value, or a list of those.
+    """The top-level keys of a configuration whose value is a number, a string, a Boolean, or a list of those.
 
     Args:
         values: ids of the configuration and what they were resolved to; nested ids hold ``::``.
@@ -325,12 +325,12 @@ class RunTracker(MLFlowHandler):
 
     @staticmethod
     def _check(uri: str) -> None:
-        """Whether anything answers at an HTTP address, in seconds and not in MLflow's minutes."""
+        """Whether anything answers at an HTTP address, within seconds instead of MLflow's minutes."""
         if uri.startswith(("http://", "https://")):
             requests.get(uri, timeout=5, stream=True).close()
 
     def _log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """MONAI's, of finite values alone, and to another store where this one fails."""
+        """MONAI's, for finite values only, and to another store if this one fails."""
         found = {key: float(value) for key, value in flatten_dict(metrics).items()}
         finite = {key: value for key, value in found.items() if np.isfinite(value)}
         if finite and self.tracking_uri is not None:

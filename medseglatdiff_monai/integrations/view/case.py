@@ -167,7 +167,7 @@ class OpenCase:
                 progress(1)
         notes = [
             f"Towards the {side} the {'scan' if end == 'volume' else 'search'} ends while the consensus is not empty: "
-            "the volume is a part."
+            "the volume covers only part of the nodule."
             for side, end in (found.find_cut_ends() if found.voxel_mm3 is not None else [])
         ]
         raters = cut_masks(self.raters, found.planes, segmenter.crop_size)
