@@ -2,12 +2,11 @@
 
 Usage: python benchmarks/consensus_threshold.py DATASET_DIR [--bundle NAME] [--max-cases 200] [--num-samples 16]
 
-Each validation case's ensemble is drawn once and fused at every threshold and by every rule of
-:mod:`medseglatdiff_monai.ensemble.fusion`. Dice is that with the consensus of at least half of the readers, on the
-network's
-grid: of the cases whose consensus is not empty, and of all cases, where two empty masks count 1. The threshold at which
-the expected Dice of a calibrated map is highest is half of that Dice, so below 0.5 (Lipton et al. 2014, arXiv
-1402.1892), and a consensus of samples that place a small structure here and there is empty at 0.5.
+Each validation case's ensemble is sampled once and fused at every threshold and by every rule of
+:mod:`medseglatdiff_monai.ensemble.fusion`. Dice is computed against the consensus of at least half of the raters, on
+the network's grid: over the cases whose consensus is not empty, and over all cases, where two empty masks count as 1.
+For a calibrated map, the best threshold is half of the highest expected Dice, so below 0.5 (Lipton et al. 2014, arXiv
+1402.1892). At 0.5 the consensus is empty where samples place a small structure at different positions.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from medseglatdiff_monai.metrics import ConsensusDice
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 
 
-def score(consensus: torch.Tensor, readers: torch.Tensor) -> dict[str, float]:
-    """Mean Dice of consensus masks (B, 1, H, W) with readers' masks (B, R, H, W), and the share of empty ones."""
+def score(consensus: torch.Tensor, raters: torch.Tensor) -> dict[str, float]:
+    """Mean Dice of consensus masks (B, 1, H, W) with raters' masks (B, R, H, W), and the share of empty ones."""
     scores = {}
     for name, ignore_empty in (("dice", True), ("dice_all", False)):
         metric = ConsensusDice(ignore_empty=ignore_empty)
-        metric(consensus, readers)
+        metric(consensus, raters)
         scores[name] = round(float(metric.aggregate()), 4)
     return {**scores, "empty": round(float((~consensus.flatten(1).any(1)).float().mean()), 4)}
 
@@ -40,18 +39,18 @@ def score(consensus: torch.Tensor, readers: torch.Tensor) -> dict[str, float]:
 def main() -> None:
     """Command line."""
     parser = measurement_arguments(__doc__, seed=1, output="consensus_threshold.json")
-    parser.add_argument("--max-cases", type=int, default=200, help="drawn by seed")
+    parser.add_argument("--max-cases", type=int, default=200, help="selected by seed")
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.bundle, num_samples=arguments.num_samples, seed=arguments.seed)
     items = load_datalist(arguments.dataset_dir, arguments.split, max_cases=arguments.max_cases, seed=arguments.seed)
-    samples, readers = [], []
-    for item in tqdm(items, desc="Drawing"):
+    samples, raters = [], []
+    for item in tqdm(items, desc="Sampling"):
         loaded = segmenter.preprocessing({"image": item["image"], "label": item["label"]})
         image = loaded["image"].as_tensor()[None].to(segmenter.device)
         with torch.no_grad():
             samples.append(segmenter.inferer(image, segmenter.network, [item["case"]])["samples"].cpu())
-        readers.append(loaded["label"].as_tensor()[None] > 0)
-    ensembles, masks = torch.cat(samples), torch.cat(readers)
+        raters.append(loaded["label"].as_tensor()[None] > 0)
+    ensembles, masks = torch.cat(samples), torch.cat(raters)
     confidence = ensembles.float().mean(1, keepdim=True)
     rows: list[dict[str, Any]] = [
         {"fusion": "mean", "threshold": threshold, **score(confidence >= threshold - 1e-6, masks)}

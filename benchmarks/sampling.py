@@ -1,8 +1,8 @@
-"""Draw the same cases in several ways and compare: ``benchmarks/results/sampling.json`` and ``drawing_….json``.
+"""Sample masks of the same cases in several ways: ``benchmarks/results/sampling.json`` and ``drawing_….json``.
 
 Usage: python benchmarks/sampling.py DATASET_DIR [--bundle NAME] [--max-cases 40] [--compare steps] --output FILE
 
-Every validation case is drawn in each way, so that differences are within a case; their intervals are bootstraps over
+Every validation case is sampled in each way, so that differences are within a case; their intervals are bootstraps over
 patients. ``--compare steps``: numbers of the bundle's steps with the most of them. ``--compare choices``
 (``drawing_….json``): what the bundle would do without one of its choices, with what it does.
 """
@@ -76,7 +76,7 @@ def choices(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str
 
     ways = {"as shipped": draw(), "no test-time augmentation": draw({"test_time_augmentation": False})}
     if network.noise_scale != 1.0:
-        ways["noise as it is drawn, not scaled"] = draw({"noise_scale": 1.0})
+        ways["noise not scaled"] = draw({"noise_scale": 1.0})
 
     def large_alone(image: torch.Tensor, case: str) -> torch.Tensor:
         masks = draw()(image, case)
@@ -107,7 +107,7 @@ def choices(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str
 def main() -> None:
     """Command line."""
     parser = measurement_arguments(__doc__, seed=2)
-    parser.add_argument("--max-cases", type=int, default=40, help="drawn by seed")
+    parser.add_argument("--max-cases", type=int, default=40, help="selected by seed")
     parser.add_argument("--compare", choices=("steps", "choices"), default="steps")
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.bundle)
@@ -115,11 +115,11 @@ def main() -> None:
     ways, reference = compared(segmenter, arguments.num_samples, arguments.seed)
     items = load_datalist(arguments.dataset_dir, arguments.split, arguments.max_cases, arguments.seed)
     rows: dict[str, list[dict]] = {name: [] for name in ways}
-    for item in tqdm(items, desc="Drawing"):
+    for item in tqdm(items, desc="Sampling"):
         loaded = segmenter.preprocessing({"image": item["image"], "label": item["label"]})
         image = loaded["image"].as_tensor()[None].to(segmenter.device)
-        readers = loaded["label"].as_tensor()[None] > 0
-        readers_consensus = fuse_masks(readers)
+        raters = loaded["label"].as_tensor()[None] > 0
+        raters_consensus = fuse_masks(raters)
         for name, draw in ways.items():
             masks = draw(image, item["case"]).cpu()
             consensus = mean_mask(masks) >= segmenter.inferer.threshold - 1e-6
@@ -127,9 +127,9 @@ def main() -> None:
                 {
                     "case": item["case"],
                     "group": item["group"],
-                    "ged_v": float(generalized_energy_distance(masks, readers)),
-                    "hm_iou": float(hungarian_matched_iou(masks, readers)),
-                    "dice": float(dice_score(consensus, readers_consensus)) if readers_consensus.any() else math.nan,
+                    "ged_v": float(generalized_energy_distance(masks, raters)),
+                    "hm_iou": float(hungarian_matched_iou(masks, raters)),
+                    "dice": float(dice_score(consensus, raters_consensus)) if raters_consensus.any() else math.nan,
                     "diversity": float(sample_diversity(masks)),
                     "samples_nonempty": float(masks.flatten(2).any(2).float().mean()),
                 }

@@ -1,13 +1,14 @@
-"""Write ``benchmarks/results/speed_cpu.json``: how fast masks are drawn, beside other ways to draw them.
+"""Write ``benchmarks/results/speed_cpu.json``: how fast masks are sampled, compared with other methods.
 
 Usage: python benchmarks/speed.py [--device cpu] [--threads 1] [--repeats 5] [--data-dir ARCHIVES] [--quick]
        python benchmarks/figures.py     # puts the results into docs/speed.md
 
-Samples of a lung crop and of a skin image are drawn by our default, by the same network with its former ten steps, by
+Samples of a lung crop and of a skin image are made by our default, by the same network with its former ten steps, by
 MONAI's inferer, and by systems of the literature; the measure is the time of one pass of MONAI's BasicUNet on the same
 image. The limit is the time that our multiply-accumulates would take at the rate of a large matrix product. After a
-warm-up the methods take turns, round after round; a ratio is one of the same round. Each method's memory is that of a
-process of its own. Also timed: a step of each stage of training, start-up, preparation of the data sources.
+warm-up the methods alternate, round after round; both times of a ratio are of the same round. The memory of each method
+is measured in a separate process. Also timed: a step of each stage of training, start-up, preparation of the data
+sources.
 
 On a CPU with one thread times are processor time, as a machine that others use as well takes longer by the clock;
 elsewhere they are wall time. Of both, the medians are in the file.
@@ -142,14 +143,14 @@ def add_memory(entries: list[dict[str, Any]], name: str, peaks: Sequence[int]) -
 
 
 def select_pictures(quick: bool) -> dict[str, Picture]:
-    """What is drawn; quickly, few samples of small images."""
+    """Images and numbers of samples; in a quick run, few samples of small images."""
     if not quick:
         return PICTURES
     return {key: replace(picture, numbers=QUICK_NUMBERS, overrides=QUICK_SIZES) for key, picture in PICTURES.items()}
 
 
 def describe_training(stages: list[tuple[dict[str, Any], np.ndarray]]) -> list[dict[str, Any]]:
-    """A row a stage of training."""
+    """One row per stage of training."""
     return [{**described, **both_clocks(took)} for described, took in stages]
 
 

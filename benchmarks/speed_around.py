@@ -1,4 +1,4 @@
-"""What ``benchmarks/speed.py`` times besides drawing: steps of training, start-up, preparation of data."""
+"""What ``benchmarks/speed.py`` times besides sampling: steps of training, start-up, preparation of data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medseglatdiff_monai.data.prepare import prepare
 from medseglatdiff_monai.training.run import TRAINING_STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
-# Archive of each source, as published; the phantom is drawn.
+# Archive of each source, as published; the phantom is generated.
 ARCHIVES = {
     "lidc-slices": "lidc_idri_slices_train_val.tar.xz",
     "lidc": "LIDC-IDRI-0023_dicom_xml.tar.xz",
@@ -56,7 +56,7 @@ def make_stage_step(picture: Picture, stage: str, device: torch.device) -> tuple
     # What the augmentation cuts its window out of is larger.
     has_window = "augmentation#window" in parser and parser.get_parsed_content("augmentation").window is not None
     side = int(parser.get_parsed_content("crop_size" if has_window else "image_size"))
-    step = make_step(parser, batch_size, picture.readers, side)
+    step = make_step(parser, batch_size, picture.raters, side)
     return step, {"bundle": picture.bundle, "stage": stage, "batch_size": batch_size, "side": side}
 
 
@@ -88,7 +88,7 @@ def run_child(*command: str) -> dict[str, float]:
 
 
 def measure_start_up(bundle: str, device: torch.device, repeats: int) -> dict[str, list[dict[str, float]]]:
-    """``--help`` and ``predict`` of one PNG, each a process of its own, interleaved after one round not counted."""
+    """``--help`` and ``predict`` of one PNG, each in its own process, interleaved, after one warm-up round."""
     program = (sys.executable, "-m", "medseglatdiff_monai")
     with tempfile.TemporaryDirectory() as scratch:
         image = Path(scratch) / "crop.png"
@@ -119,7 +119,7 @@ def prepare_once(source: str, archive: Path | None) -> dict[str, Any]:
         "slices": slices,
         "wall_seconds": took,
         "processor_seconds": worked,
-        # Of the worker's own time, which other programs do not lengthen.
+        # The worker's own processor time, which other programs do not lengthen.
         "slices_per_second": slices / worked,
     }
 

@@ -1,4 +1,4 @@
-"""What ``benchmarks/speed.py`` compares: ways to draw masks of one image, and how what a drawing uses up is counted.
+"""What ``benchmarks/speed.py`` compares: ways to sample masks of one image, and how their cost is measured.
 
 Networks have random weights, of the sizes that the bundles' configuration names: weights change no time.
 """
@@ -27,7 +27,7 @@ from medseglatdiff_monai.networks import LatentDiffusionSegmenter
 
 SEED = 0
 FORMER_STEPS = 10
-# Of a long chain so many steps are walked; each further one costs what the time between the two costs.
+# Of a long chain only this many steps are timed. Each further step costs what the time between the two costs.
 WALKED = 2
 UNET_FEATURES = (64, 64, 128, 256, 512, 64)
 REFERENCE, OURS, MATMUL, LIMIT = "unet", "default", "matmul", "limit"
@@ -43,19 +43,19 @@ Clock = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Picture:
-    """An image that masks are drawn of.
+    """An image of which masks are sampled.
 
     Attributes:
         name: what it is, in the tables.
         bundle: whose configuration has its networks.
-        readers: masks of a training image.
+        raters: masks of a training image.
         numbers: of samples.
         overrides: of the configuration's keys; for tests.
     """
 
     name: str
     bundle: str
-    readers: int
+    raters: int
     numbers: tuple[int, ...]
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
@@ -79,13 +79,13 @@ PICTURES = {
 
 @dataclass
 class Method:
-    """A way to draw masks.
+    """A way to sample masks.
 
     Attributes:
-        work: draws so many samples.
+        work: makes this many samples.
         steps: denoiser calls of a sample.
         walked: how many of them ``work`` makes; the rest is extended.
-        denoiser: what is called once a step; needed where not all steps are walked.
+        denoiser: what is called once per step; needed where not all steps are timed.
     """
 
     work: Callable[[int], object]
@@ -160,7 +160,7 @@ def system(experiment: str) -> Callable[[Picture, torch.device], Method]:
     """A system of the literature with its own sampler, of whose steps a few are walked."""
 
     def build(picture: Picture, device: torch.device) -> Method:
-        # Of a bundle's own encoder, a system with a frozen conditioner knows nothing.
+        # A system with a frozen conditioner does not know the bundle's own encoder.
         own: dict[str, Any] = {"image_encoder": None}
         config = picture.config(experiment, **own)
         steps = int(config.get_parsed_content("num_inference_steps"))
@@ -239,7 +239,7 @@ def missing_steps(marks: list[Any], walked: int, steps: int) -> Any:
 
 
 def spend(method: Method, number: int, clock: Clock) -> Any:
-    """What drawing ``number`` samples uses up by a clock, which may count anything, with all of the method's steps."""
+    """Cost of ``number`` samples with all of the method's steps, by a clock, which may count anything."""
     marks: list[Any] = []
     watch: Any = contextlib.nullcontext()
     if method.steps > method.walked:
@@ -288,7 +288,7 @@ def measure_rounds(
 
 
 def peak_memory(picture: Picture, name: str, numbers: tuple[int, ...], device: torch.device) -> list[int]:
-    """Largest memory in bytes, weights included, that drawing so many samples takes; for a process of its own.
+    """Largest memory in bytes, weights included, that this many samples take; call it in a separate process.
 
     On a CPU it is what the process grows by over its libraries. ``numbers`` ascend: memory that the allocator keeps of
     one is less than the next one needs.

@@ -23,7 +23,7 @@ STAGES = {"image_codec": "image codec", "mask_codec": "mask codec", "train": "di
 
 
 def number(value: float) -> str:
-    """Three digits that count, without an exponent."""
+    """Three significant digits, without an exponent."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if value >= 0.001 else f"{value:.1g}"
@@ -46,12 +46,12 @@ def is_extended(row: dict[str, Any]) -> bool:
 
 
 def title(entry: dict[str, Any]) -> str:
-    """What is drawn: ``5 samples of a lung crop of 64 × 64``."""
+    """What is sampled: ``5 samples of a lung crop of 64 × 64``."""
     return f"{entry['num_samples']} samples of a {entry['image']}, {entry['height']} × {entry['width']}"
 
 
 def by_ratio(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Methods from the fastest on."""
+    """Methods, the fastest first."""
     return sorted(entry["methods"], key=lambda row: row["ratio"]["median"])
 
 
@@ -74,7 +74,7 @@ def drawing_table(entry: dict[str, Any], clock: str) -> str:
 
 def training_table(result: dict[str, Any]) -> str:
     """Markdown table of the stages of training."""
-    lines = ["| bundle | stage | images a step | s a step | ms an image |", "|---|---|---|---|---|"]
+    lines = ["| bundle | stage | images per step | s per step | ms per image |", "|---|---|---|---|---|"]
     for row in result["training"]:
         seconds = row[result["clock"]]
         lines.append(
@@ -98,7 +98,7 @@ def start_up_table(result: dict[str, Any]) -> str:
 def preparation_table(result: dict[str, Any]) -> str:
     """Markdown table of the data sources."""
     lines = [
-        "| source | slices | slices a second of processor time | processor time, s | wall time, s |",
+        "| source | slices | slices per second of processor time | processor time, s | wall time, s |",
         "|---|---|---|---|---|",
     ]
     for row in result["preparation"]:
@@ -113,7 +113,7 @@ def preparation_table(result: dict[str, Any]) -> str:
 
 
 def speed(result: dict[str, Any] | None, key: str, image: str) -> str:
-    """What the page says of one result file, ``speed_….json``, whose plot is ``image``."""
+    """Text of the page for one result file, ``speed_….json``, whose plot is ``image``."""
     if result is None:
         return "Not run yet."
     origin, clock = result["provenance"], result["clock"]
@@ -123,8 +123,8 @@ def speed(result: dict[str, Any] | None, key: str, image: str) -> str:
     where = f"{origin['threads']} thread(s) of an {origin['processor']}" if on_cpu else origin["device"]
     walked = {row["timed_steps"] for entry in result["drawing"] for row in entry["methods"] if is_extended(row)}
     head = (
-        f"{where}, {times}, {result['repeats']} rounds; a matrix product makes {number(rate / 1e9)} GMAC a second. Of "
-        f"methods with an asterisk, {max(walked)} steps were timed and extended to all."
+        f"{where}, {times}, {result['repeats']} rounds; a matrix product reaches {number(rate / 1e9)} GMAC per second. "
+        f"For methods with an asterisk, {max(walked)} steps were timed and extrapolated to all steps."
     )
     parts = [
         head,
@@ -142,7 +142,7 @@ def speed(result: dict[str, Any] | None, key: str, image: str) -> str:
 
 
 def plot_speed(result: dict[str, Any], path: Path) -> None:
-    """Bars of the ratio to one U-Net pass, on one logarithmic axis; a panel an image and number of samples."""
+    """Bars of the ratio to one U-Net pass, on one logarithmic axis; one panel per image and number of samples."""
     entries = result["drawing"]
     figure = Figure(figsize=(11, 0.6 + 2.7 * -(-len(entries) // 2)), layout="constrained", facecolor="white")
     ratios = [row["ratio"]["median"] for entry in entries for row in entry["methods"]]

@@ -2,9 +2,9 @@
 
 Usage: ``python benchmarks/system_costs.py [--output FILE]``. Networks are new and images are noise, which changes no
 cost. Times are processor time of one thread, the least of a few repetitions: a machine that others use as well takes
-longer by the clock, and its caches are shared, so that they are to be compared with each other alone. Where a sample
-takes more than ``LONG`` steps, its time is extended from two shorter samplings, as a step costs the same each time. Of
-the volumetric variant, each size is measured in a process of its own, whose memory no other one has touched.
+longer by the clock, and its caches are shared, so compare the times only with each other. Where a sample
+takes more than ``LONG`` steps, its time is extended from two shorter samplings, as a step costs the same each time. For
+the volumetric variant, each size is measured in a separate process, whose memory no other one has touched.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from medseglatdiff_monai.training.record import count_multiply_accumulates
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLE = "lung_nodule_ct_latent_diffusion"
-SEED, READERS, LONG = 0, 4, 25
+SEED, RATERS, LONG = 0, 4, 25
 BATCH_SIZE, REPEATS = 8, 2
 VOLUME_SIDES, VOLUME_SAMPLES, VOLUME_STEPS = (32, 64), 4, 10
 
@@ -45,7 +45,7 @@ def processor_seconds(work: Callable[[], object], repeats: int = REPEATS) -> flo
 
 def make_stage(stage: str, experiment: str | None, bundle: str = BUNDLE, **overrides) -> ConfigParser:
     """A stage's configuration for networks without weights, on the CPU unless the overrides say otherwise."""
-    # Of the stages in training_stages alone are weights asked for.
+    # Weights are needed only for the stages in training_stages.
     keys = {"training_stages": ["train"], "device": "cpu", "mixed_precision": False, **overrides}
     parser = ConfigParser(load_stage_config(bundle, stage, experiment, keys))
     parser["bundle_root"] = str(ROOT / "bundles" / bundle)
@@ -55,21 +55,21 @@ def make_stage(stage: str, experiment: str | None, bundle: str = BUNDLE, **overr
 
 
 def make_step(
-    parser: ConfigParser, batch_size: int, readers: int = READERS, side: int | None = None
+    parser: ConfigParser, batch_size: int, raters: int = RATERS, side: int | None = None
 ) -> Callable[[], None]:
     """One step of training as the stage's trainer does it: augmentation, forward and backward pass, optimiser.
 
     Args:
         parser: the stage.
-        batch_size: images a step.
-        readers: masks an image.
+        batch_size: images per step.
+        raters: masks an image.
         side: of the images; the network's where it is left out.
     """
     shape = [side or parser.get_parsed_content("image_size")] * parser.get("spatial_dims", 2)
     device = torch.device(parser.get_parsed_content("device"))
     batch = {
         "image": torch.rand(batch_size, parser.get_parsed_content("image_channels"), *shape),
-        "label": torch.rand(batch_size, readers, *shape) > 0.9,
+        "label": torch.rand(batch_size, raters, *shape) > 0.9,
         "case": [str(number) for number in range(batch_size)],
     }
     network = parser.get_parsed_content("network").train()

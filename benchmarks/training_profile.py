@@ -3,7 +3,7 @@
 Usage: python benchmarks/training_profile.py DATASET_DIR [--bundle NAME] [--steps 60] [--batch-size 16] [--output FILE]
 
 Some steps of the bundle's last stage, from its shipped weights, with the trainer of ``medseglatdiff train`` in mixed
-precision. Recorded are the time of a step, the share of the wall time that is spent waiting for data, and on CUDA the
+precision. It records the time of a step, the share of the wall time that is spent waiting for data, and on CUDA the
 share in which the device was busy; there the steps are synchronised to be timed. The first steps are left out.
 """
 

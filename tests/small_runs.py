@@ -34,7 +34,7 @@ STAGE_TYPES = {
 # The confidence from which a pixel belongs to the lung bundle's consensus.
 THRESHOLD = json.loads((bundles_dir() / LUNG / "configs" / "inference.json").read_text())["threshold"]
 LEVELS = {LUNG: 2, SKIN: 3, POLYP: 3, RETINA: 2}
-# Channels of the images and readers of their masks.
+# Channels of the images and raters of their masks.
 DATA = {LUNG: (1, 4), SKIN: (3, 1), POLYP: (3, 1), RETINA: (3, 2)}
 
 
@@ -68,7 +68,7 @@ def run_sizes(batch_size: int = 4) -> dict[str, Any]:
 
 
 def write_prepared(folder: Path, bundle: str, training: int = 8, validation: int = 4) -> Path:
-    """Prepared folder of bright discs with a bundle's channels and readers; in every third case one saw nothing."""
+    """Prepared folder of bright discs with a bundle's channels and raters; in every third case one saw nothing."""
     channels, raters = DATA[bundle]
     side = 128 if bundle == LUNG else 80
     rng = np.random.default_rng(0)

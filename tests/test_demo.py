@@ -12,7 +12,7 @@ from small_runs import LUNG, copy_bundle
 from medseglatdiff_monai import demo as demo_module
 from medseglatdiff_monai.bundle.config import bundles_dir
 from medseglatdiff_monai.demo import demo
-from medseglatdiff_monai.plots.comparison import ComparedCase, draw_comparison
+from medseglatdiff_monai.plots.comparison import ComparedCase, plot_comparison
 
 NUM_CASES = 4
 
@@ -27,7 +27,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert figures["num_cases"] == NUM_CASES
     assert figures["num_samples"] == 16
     assert 0.0 <= figures["ged_v"] <= 2.0
-    with Image.open(output / "readers_and_samples.png") as picture:
+    with Image.open(output / "raters_and_samples.png") as picture:
         assert picture.size[1] > 1000
         assert np.asarray(picture.convert("L")).std() > 20
     # The crops and the series, five files each; of the series DICOM, too, where the extra is installed.
@@ -40,7 +40,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert volume.shape == (512, 512, len(list(series.glob("*.dcm"))))
     assert np.asarray(volume.dataobj).any()
     printed = capsys.readouterr().out
-    for name in ("readers_and_samples.png", f"{series.name}_consensus.nii.gz", "demo.json"):
+    for name in ("raters_and_samples.png", f"{series.name}_consensus.nii.gz", "demo.json"):
         assert name in printed
     assert all(Path(word).exists() for word in printed.split() if word.startswith(str(tmp_path)) and ":" not in word)
 
@@ -56,7 +56,7 @@ def test_comparison_shows_outlines_and_shares(tmp_path: Path) -> None:
     masks[:2, 8:24, 8:24] = True
     pictures = []
     for name, samples in (("empty", np.zeros_like(masks)), ("marked", masks)):
-        draw_comparison([ComparedCase("case", image, masks, samples)], tmp_path / f"{name}.png", "Title")
+        plot_comparison([ComparedCase("case", image, masks, samples)], tmp_path / f"{name}.png", "Title")
         with Image.open(tmp_path / f"{name}.png") as picture:
             pictures.append(np.asarray(picture.convert("RGB")).astype(int))
     assert pictures[0].shape == pictures[1].shape

@@ -28,7 +28,7 @@ def _fixed_seed() -> None:
 
 
 def make_batch(cases: int = 4, side: int = 6) -> dict[str, torch.Tensor]:
-    """Images of noise; reader r's mask of a case is where the image exceeds a level of the reader's own."""
+    """Images of noise; rater r's mask of a case is where the image exceeds a level of the rater's own."""
     image = torch.rand(cases, 1, side, side)
     label = torch.cat([image > level for level in (0.2, 0.4, 0.6, 0.8)], dim=1).to(torch.uint8)
     return {"image": image, "label": label}
@@ -101,7 +101,7 @@ def test_missing_key_is_named() -> None:
 
 @pytest.mark.parametrize(("empty_share", "expected"), [(0.0, 0.0), (0.4, 0.2), (1.0, 0.5)])
 def test_share_of_empty_masks(empty_share: float, expected: float) -> None:
-    """Two of four readers marked something: every second draw among all readers is empty."""
+    """Two of four raters marked something: every second draw among all raters is empty."""
     label = torch.zeros(1000, 4, 2, 2, dtype=torch.uint8)
     label[:, 1, 0, 0] = 1
     label[:, 3] = 1
@@ -123,17 +123,17 @@ def test_case_that_nobody_marked_gives_empty_masks() -> None:
 
 
 @pytest.mark.parametrize(("draws", "least", "most"), [(2, 0, 1), (4, 1, 1), (6, 1, 2), (8, 2, 2)])
-def test_draws_take_each_reader_equally_often(draws: int, least: int, most: int) -> None:
+def test_draws_take_each_rater_equally_often(draws: int, least: int, most: int) -> None:
     label = torch.arange(4).view(1, 4, 1, 1).expand(500, 4, 2, 2)
-    image, readers, (masks,), _ = PrepareDenoising(draws)({"image": torch.zeros(500, 1, 2, 2), "label": label})
+    image, raters, (masks,), _ = PrepareDenoising(draws)({"image": torch.zeros(500, 1, 2, 2), "label": label})
     assert image.shape == (500, 1, 2, 2)
-    assert torch.equal(readers, label)
+    assert torch.equal(raters, label)
     assert masks.shape == (500, draws, 2, 2)
     assert masks.dtype == torch.float32
-    counts = torch.stack([(masks[..., 0, 0] == reader).sum(1) for reader in range(4)])
+    counts = torch.stack([(masks[..., 0, 0] == rater).sum(1) for rater in range(4)])
     assert counts.min() == least
     assert counts.max() == most
-    # Over the cases no reader is preferred, not in the first draw either.
+    # Over the cases no rater is preferred, not in the first draw either.
     assert torch.allclose(counts.float().mean(1), torch.tensor(draws / 4), atol=0.1)
     first = torch.bincount(masks[:, 0, 0, 0].long(), minlength=4) / 500
     assert torch.allclose(first, torch.tensor(0.25), atol=0.08)
@@ -151,7 +151,7 @@ def test_unknown_target_is_refused() -> None:
         PrepareDenoising(target="mean")
 
 
-def test_evaluation_gets_images_readers_and_case_ids() -> None:
+def test_evaluation_gets_images_raters_and_case_ids() -> None:
     image, label, arguments, keywords = PrepareEnsemble()({**make_batch(2), "case": ("a", "b")})
     assert image.shape == (2, 1, 6, 6)
     assert label.shape == (2, 4, 6, 6)
@@ -196,7 +196,7 @@ def test_learning_rate_falls_as_a_power(iteration: int, factor: float) -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * factor)
 
 
-def test_transforms_treat_image_and_readers_alike_and_every_case_by_itself() -> None:
+def test_transforms_treat_image_and_raters_alike_and_every_case_by_itself() -> None:
     from monai.transforms import Compose, RandFlipd, RandScaleIntensityd
 
     augmentation = TransformAugmentation(
@@ -210,9 +210,9 @@ def test_transforms_treat_image_and_readers_alike_and_every_case_by_itself() -> 
     assert torch.equal(image, again)
     assert (image.dtype, label.dtype) == (torch.float32, torch.uint8)
     flipped, factors = 0, set()
-    for x, y, before, readers in zip(image, label, batch["image"], batch["label"], strict=True):
-        turned = bool(torch.equal(y, readers.flip(-1)))
-        assert turned or torch.equal(y, readers)
+    for x, y, before, raters in zip(image, label, batch["image"], batch["label"], strict=True):
+        turned = bool(torch.equal(y, raters.flip(-1)))
+        assert turned or torch.equal(y, raters)
         flipped += turned
         ratio = x / (before.flip(-1) if turned else before)
         assert float(ratio.std()) < 1e-4

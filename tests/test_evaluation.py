@@ -49,11 +49,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Validation cases 4 to 8: case 5 marked at the rim of the crop, case 7 by a single reader, case 8 by none."""
+    """Validation cases 4 to 8: case 5 marked at the rim of the crop, case 7 by a single rater, case 8 by none."""
     folder = write_prepared(tmp_path_factory.mktemp("prepared") / "data", LUNG, training=4, validation=5)
-    for case, readers in {"case-5": slice(0, 4), "case-7": slice(2, 3), "case-8": slice(0, 0)}.items():
+    for case, raters in {"case-5": slice(0, 4), "case-7": slice(2, 3), "case-8": slice(0, 0)}.items():
         masks = np.zeros((128, 128, 4), np.uint8)
-        masks[(slice(2, 22), slice(3, 23)) if case == "case-5" else (slice(50, 70), slice(50, 75))][..., readers] = 1
+        masks[(slice(2, 22), slice(3, 23)) if case == "case-5" else (slice(50, 70), slice(50, 75))][..., raters] = 1
         nibabel.Nifti1Image(masks, np.eye(4)).to_filename(folder / "masks" / f"{case}.nii.gz")
     return folder
 
@@ -93,11 +93,13 @@ def score(samples: np.ndarray, raters: np.ndarray, threshold: float = THRESHOLD)
     def distances(first: np.ndarray, second: np.ndarray) -> list[list[float]]:
         return [[1 - overlap(a, b)[1] for b in second] for a in first]
 
-    between, among, readers = distances(samples, raters), distances(samples, samples), distances(raters, raters)
+    between, among, between_raters = distances(samples, raters), distances(samples, samples), distances(raters, raters)
     n, r = len(samples), len(raters)
     expected = 2 * np.mean(between)
-    result = {"ged_v": expected - np.mean(among) - np.mean(readers)}
-    result["ged_u"] = expected - np.sum(among) / (n * (n - 1)) - np.sum(readers) / (r * (r - 1)) if r > 1 else math.nan
+    result = {"ged_v": expected - np.mean(among) - np.mean(between_raters)}
+    result["ged_u"] = (
+        expected - np.sum(among) / (n * (n - 1)) - np.sum(between_raters) / (r * (r - 1)) if r > 1 else math.nan
+    )
     if r == 1:
         # All copies of the single rater are alike.
         result["hm_iou"] = 1 - np.mean(between)
@@ -107,10 +109,10 @@ def score(samples: np.ndarray, raters: np.ndarray, threshold: float = THRESHOLD)
     reference = 2 * raters.sum(0) >= r
     result["dice_all"], result["iou_all"] = overlap(samples.mean(0) >= threshold, reference)
     result["dice"], result["iou"] = (result["dice_all"], result["iou_all"]) if reference.any() else (math.nan, math.nan)
-    result["ged_floor"] = np.mean(readers) / n
+    result["ged_floor"] = np.mean(between_raters) / n
     result["d_max"] = np.mean([max(overlap(s, y)[0] for s in samples) for y in raters])
     result["diversity"] = np.sum(among) / (n * (n - 1))
-    result["raters_diversity"] = np.sum(readers) / (r * (r - 1)) if r > 1 else math.nan
+    result["raters_diversity"] = np.sum(between_raters) / (r * (r - 1)) if r > 1 else math.nan
     c, m = samples.mean(0).ravel(), raters.mean(0).ravel()
     result["soft_dice"] = 2 * (c * m).sum() / (c**2 + m**2).sum() if (c + m).any() else 1.0
     band = ((c > 0) & (c < 1)) | ((m > 0) & (m < 1))
@@ -121,7 +123,7 @@ def score(samples: np.ndarray, raters: np.ndarray, threshold: float = THRESHOLD)
 
 
 def pooled_error(maps: list[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Calibration error of confidence and reader share, each value of the confidence being in a bin of its own."""
+    """Calibration error of confidence and rater share, each value of the confidence being in a bin of its own."""
     c, m = (np.concatenate(values) for values in zip(*maps, strict=True))
     # Shares of four samples are 1/4 apart, bins 1/15.
     gaps = [(c == share).sum() * abs(share - m[c == share].mean()) for share in np.unique(c)]
@@ -234,7 +236,7 @@ def test_cases_are_drawn_by_seed(bundle: Path, data: Path, tmp_path: Path) -> No
     reasons = read_result(tmp_path / "3")["not_applicable"]
     for name in ("ged_u", "diversity", "ncc", "ci_score", "ci_agreement"):
         assert before[name] is None
-        assert reasons[name] == "needs at least two samples, one was drawn"
+        assert reasons[name] == "needs at least two samples, there is one"
     assert not {"ged_v", "hm_iou", "d_max", "soft_dice", "ci_sensitivity"} & reasons.keys()
 
 
@@ -246,7 +248,7 @@ def test_one_rater(tmp_path: Path) -> None:
     missing = {name for name, value in summary.items() if value is None}
     assert missing == {"ged_u", "raters_diversity", "ncc", "ci_score", "ci_agreement"}
     reasons = read_result(tmp_path / "out")["not_applicable"]
-    assert reasons == dict.fromkeys(missing, "needs at least two readers, the data set has one")
+    assert reasons == dict.fromkeys(missing, "needs at least two raters, the data set has one")
     rows = read_rows(tmp_path / "out")
     for case, row in rows.items():
         with np.load(tmp_path / "out" / "samples" / f"{case}.npz") as saved:
@@ -376,7 +378,7 @@ def test_segmenter_without_a_mask_codec(data: Path, tmp_path: Path, mask_codec: 
         assert reasons[name] == "the network has no mask codec, it works on pixels"
     assert reasons["num_inference_steps"] == "the network predicts in one pass"
     assert reasons.keys() == {name for name, value in summary.items() if value is None}
-    # All samples are alike: no diversity, nothing said on where readers disagree.
+    # All samples are alike: no diversity, nothing said on where raters disagree.
     assert (summary["diversity"], summary["ncc"]) == (0.0, 0.0)
     assert summary["dice"] > 0.3
     assert list(read_rows(tmp_path)) == CASES

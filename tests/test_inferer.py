@@ -12,7 +12,7 @@ from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler
 from monai.transforms import CenterSpatialCropd, Compose, EnsureChannelFirstd
 
-from medseglatdiff_monai.data import NormalizeCropd, RandomReaderd, ReaderConsensusd, WindowHUd
+from medseglatdiff_monai.data import NormalizeCropd, RandomRaterd, RaterConsensusd, WindowHUd
 from medseglatdiff_monai.ensemble.inferer import EnsembleInferer
 from medseglatdiff_monai.ensemble.summary import summarize_ensemble
 from medseglatdiff_monai.errors import InputError
@@ -110,7 +110,7 @@ def test_wrong_number_of_cases_is_refused(make_segmenter):
 
 
 def test_public_pieces_in_a_users_own_pipeline(make_segmenter):
-    """Arrays in Hounsfield units and four readers, through transforms, inferer and metric by plain MONAI."""
+    """Arrays in Hounsfield units and four raters, through transforms, inferer and metric by plain MONAI."""
     rng = np.random.default_rng(0)
     items = [
         {
@@ -125,8 +125,8 @@ def test_public_pieces_in_a_users_own_pipeline(make_segmenter):
         WindowHUd("image", lower=-1000, upper=400),
         CenterSpatialCropd(["image", "label", "one", "all"], (32, 32)),
         NormalizeCropd("image"),
-        RandomReaderd("one"),
-        ReaderConsensusd("all"),
+        RandomRaterd("one"),
+        RaterConsensusd("all"),
     ])  # fmt: skip
     loader = DataLoader(Dataset(items, transforms), batch_size=2)
     batch = next(iter(loader))

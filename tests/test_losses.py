@@ -97,7 +97,7 @@ def test_automatic_weight_of_a_sequence_is_that_of_all_its_pixels() -> None:
 
 
 class Labels(torch.utils.data.Dataset):
-    """Two cases of 4 × 4 pixels: readers who marked 1, 3 and 0 pixels, and 2 pixels."""
+    """Two cases of 4 × 4 pixels: raters who marked 1, 3 and 0 pixels, and 2 pixels."""
 
     def __init__(self) -> None:
         self.read = 0

@@ -28,7 +28,7 @@ SCHEMA = Path(__file__).with_name("metadata_schema.json")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stand-alone bundle for prepared grey images of four readers, started from one for RGB."""
+    """Stand-alone bundle for prepared grey images of four raters, started from one for RGB."""
     folder = tmp_path_factory.mktemp("own")
     data = write_prepared(folder / "data", LUNG, training=2, validation=1)
     sizes = {key: value for key, value in small_sizes(SKIN).items() if key not in ("image_size", "device")}

@@ -49,11 +49,11 @@ def test_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.integration
-def test_readers_and_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    printed, pictures = _run("02_readers_and_confidence.ipynb", tmp_path, monkeypatch)
+def test_raters_and_confidence_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed, pictures = _run("02_raters_and_confidence.ipynb", tmp_path, monkeypatch)
     assert pictures == 2
-    # Readers set against themselves have no distance.
-    assert re.search(r"the readers .* 0\.000\n", printed)
+    # Raters set against themselves have no distance.
+    assert re.search(r"the raters .* 0\.000\n", printed)
     whole, band = (float(value) for value in re.findall(r"ECE (\d\.\d+)", printed))
     assert 0.0 <= whole < band <= 1.0
     assert printed.count("threshold 0.") == 5

@@ -155,7 +155,7 @@ def test_refusals(make_segmenter) -> None:
     with pytest.raises(InputError, match="fairness"):
         ScoringLoss(fairness=1.5)
     with pytest.raises(InputError, match="target"):
-        PrepareScoring("best_reader")
+        PrepareScoring("best_rater")
     segmenter = make_segmenter()
     segmenter.process.prediction_type = "epsilon"
     with pytest.raises(InputError, match="leave 'scoring' out"):

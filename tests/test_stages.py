@@ -39,7 +39,7 @@ def test_stages_run_one_after_the_other(name: str, tmp_path: Path) -> None:
     with sqlite3.connect(output / "mlruns.db") as database:
         keys = {key for (key,) in database.execute("SELECT DISTINCT key FROM latest_metrics")}
     assert {"psnr", "dice", "ged", "perplexity", "codebook_usage"} <= keys
-    # A single reader has no distance from another one.
+    # A single rater has no distance from another one.
     assert ("ged_unbiased" in keys) == (DATA[name][1] > 1)
 
     run(

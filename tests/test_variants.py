@@ -215,7 +215,7 @@ def test_variants_of_volumes(experiment: str, tmp_path: Path) -> None:
 
 @pytest.mark.data
 def test_real_nodules_as_volumes(unpack, tmp_path: Path) -> None:
-    """Crops of four readers, stacked along the nodule, go through the folder source into training."""
+    """Crops of four raters, stacked along the nodule, go through the folder source into training."""
     source = unpack("lidc_idri_slices_train_val.tar.xz", r"LIDC-IDRI-000[1-4]/.*\.png$", r"LIDC-IDRI-000[5-9]/")
     nodules = sorted(path.parent for path in source.rglob("images") if len(list(path.iterdir())) >= 4)
     assert len(nodules) >= 3

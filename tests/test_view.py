@@ -24,7 +24,7 @@ from medseglatdiff_monai.bundle.segmenter import Segmenter, load_segmenter
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.integrations.view.case import Shown, open_case
 from medseglatdiff_monai.integrations.view.command import view
-from medseglatdiff_monai.integrations.view.layers import describe_readers, describe_sizes, draw_layers
+from medseglatdiff_monai.integrations.view.layers import describe_raters, describe_sizes, draw_layers
 from medseglatdiff_monai.integrations.view.picture import find_scale, render, to_path
 from medseglatdiff_monai.predict.command import predict
 from medseglatdiff_monai.predict.ensemble import Ensemble
@@ -95,11 +95,11 @@ def test_summary_and_comparison() -> None:
     assert shown.ensemble.area_mm2().describe()["median"] == 3.0
     rows = re.findall(r'<td class="(\w+)">', describe_sizes(make_shown(volume=False), 0.5, 0, 1))
     assert rows == ["area_pixels"]
-    # At 0.5 the consensus is the first reader's mask; at 0.75 half of it; at 1 it is empty as the second reader's.
+    # At 0.5 the consensus is the first rater's mask; at 0.75 half of it; at 1 it is empty as the second rater's.
     for threshold, dice, iou in ((0.5, (1, 0), (1, 0)), (0.75, (2 / 3, 0), (0.5, 0)), (1.0, (0, 1), (0, 1))):
         found = shown.compare(threshold)
-        assert [reader["dice"] for reader in found["readers"]] == pytest.approx(dice)
-        assert [reader["iou"] for reader in found["readers"]] == pytest.approx(iou)
+        assert [rater["dice"] for rater in found["raters"]] == pytest.approx(dice)
+        assert [rater["iou"] for rater in found["raters"]] == pytest.approx(iou)
     # HM-IoU of lengths 0, 2, 4, 6 with 0, 0, 4, 4: 0-0 (1), 2-0 (0), 4-4 (1), 6-4 (2/3).
     assert found["hm_iou"] == pytest.approx((1 + 0 + 1 + 2 / 3) / 4)
 
@@ -114,15 +114,15 @@ def test_outline_and_layers() -> None:
     mask[:] = True
     assert to_path(mask, 10.0).count("M") == 1
     shown = make_shown()
-    everything = ("Consensus", "Sample", "All samples", "Readers")
+    everything = ("Consensus", "Sample", "All samples", "Raters")
     svg = draw_layers(shown, 0.5, 1, 1, everything)
-    # An empty mask has no outline: the first sample and the second reader.
-    assert re.findall(r'data-layer="([^"]*)"', svg) == ["all"] * 3 + ["consensus", "reader-1", "sample"]
+    # An empty mask has no outline: the first sample and the second rater.
+    assert re.findall(r'data-layer="([^"]*)"', svg) == ["all"] * 3 + ["consensus", "rater-1", "sample"]
     assert draw_layers(shown, 0.5, 1, 0, everything) == ""
     assert draw_layers(shown, 0.5, 1, 1, ["Consensus"]) != draw_layers(shown, 0.75, 1, 1, ["Consensus"])
     assert '<td class="volume_mm3">12</td>' in describe_sizes(shown, 0.5, 1, 1)
     assert '<td class="volume_mm3">6</td>' in describe_sizes(shown, 0.75, 1, 1)
-    assert "GED" in describe_readers(shown, 0.5)
+    assert "GED" in describe_raters(shown, 0.5)
 
 
 def test_render() -> None:
@@ -170,29 +170,29 @@ def test_slices_and_clicks_in_any_orientation(segmenter: Segmenter, tmp_path: Pa
     straight.as_reoriented(turn).to_filename(tmp_path / "scan.nii.gz")
     masks = np.zeros(ct.shape, np.uint8)
     masks[SLICE, ROW - 5 : ROW + 5, COLUMN - 3 : COLUMN + 3] = 1
-    nibabel.Nifti1Image(masks.transpose(2, 1, 0), affine).as_reoriented(turn).to_filename(tmp_path / "reader.nii.gz")
-    case = open_case(tmp_path / "scan.nii.gz", segmenter, tmp_path / "reader.nii.gz")
+    nibabel.Nifti1Image(masks.transpose(2, 1, 0), affine).as_reoriented(turn).to_filename(tmp_path / "rater.nii.gz")
+    case = open_case(tmp_path / "scan.nii.gz", segmenter, tmp_path / "rater.nii.gz")
     assert (case.num_slices, case.needs_point) == (4, True)
     for number in range(4):
         np.testing.assert_array_equal(case.read_slice(number).numpy()[0], ct[number])
     assert case.pixel_to_point(SLICE, ROW, COLUMN) == pytest.approx(POINT, abs=1e-3)
     assert case.find_slice(POINT) == SLICE
     shown = case.segment(2, 1, 0, POINT)
-    assert shown.readers is not None
-    assert shown.readers.shape == (1, *shown.ensemble.confidence.shape)
-    expected = np.zeros(shown.readers.shape[1:], bool)
+    assert shown.raters is not None
+    assert shown.raters.shape == (1, *shown.ensemble.confidence.shape)
+    expected = np.zeros(shown.raters.shape[1:], bool)
     expected[shown.ensemble.clicked, 59:69, 61:67] = True
-    np.testing.assert_array_equal(shown.readers[0], expected)
+    np.testing.assert_array_equal(shown.raters[0], expected)
 
 
-def test_readers_of_a_picture(segmenter: Segmenter, crop_png: Path, tmp_path: Path) -> None:
+def test_raters_of_a_picture(segmenter: Segmenter, crop_png: Path, tmp_path: Path) -> None:
     masks = np.zeros((128, 128, 2), np.uint8)
     masks[60:70, 50:80, 1] = 1
     nibabel.Nifti1Image(masks, np.eye(4)).to_filename(tmp_path / "both.nii.gz")
     Image.fromarray(masks[..., 1] * 255).save(tmp_path / "one.png")
-    readers = open_case(crop_png, segmenter, f"{tmp_path / 'both.nii.gz'}, {tmp_path / 'one.png'}").readers
-    assert isinstance(readers, np.ndarray)
-    np.testing.assert_array_equal(readers, masks.transpose(2, 0, 1)[[0, 1, 1]] > 0)
+    raters = open_case(crop_png, segmenter, f"{tmp_path / 'both.nii.gz'}, {tmp_path / 'one.png'}").raters
+    assert isinstance(raters, np.ndarray)
+    np.testing.assert_array_equal(raters, masks.transpose(2, 0, 1)[[0, 1, 1]] > 0)
 
 
 def test_bad_input(segmenter: Segmenter, crop_png: Path, series: Path, tmp_path: Path, lung: Path) -> None:
@@ -216,7 +216,7 @@ def test_bad_input(segmenter: Segmenter, crop_png: Path, series: Path, tmp_path:
         view(series, skin, show=False)
     with pytest.raises(InputError, match="--port is 0"):
         view(None, lung, port=0)
-    with pytest.raises(InputError, match="--readers and --point belong to an image"):
+    with pytest.raises(InputError, match="--raters and --point belong to an image"):
         view(None, lung, point="1,2,3")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -270,11 +270,11 @@ def test_page_of_a_picture(browser, lung: Path, crop_png: Path, tmp_path: Path) 
     pytest.importorskip("nicegui")
     masks = np.zeros((128, 128, 2), np.uint8)
     masks[60:70, 50:80, 1] = 1
-    nibabel.Nifti1Image(masks, np.eye(4)).to_filename(tmp_path / "readers.nii.gz")
+    nibabel.Nifti1Image(masks, np.eye(4)).to_filename(tmp_path / "raters.nii.gz")
     (result,) = predict(lung, crop_png, tmp_path / "out", num_samples=4)
     with np.load(result["files"]["samples"]) as arrays:
         count = arrays["samples"].sum(0)
-    arguments = (crop_png, "--bundle", lung, "--readers", tmp_path / "readers.nii.gz", "--num-samples", 4)
+    arguments = (crop_png, "--bundle", lung, "--raters", tmp_path / "raters.nii.gz", "--num-samples", 4)
     with served(tmp_path, *arguments) as address:
         page = browser.new_page()
         errors: list[str] = []
@@ -336,7 +336,7 @@ def test_page_of_a_series(browser, lung: Path, series: Path, tmp_path: Path) -> 
         found = float(page.inner_text(".sizes td.volume_mm3"))
         assert found == pytest.approx(volume, rel=1e-3)
         message = page.inner_text(".message")
-        place = re.search(r"masks drawn of 4 slice\(s\) at (\S+), (\S+), (\S+) mm", message)
+        place = re.search(r"masks sampled for 4 slice\(s\) at (\S+), (\S+), (\S+) mm", message)
         assert place is not None, message
         # The browser reports whole pixels of the picture.
         assert list(map(float, place.groups())) == pytest.approx(POINT, abs=0.4)

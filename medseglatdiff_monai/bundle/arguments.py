@@ -1,4 +1,4 @@
-"""What can be said about a command's arguments without torch and MONAI, whose import takes seconds."""
+"""Checks of a command's arguments that need neither torch nor MONAI, whose import takes seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_bundle_arguments(
 ) -> None:
     """Raise the InputError of a bundle, experiment, configuration key or device that does not exist.
 
-    MONAI is imported only to merge what is right.
+    MONAI is imported only to merge valid keys.
 
     Args:
         bundle: folder, or name under ``bundles/``.
@@ -38,7 +38,7 @@ def check_bundle_arguments(
 
 
 def check_device(device: str | torch.device | None) -> None:
-    """Raise the InputError of text that is no device; whether the machine has the device is not looked at."""
+    """Raise the InputError of text that is no device; whether the machine has the device is not checked."""
     text = str(device)
     # MONAI evaluates what begins with $, and looks up what begins with @.
     if device is None or text.startswith(("$", "@")):

@@ -1,4 +1,4 @@
-"""Stage files from the fragments in ``configs/``, and run folders that are bundles of their own.
+"""Stage files from the fragments in ``configs/``, and run folders that are bundles themselves.
 
 ``python -m medseglatdiff_monai.bundle`` (``make bundles``) rebuilds the stage files of all bundles of the source tree.
 """
@@ -30,12 +30,12 @@ FREE_KEYS = {
 def build_stages(configs_dir: Path, bundle_name: str) -> dict[str, dict[str, Any]]:
     """Configuration of every stage of a bundle, joined from its fragments and the bundle's own file.
 
-    A bundle's file may hold one block per stage under ``"stages"``; of its other keys a stage takes those it knows and
-    those that no stage knows, which belong to the bundle's preprocessing.
+    A bundle's file may hold one block per stage under ``"stages"``. A stage takes the other keys that it knows, and
+    those that no stage knows: these belong to the bundle's preprocessing.
 
     Raises:
-        InputError: the bundle's file names a stage that there is not, or a key that no fragment has and nothing refers
-            to; the message names the nearest known one.
+        InputError: the bundle's file names a stage that does not exist, or a key that no fragment has and nothing
+            refers to; the message names the nearest known one.
     """
     names = dict.fromkeys(name for fragments in STAGES.values() for name in fragments)
     fragments = {name: read_json(configs_dir / f"{name}.json") for name in names}
@@ -98,7 +98,7 @@ def write_run_folder(
     experiment: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Make ``output_dir`` a bundle of its own: every stage with experiment and overrides merged in, and the metadata.
+    """Make ``output_dir`` a bundle itself: every stage with experiment and overrides merged in, and the metadata.
 
     A run is thereby complete: its folder can be evaluated, used for prediction, or run again by ``monai.bundle``.
 

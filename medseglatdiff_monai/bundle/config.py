@@ -2,10 +2,10 @@
 
 ``configs/`` holds every stage once, as fragments; :mod:`~medseglatdiff_monai.bundle.build` joins them with the one
 small file in which bundles differ into stage files that stand alone, since a downloaded bundle has no ``configs/``.
-A key that exists nowhere is an error, which MONAI would take in silence. A key that begins with an underscore is a
+A key that exists nowhere is an error, which MONAI would silently accept. A key that begins with an underscore is a
 comment, in fragments, bundle files, experiments and suites alike.
 
-MONAI is imported where it is used: to import it takes seconds, and a wrong name is to be told before.
+MONAI is imported where it is used: the import takes seconds, and a wrong name should be reported before.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def check_stage_blocks(blocks: Any, where: str) -> dict[str, dict[str, Any]]:
         where: file or argument, for the message.
 
     Raises:
-        InputError: no such blocks, or a stage that there is not; the message names the nearest one.
+        InputError: no such blocks, or a stage that does not exist; the message names the nearest one.
     """
     if not isinstance(blocks, Mapping) or not all(isinstance(key, str) for key in blocks):
         raise InputError(

@@ -1,4 +1,4 @@
-"""How this project writes its configurations: JSON in which what is short stands on one line."""
+"""How this project writes its configurations: JSON with short values on one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INDENT = 2
 def dump_config(config: Any) -> str:
     """JSON text of a configuration, read back to the same value.
 
-    A list or a dictionary stands on one line where it fits within 120 columns, its key and the comma after it included;
+    A list or a dictionary is on one line where it fits within 120 columns, its key and the comma after it included;
     the outermost level always has one entry per line.
 
     Args:

@@ -25,7 +25,7 @@ MODEL_CARD = """\
 
 {description}
 
-Method: arXiv 2512.01292. A mask codec compresses masks; a conditional diffusion model draws mask latents, which are
+Method: arXiv 2512.01292. A mask codec compresses masks; a conditional diffusion model samples mask latents, which are
 decoded, averaged to a confidence map, and thresholded for the consensus (`threshold` in `configs/inference.json`).
 
 **Intended use.** {intended_use}
@@ -36,7 +36,7 @@ This bundle ships no weights yet: train it first (below), and give `--weights` o
 FILL IN: the figures of `medseglatdiff evaluate`, with the number of cases, samples and steps.
 
 ## Data
-FILL IN: which images of which patients, by which devices; {readers}; how they were split (patients, never images).
+FILL IN: which images of which patients, by which devices; {raters}; how they were split (patients, never images).
 
 ## Input and grey scale
 {image_classes}.
@@ -55,7 +55,7 @@ medseglatdiff predict runs/{name} IMAGE --output-dir out
 ```
 
 ## Limits
-- FILL IN: populations, devices and findings that the data has none of; what the model does on them is not known.
+- FILL IN: populations, devices and findings that are missing from the data; the model was not measured on them.
 
 ## Licences
 Code and configurations: Apache-2.0 (`LICENSE`). Data and weights: `docs/data_license.txt`.
@@ -98,7 +98,7 @@ def make_metadata(
         "is_patch_data": False,
     }  # fmt: skip
     raters = info.get("num_raters")
-    slots = "one channel a reader" if raters is None else f"{raters} channel(s), one a reader"
+    slots = "one channel per rater" if raters is None else f"{raters} channel(s), one per rater"
     kept = (
         "schema", "monai_version", "pytorch_version", "numpy_version", "required_packages_version",
     )  # fmt: skip
@@ -113,7 +113,7 @@ def make_metadata(
         **{key: source[key] for key in kept[1:]},
         "name": name.replace("_", " ").capitalize(),
         "task": f"Segmentation of {what} in {images} as several plausible masks with a confidence map",
-        "description": f"Latent diffusion (MedSegLatDiff) that draws several plausible masks of {what} in {images}, "
+        "description": f"Latent diffusion (MedSegLatDiff) that samples several plausible masks of {what} in {images}, "
         "and their confidence map and consensus.",
         "authors": f"{PLACEHOLDER}: authors",
         "copyright": f"{PLACEHOLDER}: copyright holders",
@@ -121,7 +121,7 @@ def make_metadata(
         "data_type": f"{PLACEHOLDER}: file types of the data, e.g. png",
         "image_classes": f"{channels} channel(s), {images}, {size} pixels for the network, scaled to [0, 1]",
         "label_classes": f"{slots}, 1 is {what}, 0 is background",
-        "pred_classes": f"one channel: confidence that a pixel is {what}, the share of drawn masks that contain it",
+        "pred_classes": f"one channel: confidence that a pixel is {what}, the share of sampled masks that contain it",
         "intended_use": INTENDED_USE,
         "references": [METHOD, f"{PLACEHOLDER}: the reference of the data"],
         "network_data_format": {
@@ -153,7 +153,7 @@ def write_documents(
         name=name, title=metadata["name"], channels=config["image_channels"], method=METHOD,
         shape=", ".join([str(config["image_size"])] * config.get("spatial_dims", 2)),
         structure=_name_structure(structure, info),
-        readers="how many readers outlined each" if raters is None else f"{raters} reader(s) an image",
+        raters="how many raters outlined each" if raters is None else f"{raters} rater(s) an image",
         **{key: metadata[key] for key in ("description", "intended_use", "image_classes")},
     )  # fmt: skip
     (folder / "docs").mkdir()

@@ -1,4 +1,4 @@
-"""A bundle of one's own, made from an existing one by choices alone: sizes, channels, how masks are resized.
+"""A bundle for your own data, made from an existing one by a few choices: sizes, channels, how masks are resized.
 
 In the source tree the choices become ``configs/bundles/NAME.json``, from which ``make bundles`` makes the stage files
 of ``bundles/NAME``; elsewhere the bundle stands alone. What only the maker can know, such as the data's licence, is
@@ -41,7 +41,7 @@ def new_bundle(
     intensities: str | Sequence[float] | None = None,
     **overrides: Any,
 ) -> Path:
-    """Make a bundle for data of one's own: another bundle's configuration with other sizes and keys.
+    """Make a bundle for your own data: another bundle's configuration with other sizes and keys.
 
     Example: medseglatdiff new-bundle my_cells --from skin_lesion_dermoscopy_latent_diffusion --output-dir bundles
 
@@ -94,7 +94,7 @@ def new_bundle(
     licence = _find_licence(opened.root)
 
     place.target.parent.mkdir(parents=True, exist_ok=True)
-    # Made beside its place and moved there whole: what fails half-way leaves nothing behind.
+    # Made beside its place and moved there when complete: a failure leaves nothing behind.
     with tempfile.TemporaryDirectory(dir=place.target.parent, prefix=".new-") as temporary:
         made = Path(temporary) / name
         write_run_folder(opened, made, overrides=changes)

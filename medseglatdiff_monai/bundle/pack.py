@@ -1,7 +1,7 @@
 """A bundle as one zip file, the form in which ``monai.bundle.download`` and ``monai.bundle.load`` take it.
 
-Of a run's folder go in only the files that make a bundle: configurations, documents, licence, and the weights of the
-network. Training states, codecs' own weights, tracking databases and predictions stay where they are.
+From a run's folder it takes only the files that make a bundle: configurations, documents, licence, and the weights of
+the network. Training states, codecs' own weights, tracking databases and predictions stay where they are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .config import Bundle
 __all__ = ["bundle_files", "pack"]
 
 PATTERNS = ("LICENSE", "large_files.yml", "configs/*.json", "configs/logging.conf", "docs/*", "models/model.pt")
-# Zips of equal content are to be equal byte for byte, whenever they are made: zip's own earliest time.
+# Zips with the same content must have the same bytes, whenever they are made: zip's own earliest time.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

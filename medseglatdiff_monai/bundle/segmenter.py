@@ -28,7 +28,7 @@ __all__ = ["Segmenter", "inference_config", "load_segmenter"]
 
 @dataclass
 class Segmenter:
-    """A bundle made ready to draw masks: everything that the inference configuration describes, instantiated.
+    """A bundle made ready to sample masks: everything that the inference configuration describes, instantiated.
 
     Attributes:
         network: composite network with its weights, in eval mode on ``device``.

@@ -18,14 +18,14 @@ __all__ = ["write_case"]
 
 
 def write_case(case: PreparedCase, group: str, output: Path, written: list[Path]) -> tuple[dict[str, Any], list[Any]]:
-    """Write one case; returns its datalist item and what all cases must agree in.
+    """Write one case; returns its datalist item and what all cases must agree on.
 
-    That is [channels, suffix, raters], and of a volume "volume" besides.
+    That is [channels, suffix, raters], with "volume" added for a volume.
     """
     image, masks = np.asarray(case.image), np.asarray(case.masks)
     volume = masks.ndim == 4
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", case.case):
-        raise InputError(f"case id {case.case!r} is no safe file name: use letters, digits, '.', '_' and '-' only.")
+        raise InputError(f"case id {case.case!r} is not a safe file name: use letters, digits, '.', '_' and '-' only.")
     if masks.ndim not in (3, 4) or masks.shape[0] < 1 or masks.shape[1:] != image.shape[: masks.ndim - 1]:
         raise InputError(f"{case.case}: masks of shape {masks.shape} do not fit the image of shape {image.shape}.")
     if masks.max(initial=0) > 1 or masks.min(initial=0) < 0:

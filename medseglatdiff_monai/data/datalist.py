@@ -1,7 +1,7 @@
-"""Reading ``dataset.json``: the items of one part of a prepared folder, with their paths made whole.
+"""Reading ``dataset.json``: the items of one part of a prepared folder, with absolute paths.
 
 The file is in MONAI's datalist form; this module adds what MONAI leaves out: errors that say what is wrong with it, and
-a draw of some cases by seed instead of the first ones.
+a selection of cases by seed instead of the first ones.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None =
     Args:
         dataset_dir: folder made by ``medseglatdiff prepare``.
         section: ``"training"``, ``"validation"`` or ``"test"``; ``"train"`` and ``"val"`` are synonyms.
-        max_cases: draw so many of them by ``seed``, in the order of the file; all if ``None`` or more than there are.
-        seed: seed of that draw.
+        max_cases: select this many by ``seed``, in the order of the file; all if ``None`` or more than there are.
+        seed: seed of that selection.
 
     Raises:
         InputError: no such part, or it is empty.
@@ -51,7 +51,7 @@ def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None =
     if not info.get(name):
         counts = {key: len(info.get(key, [])) for key in ("training", "validation", "test")}
         raise InputError(f"The {name} part of {dataset_dir} is empty; it holds {counts}. Choose another split.")
-    # Here: MONAI takes seconds to import, and a missing data set is to be told before.
+    # Imported here: MONAI takes seconds to import, and a missing data set should be reported before.
     from monai.data import load_decathlon_datalist
 
     path = Path(dataset_dir).absolute() / "dataset.json"

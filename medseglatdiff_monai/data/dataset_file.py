@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
-from .sources.source import CaseStub, Source, natural_key
+from .sources.source import Case, Source, natural_key
 from .splits import SPLITS, SplitRule, portable_name, split_by_ratio
 
 __all__ = ["make_dataset"]
@@ -18,7 +18,7 @@ DEFAULT_RATIOS = "8:1:1"
 def make_dataset(
     source: str,
     instance: Source,
-    stubs: list[CaseStub],
+    cases: list[Case],
     records: Mapping[str, dict[str, Any]],
     rule: SplitRule,
     chosen: Mapping[str, str],
@@ -29,25 +29,25 @@ def make_dataset(
     Args:
         source: name of the source.
         instance: the source itself.
-        stubs: its stubs.
-        records: the journal's record of each stub.
+        cases: what the source found.
+        records: the journal's record of each case.
         rule: which group goes where.
-        chosen: stub keys to splits, where a split file decides.
-        left_out: counts by reason; what the stubs left out is added.
+        chosen: case keys to splits, where a split file decides.
+        left_out: counts by reason; what the cases left out is added.
 
     Raises:
         InputError: no case, or cases that differ in kind or in their number of masks.
     """
     info = instance.info
-    entries = [(stub, item) for stub in stubs for item in records[stub.key]["items"]]
-    for stub in stubs:
-        left_out.update(records[stub.key]["left_out"])
+    entries = [(case, item) for case in cases for item in records[case.key]["items"]]
+    for case in cases:
+        left_out.update(records[case.key]["left_out"])
     if not entries:
         raise InputError(f"{info.name}: no case is left; left out were {dict(left_out) or 'none'}.")
-    channels, _, raters, *volume = _find_layout([records[stub.key] for stub in stubs])
+    channels, _, raters, *volume = _find_layout([records[case.key] for case in cases])
     if info.num_raters is not None and raters != info.num_raters:
-        raise InputError(f"{info.name}: {raters} masks a case; expected {info.num_raters}.")
-    split, side = _split_items(instance, stubs, entries, rule, chosen)
+        raise InputError(f"{info.name}: {raters} masks per case; expected {info.num_raters}.")
+    split, side = _split_items(instance, cases, entries, rule, chosen)
     entries.sort(key=lambda entry: natural_key(entry[1]["case"]))
     return {
         "name": info.name,
@@ -81,16 +81,16 @@ def _find_layout(records: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
 
 def _split_items(
     instance: Source,
-    stubs: list[CaseStub],
-    entries: Sequence[tuple[CaseStub, dict[str, Any]]],
+    cases: list[Case],
+    entries: Sequence[tuple[Case, dict[str, Any]]],
     rule: SplitRule,
     chosen: Mapping[str, str],
 ) -> tuple[dict[str, Any], dict[int, str]]:
     """The split as ``dataset.json`` describes it, and the part of each item, by the item's ``id``."""
     unit = {"group_unit": instance.info.group_unit}
     if rule.table is not None:
-        split = {**rule.table.describe(), "listed_but_absent": rule.table.count_absent(stubs), **unit}
-        return split, {id(item): chosen[stub.key] for stub, item in entries}
+        split = {**rule.table.describe(), "listed_but_absent": rule.table.count_absent(cases), **unit}
+        return split, {id(item): chosen[case.key] for case, item in entries}
     groups = sorted({item["group"] for _, item in entries}, key=natural_key)
     by_group = instance.default_split(groups) if rule.ratios is None else None
     split = {"method": "the data set's own"}

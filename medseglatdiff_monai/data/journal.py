@@ -1,6 +1,6 @@
 """The journal that makes `prepare` safe to interrupt.
 
-One JSON line a finished stub, appended once its files are in place; a half-written last line counts as absent. The
+One JSON line per finished case is appended once its files are in place; a half-written last line counts as absent. The
 first line says which preparation the folder holds, so that two are never mixed.
 """
 
@@ -26,7 +26,7 @@ IGNORED_NAMES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
 class Journal:
-    """One line a finished stub, appended once its files are in place; a half-written last line counts as absent."""
+    """The journal of one output folder."""
 
     def __init__(self, output: Path, header: dict[str, Any]) -> None:
         self.output = output
@@ -35,7 +35,7 @@ class Journal:
         self.finished = 0
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Check that the folder is ours; return the records of the stubs whose output files are all still there."""
+        """Check that the folder is ours; return the records of the cases whose output files are all still there."""
         output = self.output
         if output.exists() and not output.is_dir():
             raise InputError(f"{output}: is a file; --output-dir must name a folder.")
@@ -77,7 +77,7 @@ class Journal:
         return self.path.open("a", encoding="utf-8")
 
     def append(self, handle: io.TextIOWrapper, record: dict[str, Any]) -> None:
-        """Note a finished stub."""
+        """Note a finished case."""
         handle.write(json.dumps(record) + "\n")
         handle.flush()
         self.finished += 1
@@ -98,7 +98,7 @@ def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
 
 
 def stamp_files(files: Sequence[str]) -> str:
-    """A digest of sizes and modification times, which changes when a file does; files that are gone count as such."""
+    """A digest of sizes and modification times, which changes when a file changes or disappears."""
     stamps: list[tuple[int, int] | None] = []
     for file in files:
         try:

@@ -1,9 +1,9 @@
 """The engine behind ``medseglatdiff prepare``: the cases of any source become one prepared folder.
 
-A source finds *stubs* (cheap descriptions, one a file, nodule or scan) and reads each of them, in a worker process,
-into cases; the engine writes images and masks atomically, notes every finished stub in a journal, and writes
-`dataset.json` (a MONAI datalist) last. A stub that is not in the journal is done again, so an interrupted run is
-continued by the same command, and the same input gives the same bytes.
+A source finds cases, which are cheap descriptions: one per file, nodule or scan. It reads each of them in a worker
+process into prepared cases. The engine writes images and masks atomically, notes every finished case in a journal, and
+writes `dataset.json` (a MONAI datalist) last. A case that is not in the journal is read again, so the same command
+resumes an interrupted run, and the same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ..files import TEMPORARY_PREFIX, save_text
 from .archive import unpack_archive
 from .dataset_file import make_dataset
 from .journal import IGNORED_NAMES, UNPACKED_NAME, Journal
-from .sources.source import CaseStub, Source, make_source, natural_key
+from .sources.source import Case, Source, make_source, natural_key
 from .splits import SPLITS, SplitRule, portable_name
 from .workers import read_cases
 
 __all__ = ["prepare"]
 
-# Raised when the same arguments give other files: a folder that an earlier version began is then not gone on with.
+# Raised when the same arguments give other files, so that a folder which an earlier version began is not resumed.
 PREPARATION_VERSION = 1
 
 
@@ -117,7 +117,7 @@ class _Preparation:
         return {"source": self.name, **options, **self.split.arguments()}
 
     def header(self) -> dict[str, Any]:
-        """What decides whether a folder holds this very preparation; it names places, so only the journal keeps it."""
+        """What identifies this preparation in a folder; it contains paths, so only the journal keeps it."""
         return {
             "version": PREPARATION_VERSION,
             "arguments": self.arguments(),
@@ -132,15 +132,15 @@ def _write_dataset(
 ) -> Path:
     """Read every case that is not kept, and write ``dataset.json``; returns its path."""
     source = preparation.source
-    stubs = _find(source, preparation.src, output)
+    cases = _find(source, preparation.src, output)
     left_out: Counter[str] = Counter()
     chosen: dict[str, str] = {}
     table = preparation.split.table
     if table is not None:
-        stubs, chosen, absent = table.select(stubs)
+        cases, chosen, absent = table.select(cases)
         if absent:
             left_out[f"{source.info.group_unit}s absent from the split file"] = absent
-        if not stubs:
+        if not cases:
             raise InputError(
                 f"{table.path}: none of its {len(table.splits)} groups is in {preparation.src or preparation.name}; "
                 f"the first it lists is {next(iter(table.splits), None)!r}. Give the split file of this data set."
@@ -148,8 +148,8 @@ def _write_dataset(
     elif source.grouping_warning is not None:
         # Before the reading, which may take an hour.
         warnings.warn(source.grouping_warning, stacklevel=3)
-    records = read_cases(source, stubs, kept, journal, output, workers)
-    dataset = make_dataset(preparation.name, source, stubs, records, preparation.split, chosen, left_out)
+    records = read_cases(source, cases, kept, journal, output, workers)
+    dataset = make_dataset(preparation.name, source, cases, records, preparation.split, chosen, left_out)
     dataset["provenance"] = {
         "source": None if preparation.src is None else preparation.src.name,
         "package_version": __version__,
@@ -183,20 +183,20 @@ def _check_src(source: str, instance: Source, src: str | Path | None) -> Path | 
     return path
 
 
-def _find(instance: Source, src: Path | None, output: Path) -> list[CaseStub]:
+def _find(instance: Source, src: Path | None, output: Path) -> list[Case]:
     output.mkdir(parents=True, exist_ok=True)
     instance.work_dir = output / UNPACKED_NAME
     folder = src
     if src is not None and src.is_file():
         folder = instance.work_dir / "archive"
         unpack_archive(src, folder, instance)
-    stubs = sorted(instance.find_cases(folder), key=lambda stub: natural_key(stub.key))
-    if not stubs:
+    cases = sorted(instance.find_cases(folder), key=lambda case: natural_key(case.key))
+    if not cases:
         raise InputError(f"{src}: nothing of {instance.info.name} found in it.")
-    twice = [key for key, count in Counter(stub.key for stub in stubs).items() if count > 1]
+    twice = [key for key, count in Counter(case.key for case in cases).items() if count > 1]
     if twice:
         raise InputError(f"{src}: {twice[0]!r} is there more than once; keep one of them.")
-    return stubs
+    return cases
 
 
 def _remove_leftovers(output: Path, existed: bool, journal: Journal) -> None:

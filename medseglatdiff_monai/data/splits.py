@@ -1,6 +1,6 @@
 """Which group of cases is for training, validation or test: from a split file, or by ratio and seed.
 
-A group (patient, sequence, image) is never torn apart by a ratio. The order of the groups under a seed is that of the
+A ratio never splits a group (patient, sequence, image). The order of the groups under a seed is that of the
 SHA-256 of "seed:group", so it depends neither on the platform nor on the other groups.
 """
 
@@ -40,8 +40,8 @@ SYNONYMS = {
 }
 
 
-class _Stub(Protocol):
-    """What of a `CaseStub` matters here."""
+class _Case(Protocol):
+    """The part of a `Case` that matters here."""
 
     @property
     def key(self) -> str: ...
@@ -53,7 +53,7 @@ class _Stub(Protocol):
     def columns(self) -> Mapping[str, str]: ...
 
 
-StubT = TypeVar("StubT", bound=_Stub)
+CaseT = TypeVar("CaseT", bound=_Case)
 
 
 def normalize_split(value: str) -> str:
@@ -74,7 +74,7 @@ class SplitTable:
 
     Attributes:
         path: the file.
-        column: header of its first column, in small letters; says what is listed ("patient", "frame").
+        column: header of its first column, in lower case; says what is listed ("patient", "frame").
         splits: listed value to split, in the order of the file.
         sha256: of the file's bytes.
     """
@@ -84,9 +84,9 @@ class SplitTable:
     splits: Mapping[str, str]
     sha256: str
 
-    def find(self, stub: _Stub) -> str | None:
-        """The listed value that means this stub, or None. Numbers match whatever their leading zeros ("01" is "1")."""
-        value = stub.columns.get(self.column, stub.group)
+    def find(self, case: _Case) -> str | None:
+        """The listed value that matches this case, or None. Leading zeros of numbers are ignored ("01" is "1")."""
+        value = case.columns.get(self.column, case.group)
         if value in self.splits:
             return value
         if value.isdecimal():
@@ -94,23 +94,23 @@ class SplitTable:
             return same[0] if len(same) == 1 else None
         return None
 
-    def select(self, stubs: Sequence[StubT]) -> tuple[list[StubT], dict[str, str], int]:
-        """Keep the stubs that the file lists.
+    def select(self, cases: Sequence[CaseT]) -> tuple[list[CaseT], dict[str, str], int]:
+        """Keep the cases that the file lists.
 
         Returns:
-            The stubs kept, {stub key: split}, and how many listed units (groups, or frames …) of the source are absent
-            from the file. A file that tears groups apart (by frame, say) is obeyed with a warning.
+            The cases kept, {case key: split}, and how many units of the source (groups, or frames …) are absent from
+            the file. A file that splits groups (by frame, say) is obeyed with a warning.
         """
         kept, chosen, absent = [], {}, set()
         sides: dict[str, set[str]] = {}
-        for stub in stubs:
-            listed = self.find(stub)
+        for case in cases:
+            listed = self.find(case)
             if listed is None:
-                absent.add(stub.columns.get(self.column, stub.group))
+                absent.add(case.columns.get(self.column, case.group))
                 continue
-            kept.append(stub)
-            chosen[stub.key] = self.splits[listed]
-            sides.setdefault(stub.group, set()).add(self.splits[listed])
+            kept.append(case)
+            chosen[case.key] = self.splits[listed]
+            sides.setdefault(case.group, set()).add(self.splits[listed])
         torn = [group for group, where in sides.items() if len(where) > 1]
         if torn:
             warnings.warn(
@@ -124,9 +124,9 @@ class SplitTable:
         """The file as ``dataset.json`` names it."""
         return {"method": "file", "file": self.path.name, "sha256": self.sha256, "column": self.column}
 
-    def count_absent(self, stubs: Iterable[_Stub]) -> int:
-        """How many listed values mean none of these stubs."""
-        return len(self.splits) - len({listed for stub in stubs if (listed := self.find(stub)) is not None})
+    def count_absent(self, cases: Iterable[_Case]) -> int:
+        """Number of listed values that match none of these cases."""
+        return len(self.splits) - len({listed for case in cases if (listed := self.find(case)) is not None})
 
 
 @dataclass(frozen=True)
@@ -245,13 +245,13 @@ def parse_ratios(ratios: str | Sequence[float]) -> tuple[float, float, float]:
 def split_by_ratio(groups: Iterable[str], ratios: str | Sequence[float], seed: int) -> dict[str, str]:
     """Split groups by ratio and seed.
 
-    Sizes are the ratios' largest remainders; while there are enough groups, every part whose ratio is not 0 gets one at
-    least (3 groups at 8:1:1 are 1, 1, 1). No group at all gives an empty dictionary.
+    Sizes follow the ratios by largest remainder. While there are enough groups, every part whose ratio is not 0 gets at
+    least one (3 groups at 8:1:1 are 1, 1, 1). No group at all gives an empty dictionary.
 
     Args:
         groups: group ids; repeated ones count once.
         ratios: as for `parse_ratios`.
-        seed: another seed is another order.
+        seed: decides the order of the groups.
 
     Returns:
         {group: "training" | "validation" | "test"}.

@@ -1,6 +1,6 @@
-"""MONAI dictionary transforms for images with the masks of several readers.
+"""MONAI dictionary transforms for images with the masks of several raters.
 
-Images are (C, H, W), readers' masks (R, H, W) with one slot a reader; a reader who marked nothing is an all-zero slot.
+Images are (C, H, W), raters' masks (R, H, W) with one slot per rater; a rater who marked nothing is an all-zero slot.
 Each transform has an array form and, with a trailing ``d``, a dictionary form, and works in any MONAI ``Compose``.
 """
 
@@ -23,10 +23,10 @@ from ..errors import InputError
 __all__ = [
     "NormalizeCrop",
     "NormalizeCropd",
-    "RandomReader",
-    "RandomReaderd",
-    "ReaderConsensus",
-    "ReaderConsensusd",
+    "RandomRater",
+    "RandomRaterd",
+    "RaterConsensus",
+    "RaterConsensusd",
     "WindowHU",
     "WindowHUd",
 ]
@@ -75,17 +75,17 @@ class NormalizeCrop(Transform):
         values = crop.to(torch.float64)
         low, high = values.amin().item(), values.amax().item()
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise InputError("NormalizeCrop: the crop holds values that are not finite; mend the image.")
+            raise InputError("NormalizeCrop: the crop holds values that are not finite; fix the image.")
         if high == low:
             return torch.zeros_like(crop, dtype=torch.float32)
         # Halves go up, as in the public crops; torch.round would send them to the even neighbour.
         return (torch.floor((values - low) * (255.0 / (high - low)) + 0.5) / 255.0).to(torch.float32)
 
 
-class ReaderConsensus(Transform):
-    """The readers' consensus: foreground where the share of slots that say so reaches a level.
+class RaterConsensus(Transform):
+    """The raters' consensus: foreground where the share of slots that say so reaches a level.
 
-    Absent readers count as slots that say background. With four readers and level 0.5: two of them, or three where ties
+    Absent raters count as slots that say background. With four raters and level 0.5: two of them, or three where ties
     are background.
 
     Args:
@@ -95,12 +95,12 @@ class ReaderConsensus(Transform):
 
     def __init__(self, level: float = 0.5, tie: str = "foreground") -> None:
         if not 0 < level <= 1:
-            raise InputError(f"ReaderConsensus: level {level}; expected a share in (0, 1], e.g. 0.5.")
+            raise InputError(f"RaterConsensus: level {level}; expected a share in (0, 1], e.g. 0.5.")
         if tie not in TIES:
-            raise InputError(f"ReaderConsensus: tie {tie!r}; expected one of {', '.join(TIES)}.")
+            raise InputError(f"RaterConsensus: tie {tie!r}; expected one of {', '.join(TIES)}.")
         if level == 1 and tie == "background":
             raise InputError(
-                "ReaderConsensus: level 1 with ties as background is never foreground; use tie='foreground'."
+                "RaterConsensus: level 1 with ties as background is never foreground; use tie='foreground'."
             )
         self.level, self.tie = float(level), tie
 
@@ -108,37 +108,37 @@ class ReaderConsensus(Transform):
         """Fuse `masks`, (R, H, W[, D]), foreground where > 0, to (1, H, W[, D]) of the same type in {0, 1}."""
         stack = convert_to_tensor(masks, track_meta=isinstance(masks, MetaTensor))
         count = (stack > 0).sum(dim=0, keepdim=True)
-        # 1e-9: a level such as 0.7 of 10 readers must not miss 7 by a rounding error.
+        # 1e-9: a level such as 0.7 of 10 raters must not miss 7 by a rounding error.
         needed, margin = self.level * stack.shape[0], 1e-9
         consensus = count >= needed - margin if self.tie == "foreground" else count > needed + margin
         return consensus.to(stack.dtype)
 
 
-class RandomReader(RandomizableTransform):
-    """Pick one reader's mask at random, empty slots included: whether there is a nodule is for a reader to say."""
+class RandomRater(RandomizableTransform):
+    """Pick one rater's mask at random, empty slots included: whether there is a nodule is for a rater to say."""
 
     def __init__(self) -> None:
         super().__init__(prob=1.0, do_transform=True)
         self._slot = 0
 
-    def randomize(self, num_readers: int) -> None:
-        """Draw the slot, uniformly of `num_readers`."""
+    def randomize(self, num_raters: int) -> None:
+        """Choose the slot, uniformly from `num_raters`."""
         super().randomize(None)
-        self._slot = int(self.R.randint(num_readers))
+        self._slot = int(self.R.randint(num_raters))
 
     def __call__(self, masks: NdarrayOrTensor, randomize: bool = True) -> torch.Tensor:
         """Pick of `masks`, (R, H, W[, D]), one slot, (1, H, W[, D]); `randomize=False` picks the last one again.
 
         Raises:
-            InputError: there is no such slot (no mask at all, or fewer than when the slot was drawn).
+            InputError: there is no such slot (no mask at all, or fewer than when the slot was chosen).
         """
         stack = convert_to_tensor(masks, track_meta=isinstance(masks, MetaTensor))
         if stack.shape[0] == 0:
-            raise InputError("RandomReader: no mask to pick from; expected (R, H, W) with at least one reader.")
+            raise InputError("RandomRater: no mask to pick from; expected (R, H, W) with at least one rater.")
         if randomize:
             self.randomize(stack.shape[0])
         if self._slot >= stack.shape[0]:
-            raise InputError(f"RandomReader: reader {self._slot} was drawn, but there are {stack.shape[0]} masks only.")
+            raise InputError(f"RandomRater: rater {self._slot} was chosen, but there are only {stack.shape[0]} masks.")
         return stack[self._slot : self._slot + 1]
 
 
@@ -173,10 +173,10 @@ class NormalizeCropd(MapTransform):
 
 
 def without_window(preprocessing: Compose) -> Compose:
-    """Preprocessing without its last step, the window that is cut out of a crop: training cuts it after augmentation.
+    """Preprocessing without its last step, which cuts the window out of a crop: training cuts it after augmentation.
 
     Raises:
-        InputError: the last step is no ``CenterSpatialCropd``.
+        InputError: the last step is not a ``CenterSpatialCropd``.
     """
     *steps, last = preprocessing.transforms
     if not isinstance(last, CenterSpatialCropd):
@@ -188,14 +188,14 @@ def without_window(preprocessing: Compose) -> Compose:
     return Compose(steps)
 
 
-class ReaderConsensusd(MapTransform):
-    """Dictionary form of `ReaderConsensus`."""
+class RaterConsensusd(MapTransform):
+    """Dictionary form of `RaterConsensus`."""
 
     def __init__(
         self, keys: KeysCollection, level: float = 0.5, tie: str = "foreground", allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.consensus = ReaderConsensus(level, tie)
+        self.consensus = RaterConsensus(level, tie)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Fuse the masks."""
@@ -205,22 +205,22 @@ class ReaderConsensusd(MapTransform):
         return fused
 
 
-class RandomReaderd(RandomizableTransform, MapTransform):
-    """Dictionary form of `RandomReader`; all keys get the same slot."""
+class RandomRaterd(RandomizableTransform, MapTransform):
+    """Dictionary form of `RandomRater`; all keys get the same slot."""
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob=1.0, do_transform=True)
-        self.pick = RandomReader()
+        self.pick = RandomRater()
 
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandomReaderd:
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandomRaterd:
         """Seed this transform and the array form it uses."""
         super().set_random_state(seed, state)
         self.pick.set_random_state(seed, state)
         return self
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Pick one reader's mask."""
+        """Pick one rater's mask."""
         picked = dict(data)
         for number, key in enumerate(self.key_iterator(picked)):
             picked[key] = self.pick(picked[key], randomize=number == 0)

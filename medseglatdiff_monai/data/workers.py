@@ -16,55 +16,55 @@ from typing import Any
 from ..errors import InputError
 from .case_files import write_case
 from .journal import Journal, stamp_files
-from .sources.source import CaseStub, LeftOut, Source
+from .sources.source import Case, LeftOut, Source
 
 __all__ = ["read_cases"]
 
 
 def read_cases(
     instance: Source,
-    stubs: list[CaseStub],
+    cases: list[Case],
     kept: dict[str, dict[str, Any]],
     journal: Journal,
     output: Path,
     workers: int,
 ) -> dict[str, dict[str, Any]]:
-    """Read and write every stub that is not finished; returns the journal's record of each stub."""
+    """Read and write every case that is not finished; returns the journal's record of each case."""
     from tqdm import tqdm
 
-    stamps = {stub.key: stamp_files(stub.files) for stub in stubs}
+    stamps = {case.key: stamp_files(case.files) for case in cases}
     records = {key: record for key, record in kept.items() if stamps.get(key) == record["stamp"]}
-    todo = [stub for stub in stubs if stub.key not in records]
-    # Whatever an earlier dataset.json says, it is true again only when this run is through.
+    todo = [case for case in cases if case.key not in records]
+    # Whatever an earlier dataset.json says, it is true again only when this run has finished.
     if todo:
         (output / "dataset.json").unlink(missing_ok=True)
     owners = {item["case"]: key for key, record in records.items() for item in record["items"]}
 
-    with journal.open(records) as handle, tqdm(total=len(stubs), initial=len(records), desc="prepare") as bar:
+    with journal.open(records) as handle, tqdm(total=len(cases), initial=len(records), desc="prepare") as bar:
         for name in ("images", "masks"):
             (output / name).mkdir(exist_ok=True)
 
-        def finish(stub: CaseStub, record: dict[str, Any]) -> None:
+        def finish(case: Case, record: dict[str, Any]) -> None:
             for item in record["items"]:
-                owner = owners.setdefault(item["case"], stub.key)
-                if owner != stub.key:
-                    raise InputError(f"{stub.key} and {owner} both give the case {item['case']!r}; rename one of them.")
+                owner = owners.setdefault(item["case"], case.key)
+                if owner != case.key:
+                    raise InputError(f"{case.key} and {owner} both give the case {item['case']!r}; rename one of them.")
             journal.append(handle, record)
-            records[stub.key] = record
+            records[case.key] = record
             bar.update()
 
         if min(workers, len(todo)) <= 1:
-            for stub in todo:
-                finish(stub, _do_stub(instance, stub, output))
+            for case in todo:
+                finish(case, _read_case(instance, case, output))
             return records
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(
             min(workers, len(todo)), mp_context=context, initializer=_start_worker, initargs=(instance, str(output))
         )
         try:
-            # Hand out a few stubs ahead only: an interruption then waits for what is being read and for nothing else.
+            # Hand out only a few cases ahead: an interruption then waits only for what is being read.
             waiting = iter(todo)
-            running = {pool.submit(_work, stub): stub for stub in itertools.islice(waiting, 4 * workers)}
+            running = {pool.submit(_work, case): case for case in itertools.islice(waiting, 4 * workers)}
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -74,7 +74,7 @@ def read_cases(
                         running[pool.submit(_work, following)] = following
         except BrokenProcessPool as error:
             raise RuntimeError(
-                f"prepare: a worker process died (killed, or out of memory) after {len(records)} of {len(stubs)} "
+                f"prepare: a worker process died (killed, or out of memory) after {len(records)} of {len(cases)} "
                 "units; the finished ones are kept: run the same command again, with fewer --workers if memory was "
                 "short. A script that calls prepare() needs 'if __name__ == \"__main__\":' around it, or workers=1."
             ) from error
@@ -100,23 +100,23 @@ def _start_worker(instance: Source, output: str) -> None:
     _worker_state.update(instance=instance, output=Path(output))
 
 
-def _work(stub: CaseStub) -> dict[str, Any]:
-    return _do_stub(_worker_state["instance"], stub, _worker_state["output"])
+def _work(case: Case) -> dict[str, Any]:
+    return _read_case(_worker_state["instance"], case, _worker_state["output"])
 
 
-def _do_stub(instance: Source, stub: CaseStub, output: Path) -> dict[str, Any]:
-    """Read a stub and write its cases; its files go again if one of them fails."""
+def _read_case(instance: Source, case: Case, output: Path) -> dict[str, Any]:
+    """Read a case and write what it gives; if that fails, its files are removed again."""
     items: list[dict[str, Any]] = []
     layouts: list[list[Any]] = []
     left_out: Counter[str] = Counter()
     written: list[Path] = []
-    stamp = stamp_files(stub.files)  # before it is read: what changes meanwhile is read again next time
+    stamp = stamp_files(case.files)  # before it is read: what changes meanwhile is read again next time
     try:
-        for result in instance.read(stub):
+        for result in instance.read(case):
             if isinstance(result, LeftOut):
                 left_out[result.reason] += result.count
                 continue
-            item, layout = write_case(result, stub.group, output, written)
+            item, layout = write_case(result, case.group, output, written)
             items.append(item)
             layouts.append(layout)
     except BaseException as error:
@@ -124,9 +124,9 @@ def _do_stub(instance: Source, stub: CaseStub, output: Path) -> dict[str, Any]:
             path.unlink(missing_ok=True)
         if isinstance(error, (InputError, KeyboardInterrupt, SystemExit)):
             raise
-        raise RuntimeError(f"prepare: {stub.key}: {type(error).__name__}: {error}") from error
+        raise RuntimeError(f"prepare: {case.key}: {type(error).__name__}: {error}") from error
     return {
-        "stub": stub.key,
+        "stub": case.key,
         "stamp": stamp,
         "items": items,
         "layouts": layouts,

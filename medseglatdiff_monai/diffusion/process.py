@@ -26,7 +26,7 @@ DIRECT_SHARE = 0.3
 
 
 def check_one_pass(subject: str, prediction_type: str | None) -> None:
-    """Refuse a network that predicts noise where masks are to come from pure noise in one pass.
+    """Refuse a network that predicts noise where masks are sampled from pure noise in one pass.
 
     Args:
         subject: what needs them, the beginning of the message.
@@ -37,8 +37,8 @@ def check_one_pass(subject: str, prediction_type: str | None) -> None:
     """
     if prediction_type == "epsilon":
         raise InputError(
-            f"{subject} takes x_0 from pure noise, of which a network that predicts noise (prediction_type 'epsilon') "
-            "says nothing: train with --prediction_type sample or v_prediction; or do without it: leave 'scoring' out "
+            f"{subject} predicts x_0 from pure noise, which a network that predicts noise (prediction_type 'epsilon') "
+            "cannot: train with --prediction_type sample or v_prediction; or do without it: leave 'scoring' out "
             "of --training_stages and give --sampler ddim."
         )
 
@@ -49,7 +49,7 @@ def sampling_timesteps(
     """Timesteps t_k = T - 1 - (T - 1 - last) · (k / (n - 1))^power, k = 0 … n - 1, from noise to data.
 
     Evenly spaced to the last bin of the schedule by default, e.g. (1000, 4) → [999, 749, 499, 249]; a power above 1
-    lays more of them where there is more noise, e.g. (1000, 4, 2.0, 700) → [999, 966, 866, 700].
+    puts more of them where there is more noise, e.g. (1000, 4, 2.0, 700) → [999, 966, 866, 700].
 
     Args:
         num_train_timesteps: T.
@@ -69,13 +69,13 @@ def sampling_timesteps(
     timesteps = [final]
     for step in range(1, num_inference_steps):
         exact = final - (final - last_timestep) * (step / (num_inference_steps - 1)) ** power
-        # Rounded, the first of many steps would fall on one another.
+        # After rounding, the first of many steps would coincide.
         timesteps.append(min(round(exact), timesteps[-1] - 1))
     return timesteps
 
 
 def direct_timesteps(first: int, num_train_timesteps: int, passes: int) -> list[int]:
-    """Timesteps of the direct sampler: ``first``, pure noise, and evenly on over 30% of T: (999, 1000, 2) → [999, 849].
+    """Timesteps of the direct sampler: ``first``, pure noise, then evenly over 30% of T: (999, 1000, 2) → [999, 849].
 
     Raises:
         InputError: ``passes`` is not in [1, 0.3 T].
@@ -98,9 +98,9 @@ class DiffusionProcess(nn.Module):
         max_loss_weight: cap of the loss weight of x0-prediction, min(SNR + 1, cap); epsilon and v use weight 1.
         timestep_power: spacing of the timesteps that are sampled at, see :func:`sampling_timesteps`: 1 for equal
             distances; above 1 more of them lie where there is more noise, which is where a mask's shape is decided.
-        last_timestep: the one at which the predicted x0, a mean over what later steps would decide, is taken as it
-            is: smoother outlines and somewhat less diversity for fewer steps. 0 goes as close to the data as the number
-            of steps allows.
+        last_timestep: the timestep at which the predicted x0 is taken as the result. It is a mean over what later steps
+            would decide, so fewer steps cost some diversity and give smoother outlines. 0 goes as close to the data as
+            the number of steps allows.
 
     Raises:
         InputError: an argument is out of range; the message names it.
@@ -174,7 +174,7 @@ class DiffusionProcess(nn.Module):
         return (1.0 / (1.0 - alpha_bar_t)).clamp_max(self.max_loss_weight)
 
     def predict_x0(self, output: torch.Tensor, z_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """x0 that a network output stands for; all tensors (B, d, h, w[, e]), ``timesteps`` (B,)."""
+        """Convert a network output to x0; all tensors (B, d, h, w[, e]), ``timesteps`` (B,)."""
         if self.prediction_type == "sample":
             return output
         signal, noise = self.coefficients(timesteps, z_t.ndim)
@@ -183,7 +183,7 @@ class DiffusionProcess(nn.Module):
         return signal * z_t - noise * output
 
     def predict_eps(self, output: torch.Tensor, z_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Noise that a network output stands for; shapes as in :meth:`predict_x0`."""
+        """Convert a network output to noise; shapes as in :meth:`predict_x0`."""
         if self.prediction_type == "epsilon":
             return output
         signal, noise = self.coefficients(timesteps, z_t.ndim)

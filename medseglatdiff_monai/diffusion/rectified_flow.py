@@ -2,7 +2,7 @@
 
 With t = timestep / T, z_t = (1 - t) · x0 + t · eps runs on a straight line from data to noise, and the network predicts
 the velocity v = x0 - eps along it. A sample follows dz = -v dt from t = 1 to 0 by Euler steps. x0 = s · z_0 as in
-:class:`~medseglatdiff_monai.diffusion.DiffusionProcess`, in whose place this process stands.
+:class:`~medseglatdiff_monai.diffusion.DiffusionProcess`, which this process replaces.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RectifiedFlow(nn.Module):
 
     def __init__(self, num_train_timesteps: int = 1000, input_scale: float = 0.5) -> None:
         super().__init__()
-        # MONAI keeps the sampler's timesteps in half precision on their way, which is exact up to 2048.
+        # MONAI converts the sampler's timesteps to half precision in between, which is exact up to 2048.
         if not 1 <= num_train_timesteps <= 2048:
             raise InputError(f"num_train_timesteps must be in [1, 2048], found {num_train_timesteps}.")
         if input_scale <= 0:
@@ -43,7 +43,7 @@ class RectifiedFlow(nn.Module):
     def make_scheduler(self) -> RFlowScheduler:
         """MONAI's scheduler of this process.
 
-        Made anew for each use: it is a module that was never initialised, which no module may hold.
+        Created for each use: it is a module that was never initialised, which no module may hold.
         """
         return RFlowScheduler(self.num_train_timesteps, use_discrete_timesteps=True)
 
@@ -60,7 +60,7 @@ class RectifiedFlow(nn.Module):
         return torch.ones(timesteps.shape, device=timesteps.device)
 
     def predict_x0(self, output: torch.Tensor, z_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """x0 = z_t + t · v that a velocity stands for; tensors (B, d, h, w[, e]), ``timesteps`` (B,)."""
+        """Convert a velocity to x0 = z_t + t · v; tensors (B, d, h, w[, e]), ``timesteps`` (B,)."""
         return z_t + output * (timesteps / self.num_train_timesteps).view(-1, *([1] * (z_t.ndim - 1)))
 
     def direct_timesteps(self, passes: int) -> list[int]:

@@ -3,7 +3,7 @@
 ``sample`` runs the reverse process over the process's timesteps: the first step starts from (nearly) pure noise and the
 last one arrives at x_0 exactly. The posterior is DDPM's standard one; Eq. 5 and 12 of arXiv 2512.01292 carry an extra
 root and gamma_t in place of the posterior deviation.
-Random numbers come from one generator a sample, so that a sample does not depend on what it is batched with.
+Random numbers come from one generator per sample, so that a sample does not depend on what it is batched with.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ def sample(
             - ``"ddpm"``: ancestral; fewer steps than T use DDIM with eta = 1, the same posterior on the respaced chain.
             - ``"pndm"``: PLMS, on evenly spaced timesteps whatever the process says; on the cosine schedule, whose last
               timestep leaves no signal, accurate from about 25 steps on.
-            - ``"rflow"``: Euler steps, for a rectified flow, which has this one and ``"direct"`` alone.
-        generators: one generator for each of the B samples; needed by ``"ddpm"`` alone.
-        noise_scale: factor on the noise that ``"direct"`` starts from. The other samplers take it as it is: their path
-            begins in noise of the schedule's own size.
+            - ``"rflow"``: Euler steps, for a rectified flow, which can use only this one and ``"direct"``.
+        generators: one generator for each of the B samples; only ``"ddpm"`` needs them.
+        noise_scale: factor on the noise that ``"direct"`` starts from. The other samplers ignore it: their path
+            begins with noise of the schedule's own size.
 
     Returns:
         Scaled latent x_0 (B, d, h, w[, e]); divide by ``process.input_scale`` for the standardised latent.
 
     Raises:
-        InputError: unknown sampler, one that does not fit the process, steps out of range, or ``"ddpm"`` without a
-            generator a sample.
+        InputError: unknown sampler, one that does not fit the process, steps out of range, or ``"ddpm"`` without one
+            generator per sample.
     """
     if sampler not in SAMPLERS:
         raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, found {sampler!r}.")
@@ -84,8 +84,8 @@ def sample(
     if sampler == "dpm++":
         return _sample_dpm(denoise, noise, process, timesteps)
 
-    # A hair below 1: where the first step starts from next to no signal (cosine schedule), MONAI takes the root of
-    # 1 - alpha_bar_prev - variance, which is 0 there but for a rounding error that may be negative.
+    # Slightly below 1: where the first step starts from almost no signal (cosine schedule), MONAI takes the root of
+    # 1 - alpha_bar_prev - variance, which is 0 there except for a rounding error that may be negative.
     eta = 1.0 - 1e-5 if sampler == "ddpm" else 0.0
     ancestral = sampler == "ddpm" and num_inference_steps == process.num_train_timesteps
     scheduler: DDPMScheduler | DDIMScheduler
@@ -124,7 +124,7 @@ def _sample_direct(
     if noise.shape[1] % passes:
         raise InputError(
             f"The noise of {passes} passes of the sampler 'direct' is stacked along its channels, and {noise.shape[1]} "
-            "channels cannot be shared out among them."
+            "channels cannot be divided among them."
         )
     for part, t in zip(noise.chunk(passes, dim=1), timesteps, strict=True):
         batch = _repeat(t, part)
@@ -163,7 +163,7 @@ def _sample_dpm(
         batch = _repeat(t, z_t)
         x_0 = process.predict_x0(denoise(z_t, batch), z_t, batch)
         extrapolated = x_0
-        # The last step ends where the log SNR is infinite: it stays of first order.
+        # The last step ends where the log SNR is infinite, so it stays first-order.
         if previous is not None and position > 0:
             extrapolated = x_0 + 0.5 * h[number] / h[number - 1] * (x_0 - previous)
         z_t = scheduler.step(extrapolated, position, z_t)[0]
@@ -202,10 +202,10 @@ def _sample_pndm(
     process: DiffusionProcess,
     num_inference_steps: int,
 ) -> torch.Tensor:
-    """PLMS. MONAI's PNDM knows epsilon and v alone, so every target is converted to epsilon.
+    """PLMS. MONAI's PNDM knows only epsilon and v, so every target is converted to epsilon.
 
     Raises:
-        InputError: steps that do not divide T evenly enough (less than 95% of the schedule would be walked).
+        InputError: steps that do not divide T evenly enough (less than 95% of the schedule would be covered).
     """
     steps = process.num_train_timesteps
     if not 1 <= num_inference_steps <= steps:
@@ -224,7 +224,7 @@ def _sample_pndm(
     scheduler.set_timesteps(num_inference_steps)
     scheduler.to(noise.device)
     z_t = noise
-    # The second call re-evaluates the first interval (the method's own start-up), hence one network call more.
+    # The second call re-evaluates the first interval (the method's own start-up), hence one more network call.
     timesteps = scheduler.timesteps.tolist()
     if len(timesteps) > 1:
         timesteps = [timesteps[0], timesteps[1], *timesteps[1:]]

@@ -1,7 +1,7 @@
 """Ensembles of masks: how they are sampled, fused, and post-processed."""
 
 from .fusion import FUSIONS, fuse_ensemble
-from .inferer import EnsembleInferer, SamplingSettings, drawing_settings
+from .inferer import EnsembleInferer, SamplingSettings, sampling_settings
 from .morphology import refine_masks
 from .summary import summarize_ensemble
 
@@ -9,8 +9,8 @@ __all__ = [
     "FUSIONS",
     "EnsembleInferer",
     "SamplingSettings",
-    "drawing_settings",
     "fuse_ensemble",
     "refine_masks",
+    "sampling_settings",
     "summarize_ensemble",
 ]

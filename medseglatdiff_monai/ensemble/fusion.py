@@ -1,10 +1,10 @@
-"""One consensus mask from the samples of an ensemble, by the rule that is asked for by name.
+"""Fusing the samples of an ensemble into one consensus mask, by one of several named rules.
 
 ``mean``: the confidence map reaches the threshold (Section III-C of arXiv 2512.01292). ``majority``: more than half of
 the samples contain the pixel. ``staple``: the probability that STAPLE (Warfield et al. 2004, SimpleITK's
 implementation) gives the pixel, weighing each sample by its estimated sensitivity and specificity, reaches the
-threshold. ``size_preserving``: the confidence map reaches a threshold of the case's own, with which the consensus' size
-comes nearest to the mean size of the samples; a fixed threshold shrinks what the samples place here and there.
+threshold. ``size_preserving``: the confidence map reaches a threshold that is chosen for each case so that the size of
+the consensus is nearest to the mean size of the samples; a fixed threshold shrinks objects whose position varies.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ STAPLE_ITERATIONS = 100
 
 
 def reaches(shares: Array, threshold: float) -> Array:
-    """Where shares of samples reach a threshold, bool: 3/6 reaches 0.5 whatever the rounding of their mean."""
+    """Where shares of samples reach a threshold, bool; 3/6 reaches 0.5 whatever the rounding of the mean."""
     return shares >= threshold - 1e-6
 
 
 def check_fusion_name(fusion: str) -> None:
-    """Refuse a name that is no fusion.
+    """Refuse a name that is not a fusion.
 
     Raises:
         InputError: the name is not among ``FUSIONS``.
@@ -50,12 +50,12 @@ def fuse_ensemble(
         samples: (B, N, H, W[, D]) bool.
         confidence_map: (B, 1, H, W[, D]) in [0, 1], the mean of the samples or of their probabilities.
         threshold: confidence, or STAPLE's probability, from which a pixel belongs to the consensus; ``majority`` and
-            ``size_preserving`` have thresholds of their own.
+            ``size_preserving`` have their own thresholds.
         fusion: a name in ``FUSIONS``.
 
     Returns:
         ``consensus_mask`` (B, 1, H, W[, D]) bool, and with ``staple`` ``staple_probability``, the same shape, float32
-        in [0, 1]. Where all samples agree every rule returns the mask that they agree on.
+        in [0, 1]. Where all samples agree, every rule returns their mask.
 
     Raises:
         InputError: another fusion.
@@ -73,7 +73,7 @@ def fuse_ensemble(
 
 def _run_staple(samples: torch.Tensor) -> torch.Tensor:
     """STAPLE's probability (H, W[, D]) float32 of the samples (N, H, W[, D]) bool of one image."""
-    # One fusion of four needs it, and every start of the program would load it.
+    # Imported here: only one fusion of four needs it, and otherwise every start of the program would load it.
     import SimpleITK as sitk
 
     # STAPLE's prior is the share of foreground: where it is 0 or 1, SimpleITK returns NaN. All samples agree there.
@@ -91,7 +91,7 @@ def _preserve_size(samples: torch.Tensor, confidence_map: torch.Tensor) -> torch
     size = samples.flatten(2).sum(2).double().mean(1, keepdim=True)
     confidence = confidence_map.flatten(1)
     ordered = confidence.sort(dim=1, descending=True).values
-    # With k pixels goes the threshold ordered[k - 1], if the next pixel is below it: equal ones cannot be parted.
+    # The threshold ordered[k - 1] gives k pixels if the next pixel is below it: equal ones cannot be separated.
     below = torch.cat([ordered[:, 1:], torch.full_like(ordered[:, :1], -1.0)], dim=1)
     possible = (ordered > below) & (ordered > 0)
     sizes = torch.arange(1, ordered.shape[1] + 1, device=ordered.device, dtype=torch.float64)

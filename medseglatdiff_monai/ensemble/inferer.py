@@ -19,20 +19,20 @@ from ..networks.segmenter import LatentDiffusionSegmenter
 from .fusion import fuse_ensemble
 from .summary import binarize, check_summary_arguments, measure_entropy
 
-__all__ = ["EnsembleInferer", "SamplingSettings", "drawing_settings"]
+__all__ = ["EnsembleInferer", "SamplingSettings", "sampling_settings"]
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How an ensemble is sampled and fused; ``dataclasses.replace`` gives one with other values.
+    """How an ensemble is sampled and fused; ``dataclasses.replace`` gives a copy with other values.
 
     What belongs to the network itself (guidance, test-time augmentation, noise scale) is in
-    :func:`drawing_settings`.
+    :func:`sampling_settings`.
 
     Args:
         num_samples: n of Eq. 13.
         num_inference_steps: denoiser calls per sample; ``None`` takes the network's own.
-        sampler: ``"direct"``, ``"dpm++"``, ``"ddim"``, ``"ddpm"``, ``"pndm"``, or ``"rflow"`` of a rectified flow;
+        sampler: ``"direct"``, ``"dpm++"``, ``"ddim"``, ``"ddpm"``, ``"pndm"``, or ``"rflow"`` for a rectified flow;
             ``None`` takes the network's own.
         seed: seed of the noise.
         threshold: confidence from which a pixel belongs to the consensus mask.
@@ -106,11 +106,11 @@ class EnsembleInferer(SamplingSettings, Inferer):
         }  # fmt: skip
 
 
-def drawing_settings(inferer: SamplingSettings, network: nn.Module) -> dict[str, Any]:
-    """How masks are sampled, for the record of a result: the network's own words where the settings leave it to them.
+def sampling_settings(inferer: SamplingSettings, network: nn.Module) -> dict[str, Any]:
+    """How masks are sampled, for the record of a result; the network's own values where the settings are ``None``.
 
-    ``None`` stands for what the network does not have. A network without a sampler, as one-to-one networks are, takes
-    neither sampler nor steps from the settings.
+    ``None`` in the result means that the network has no such setting. A network without a sampler, such as a one-to-one
+    network, takes neither sampler nor steps from the settings.
     """
     own = {
         name: getattr(network, name, None)

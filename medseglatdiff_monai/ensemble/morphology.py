@@ -1,8 +1,8 @@
 """Post-processing of a sampled mask by mathematical morphology: opening, closing, filling of holes.
 
 LSegDiff refines its masks by "a straightforward post-processing step using morphological operations"; its abstract does
-not say by which. Opening drops specks, closing bridges gaps, both with the cross-shaped element of one pixel's reach;
-then holes are filled. An object less than three pixels wide is lost.
+not say which. Opening removes specks and closing bridges gaps, both with a cross of one pixel's reach; then holes are
+filled. An object less than three pixels wide is lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["refine_masks"]
 
 
 def refine_masks(masks: torch.Tensor) -> torch.Tensor:
-    """Open, close and fill each mask by itself; beyond the image's edge it is taken to go on as at the edge.
+    """Open, close and fill each mask by itself; beyond the image it is assumed to continue as at the edge.
 
     Args:
         masks: (B, N, H, W[, D]) bool.
@@ -23,9 +23,9 @@ def refine_masks(masks: torch.Tensor) -> torch.Tensor:
     Returns:
         The same shape, bool, on the same device; empty masks stay empty.
     """
-    # An element without extent along batch and sample: one call treats all masks, none reaches into the next.
+    # The element has no extent along batch and sample, so one call treats all masks separately.
     cross = generate_binary_structure(masks.ndim - 2, 1)[None, None]
-    # Four steps of one pixel's reach look so far beyond the edge; zeros there would eat into masks that touch it.
+    # Four steps of one pixel's reach look this far beyond the edge; zeros there would erode masks that touch it.
     margin = 4
     pad = [(0, 0), (0, 0), *[(margin, margin)] * (masks.ndim - 2)]
     array = np.pad(masks.cpu().numpy(), pad, mode="edge")

@@ -1,8 +1,8 @@
-"""From an ensemble of masks to what a reader looks at: confidence map, consensus mask, entropy.
+"""Summarising an ensemble of masks: confidence map, consensus mask, entropy.
 
-The confidence of a pixel is the share of samples that contain it; the consensus is where it reaches the threshold
-(Section III-C of arXiv 2512.01292) or what another rule of ``fusion.py`` makes of the samples; the entropy of that
-share shows where the samples disagree.
+The confidence of a pixel is the share of samples that contain it. The consensus is where it reaches the threshold
+(Section III-C of arXiv 2512.01292), or follows another rule of ``fusion.py``. The entropy of that share shows where the
+samples disagree.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POSTPROCESSING = {"morphology": refine_masks}
 
 
 def check_summary_arguments(threshold: float, confidence: str, fusion: str, postprocess: str | None) -> None:
-    """Refuse arguments of :func:`summarize_ensemble` before any mask is drawn.
+    """Refuse arguments of :func:`summarize_ensemble` before any mask is sampled.
 
     Raises:
         InputError: an argument is out of range, or post-processing with the mean of probabilities as confidence.
@@ -56,7 +56,7 @@ def summarize_ensemble(
         confidence: ``"samples"``: mean of the binary samples; ``"probabilities"``: mean of their probabilities.
         fusion: ``"mean"``, ``"majority"``, ``"staple"`` or ``"size_preserving"``, see
             :func:`~medseglatdiff_monai.ensemble.fusion.fuse_ensemble`.
-        postprocess: ``"morphology"``: opening, closing and filling of holes of each sample, see
+        postprocess: ``"morphology"``: opening, closing and hole filling of each sample, see
             :func:`~medseglatdiff_monai.ensemble.morphology.refine_masks`; ``None`` leaves the samples as they are.
         cases: B case ids, for the error message.
 

@@ -1,4 +1,4 @@
-"""MONAI transform that turns the ensemble inferer's dictionary into the keys that MONAI's tools expect.
+"""MONAI transform from the ensemble inferer's dictionary to the keys that MONAI's tools expect.
 
 MONAI Label, Deploy and ``SaveImaged`` take a mask under ``pred``; the inferer returns a dictionary there.
 """
@@ -21,8 +21,8 @@ class SplitEnsembled(MapTransform):
 
     Fusion by STAPLE adds ``staple_probability``.
 
-    All become float32 MetaTensors, which alone ``Invertd`` brings back along the image's transforms, of shape
-    (C, H, W[, D]), C = 1 or, for ``samples``, N.
+    All become float32 MetaTensors, because ``Invertd`` inverts the image's transforms only on those. Their shape is
+    (C, H, W[, D]), with C = 1 or, for ``samples``, N.
 
     Args:
         keys: key of the ensemble, usually ``"pred"``.

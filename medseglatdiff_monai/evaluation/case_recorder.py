@@ -24,7 +24,7 @@ from monai.engines.utils import IterationEvents
 from monai.transforms import Invertd, InvertibleTransform
 from torch import nn
 
-from ..ensemble.inferer import EnsembleInferer, drawing_settings
+from ..ensemble.inferer import EnsembleInferer, sampling_settings
 from ..errors import InputError
 from ..files import save_with
 from ..io.prepared import LoadCased
@@ -54,9 +54,9 @@ class CaseRecorder:
         items: datalist items of the evaluated cases; the native masks are read from their ``label``.
         output_dir: where the results go.
         preprocessing: the transforms that made the network's input; inverted to bring samples back.
-        network: the segmenter; of its ``mask_codec`` the reconstruction is scored, if it has one that loses anything.
+        network: the segmenter; if it has a ``mask_codec`` that loses anything, its reconstruction is scored.
         inferer: the ensemble inferer; its threshold, confidence and fusion make the consensus on both grids.
-        image_codec: codec whose PSNR and SSIM are wanted, or ``None``.
+        image_codec: codec to compute PSNR and SSIM of, or ``None``.
         score_at: ``"native"`` or ``"network"``: the grid of all metrics and of the saved samples.
         surface_tolerance: distance in pixels of that grid up to which surface Dice takes two outlines as equal.
         save_samples: write ``samples/<case>.npz``.
@@ -138,7 +138,7 @@ class CaseRecorder:
     def _native_masks(
         self, case: str, image: MetaTensor, samples: torch.Tensor, confidence: torch.Tensor
     ) -> ScoredMasks:
-        """Samples (N, h, w) bool and confidence (1, h, w) of the network's grid, on the image's own."""
+        """Samples (N, h, w) bool and confidence (1, h, w), brought from the network's grid to the image's own."""
         raters = self._load_label({"label": self.items[case]["label"]})["label"].as_tensor() > 0
         samples = self._to_native(samples, image) >= 0.5
         if self.inferer.confidence == "samples":
@@ -153,7 +153,7 @@ class CaseRecorder:
 
     @torch.no_grad()
     def _score_codecs(self, image: torch.Tensor, label: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Columns of the codecs, (B,) each: all NaN for a mask codec that there is not, none for an image codec."""
+        """Columns of the codecs, (B,) each: all NaN without a mask codec, no columns without an image codec."""
         rebuilt = {}
         if self.mask_codec is not None:
             rebuilt["mask_codec"] = rebuild_masks(self.mask_codec, label)
@@ -183,7 +183,7 @@ class CaseRecorder:
             "num_cases": len(cases),
             "num_nonempty_consensus": sum(math.isfinite(case.row["dice"]) for case in cases),
             "num_samples": self.inferer.num_samples,
-            # None for a network that draws no noise and takes no steps.
+            # None for a network that uses no noise and takes no steps.
             "num_inference_steps": self.inferer.num_inference_steps
             or getattr(self.network, "num_inference_steps", None),
             "seconds_per_case": statistics.fmean(case.row["seconds"] for case in cases),
@@ -195,7 +195,7 @@ class CaseRecorder:
 
         Args:
             summary: see :meth:`summary`.
-            num_raters: largest number of raters of a case.
+            num_raters: largest number of raters in a case.
         """
         reasons = {}
         for name, value in summary.items():
@@ -233,7 +233,7 @@ class CaseRecorder:
                 "confidence": self.inferer.confidence,
                 "fusion": self.inferer.fusion,
                 "postprocess": self.inferer.postprocess,
-                **drawing_settings(self.inferer, self.network),
+                **sampling_settings(self.inferer, self.network),
                 "surface_tolerance": self.surface_tolerance,
             },
             provenance={**self.record, **provenance("cpu" if parameter is None else parameter.device)},

@@ -1,4 +1,4 @@
-"""Scoring a codec: what it makes of images, or of raters' masks, as a part of a network or on its own."""
+"""Scoring a codec's reconstruction of images or raters' masks, as a part of a network or on its own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def evaluate_codec(
     max_cases: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Score a codec of a run on its own; ``metrics.json`` and ``cases.csv`` have the form of those of ``evaluate``.
+    """Score a codec of a run on its own; ``metrics.json`` and ``cases.csv`` are in the format of ``evaluate``.
 
     Images: PSNR and SSIM. Masks: mean over the raters who marked something; Dice and IoU of the decoded mask, PSNR and
     SSIM of its probability map, range 1.

@@ -1,4 +1,4 @@
-"""The table of metrics: one row for each column of ``cases.csv``, with everything that is ever asked of it.
+"""The table of metrics: one row for each column of ``cases.csv``, with everything that the program knows about it.
 
 Evaluation, the suites' tables and comparisons, the model cards and the table in the documentation read these rows. A
 new metric is a function in :mod:`medseglatdiff_monai.metrics` and a row here; nothing else changes.
@@ -32,17 +32,17 @@ class Column:
         label: short heading in a table or a plot.
         title: what it is, for the documentation.
         note: what else should be known, for the documentation.
-        score: (B,) values of an ensemble against its raters; ``None`` where it is not one of an ensemble's metrics.
-        rebuilt: (B,) values of a codec's reconstruction; ``None`` where it is not one of a codec's metrics.
+        score: (B,) values of an ensemble against its raters; ``None`` if the column is no metric of an ensemble.
+        rebuilt: (B,) values of a codec's reconstruction; ``None`` if the column is no metric of a codec.
         codec: ``"mask_codec"`` or ``"image_codec"``: ``evaluate`` scores this part of the network with ``rebuilt``.
             Columns that have ``rebuilt`` but no ``codec`` are those of a codec that is scored on its own.
-        grid: ``"native"`` or ``"network"``: scored on this grid, and only where all others are scored on the other one.
+        grid: ``"native"`` or ``"network"``: scored on this grid, and only if all other columns are scored on the other.
         pooled: region of :func:`~medseglatdiff_monai.metrics.calibration_bins` whose pixels the summary pools over the
             cases instead of taking the mean of the column.
         direction: 1 where higher is better, -1 where lower is, 0 where neither.
         digits: decimals.
-        min_raters: raters without whom it is undefined.
-        min_samples: samples without which it is undefined.
+        min_raters: with fewer raters it is undefined.
+        min_samples: with fewer samples it is undefined.
         undefined: why it may be undefined in every case, although there are enough raters and samples.
     """
 
@@ -63,7 +63,7 @@ class Column:
 
     @property
     def of_any_samples(self) -> bool:
-        """Whether it can be computed from any set of samples by itself, so from fewer than were sampled."""
+        """Whether it can be computed from any subset of the samples alone."""
         return self.score is not None and self.grid is None and self.pooled is None
 
 
@@ -100,8 +100,8 @@ def _share_nonempty(masks: torch.Tensor) -> torch.Tensor:
     return masks.flatten(2).any(2).float().mean(1)
 
 
-NO_REFERENCE = "the readers' consensus is empty in every case"
-NO_BAND = "readers and samples agree in every pixel of every case"
+NO_REFERENCE = "the raters' consensus is empty in every case"
+NO_BAND = "raters and samples agree in every pixel of every case"
 
 # In the order of cases.csv.
 _ROWS = (
@@ -120,7 +120,7 @@ _ROWS = (
     ),
     Column(
         "dice", "Dice", "Dice of the consensus", "against the pixels that at least half of the raters marked, in cases "
-        "that have any; of a codec, of the decoded masks of the raters who marked something",
+        "with such pixels; for a codec: of the decoded masks against the masks that are not empty",
         lambda m: dice_score(m.consensus, m.reference, ignore_empty=True)[:, 0], _rebuilt_dice,
         direction=1, undefined=NO_REFERENCE,
     ),
@@ -130,11 +130,11 @@ _ROWS = (
         direction=1, undefined=NO_REFERENCE,
     ),
     Column(
-        "dice_all", "Dice, empty cases too", "Dice of the consensus in all cases", "two empty masks count 1",
+        "dice_all", "Dice, empty cases too", "Dice of the consensus in all cases", "two empty masks count as 1",
         _dice_all, direction=1,
     ),
     Column(
-        "iou_all", "IoU, empty cases too", "IoU of the consensus in all cases", "two empty masks count 1",
+        "iou_all", "IoU, empty cases too", "IoU of the consensus in all cases", "two empty masks count as 1",
         _iou_all, direction=1,
     ),
     Column(
@@ -142,12 +142,12 @@ _ROWS = (
         score=lambda m: _share_nonempty(m.samples),
     ),
     Column(
-        "raters_nonempty", "Raters not empty", "share of readers' masks that are not empty",
+        "raters_nonempty", "Raters not empty", "share of raters' masks that are not empty",
         score=lambda m: _share_nonempty(m.raters),
     ),
     Column(
         "ged_floor", "GED, floor", "GED (V-statistic) of samples from the raters",
-        "the mean of this many samples of the raters' own masks",
+        "expected from this many random picks among the raters' own masks",
         lambda m: energy_distance_floor(m.raters, m.samples.shape[1]),
     ),
     Column(
@@ -165,7 +165,7 @@ _ROWS = (
     Column(
         "ncc", "NCC", "correlation of the samples' variance map with the raters'", "",
         lambda m: variance_correlation(m.samples, m.raters), direction=1, min_raters=2, min_samples=2,
-        undefined="the readers agree in every pixel of every case",
+        undefined="the raters agree in every pixel of every case",
     ),
     Column(
         "ci_score", "CI score", "collective insight", "combines sensitivity, maximum Dice matching and agreement",
@@ -180,7 +180,7 @@ _ROWS = (
         lambda m: m.insight["agreement"], direction=1, min_raters=2, min_samples=2,
     ),
     Column(
-        "soft_dice", "Soft Dice", "soft Dice", "confidence map against the share of raters, like the four rows below",
+        "soft_dice", "Soft Dice", "soft Dice", "confidence map against the share of raters; so are the four rows below",
         lambda m: soft_dice(m.known_confidence, m.target), direction=1,
     ),
     Column(
@@ -189,7 +189,7 @@ _ROWS = (
     ),
     Column(
         "ece_band", "ECE, band", "ECE over the band of disagreement",
-        "the pixels where raters or samples differ among themselves; pooled likewise",
+        "the pixels on which raters or samples disagree; pooled likewise",
         lambda m: calibration_error(m.bins("band")), pooled="band", direction=-1, undefined=NO_BAND,
     ),
     Column(
@@ -214,8 +214,8 @@ _ROWS = (
     ),
     *(
         Column(
-            f"{name}_{grid}", f"{label}, {where}", f"{label} at {where}", f"`{name}_all` where the other columns are "
-            "scored on the other grid", score, grid=grid, direction=1,
+            f"{name}_{grid}", f"{label}, {where}", f"{label} at {where}", f"`{name}_all` on this grid, "
+            "where all other columns are scored on the other", score, grid=grid, direction=1,
         )
         for grid, where in (("native", "the image's native size"), ("network", "the network's size"))
         for name, label, score in (("dice", "Dice", _dice_all), ("iou", "IoU", _iou_all))
@@ -223,10 +223,10 @@ _ROWS = (
     Column(
         "codec_mask_dice", "Mask codec: Dice", "Dice of the mask codec", "reconstruction of non-empty masks",
         rebuilt=_rebuilt_dice, codec="mask_codec", direction=1, digits=4,
-        undefined="no reader marked anything in any case",
+        undefined="no rater marked anything in any case",
     ),
     Column(
-        "codec_mask_ged", "Mask codec: GED", "GED between readers and their reconstructions",
+        "codec_mask_ged", "Mask codec: GED", "GED between raters and their reconstructions",
         rebuilt=_rebuilt_ged, codec="mask_codec", direction=-1, digits=4,
     ),
     Column(
@@ -253,11 +253,11 @@ def why_undefined(column: Column, num_raters: int, num_samples: int) -> str:
 
     Args:
         column: the figure.
-        num_raters: largest number of raters of a case.
+        num_raters: largest number of raters in a case.
         num_samples: samples of each case.
     """
     if num_raters < column.min_raters:
-        return "needs at least two readers, the data set has one"
+        return "needs at least two raters, the data set has one"
     if num_samples < column.min_samples:
-        return "needs at least two samples, one was drawn"
+        return "needs at least two samples, there is one"
     return column.undefined

@@ -1,4 +1,4 @@
-"""What an evaluation leaves, ``metrics.json`` and ``cases.csv``, and how it is read again."""
+"""Writing and reading the files of an evaluation, ``metrics.json`` and ``cases.csv``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .columns import COLUMNS
 
 __all__ = ["RESULT_VERSION", "ScoredCase", "load_result", "pool_bins", "reliability", "summarize", "write_result"]
 
-# Raised with every change of what a column means: results of two versions are not to be compared.
+# Raised with every change in the meaning of a column: results of two versions must not be compared.
 RESULT_VERSION = 2
 
 
 class ScoredCase(NamedTuple):
-    """What is kept of a case: its row of the table, the bins of its pooled columns, its number of raters."""
+    """The record of one case: its row of the table, the bins of its pooled columns, its number of raters."""
 
     row: dict[str, Any]
     bins: dict[str, np.ndarray]
@@ -48,7 +48,7 @@ def reliability(bins: np.ndarray) -> dict[str, list[float]]:
 
 
 def summarize(cases: Sequence[ScoredCase]) -> dict[str, float | None]:
-    """Mean of each column over the cases for which it is defined, ``None`` where it is for none.
+    """Mean of each column over the cases for which it is defined; ``None`` if there is no such case.
 
     Pooled columns are the errors of the pixels of all cases together, see
     :class:`~medseglatdiff_monai.metrics.ExpectedCalibrationError`; the table's columns hold each case's own.

@@ -33,9 +33,9 @@ def evaluate(
 
     ``cases.csv`` has one row for each case, ``summary`` in ``metrics.json`` the mean of each column over the cases for
     which it is defined; ``ece`` and ``ece_band`` pool the pixels of all cases there, and ``calibration`` holds the bins
-    behind them. What is defined for no case is null and explained under ``not_applicable``. The columns are the rows of
-    :data:`medseglatdiff_monai.evaluation.columns.COLUMNS`, explained on the documentation's page on files; ``seconds``
-    is the wall time of the forward pass.
+    behind them. A figure that is defined for no case is null, and ``not_applicable`` says why. The columns are the rows
+    of :data:`medseglatdiff_monai.evaluation.columns.COLUMNS`, explained on the documentation's page on files;
+    ``seconds`` is the wall time of the forward pass.
 
     Example: medseglatdiff evaluate runs/lung --dataset-dir data/lidc --max-cases 300 --output-dir results/lung
 
@@ -57,7 +57,7 @@ def evaluate(
         The contents of ``metrics.json``.
 
     Raises:
-        InputError: a sample is not finite, the message names the case; see
+        InputError: a sample is not finite (the message names the case); see
             :func:`~medseglatdiff_monai.bundle.segmenter.inference_config` and
             :func:`~medseglatdiff_monai.data.datalist.load_datalist`.
     """

@@ -1,4 +1,4 @@
-"""What the columns of an evaluation are computed from: samples beside raters, and originals beside reconstructions."""
+"""The data behind an evaluation's columns: samples with raters, and originals with reconstructions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUM_BINS = 15
 
 @dataclass(frozen=True, eq=False)
 class ScoredMasks:
-    """What the metrics of an ensemble are computed from; what several of them need is computed once.
+    """The data behind the metrics of an ensemble; values that several metrics need are computed once.
 
     Attributes:
         samples: (B, N, H, W[, D]) bool.
@@ -82,11 +82,11 @@ class ScoredMasks:
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """Images, or raters' masks, and what a codec makes of them.
+    """Images, or raters' masks, and a codec's reconstruction of them.
 
     Attributes:
         original: images (B, C, H, W[, D]) in [0, 1], or masks (B, R, H, W[, D]) of 0 and 1.
-        rebuilt: the same shape, in [0, 1]; of masks the probability map.
+        rebuilt: the same shape, in [0, 1]; for masks the probability map.
         masks: the decoded masks (B, R, H, W[, D]) bool; ``None`` where images were rebuilt.
     """
 

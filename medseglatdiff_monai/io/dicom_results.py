@@ -1,9 +1,10 @@
 """Results as DICOM: Segmentation objects and a measurement report (TID 1500), for a PACS and any DICOM viewer.
 
 A Segmentation has one type, so there are two: the consensus as BINARY and the confidence as FRACTIONAL, of kind
-PROBABILITY (DICOM PS3.3 C.8.20.2.3). Both have a segment a nodule, coded in SNOMED CT, and take patient, study, frame
-of reference and the place of every frame from the source slices themselves, so that no orientation is converted. The
-report refers to the segments of the consensus. Written by highdicom, which is optional: extra ``dicom``.
+PROBABILITY (DICOM PS3.3 C.8.20.2.3). Both have one segment per nodule, coded in SNOMED CT, and take patient, study,
+frame of reference and the position of every frame from the source slices themselves, so that no orientation is
+converted. The report refers to the segments of the consensus. They are written by highdicom, which is optional: extra
+``dicom``.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from .reading import DicomInput
 __all__ = ["DicomWriter", "SegmentedNodule", "can_write_dicom"]
 
 MANUFACTURER = "medseglatdiff_monai"
-# Numbers of the new series, above what scanners count to.
+# Numbers of the new series, above those that scanners use.
 SERIES_NUMBERS = {"seg_consensus": 9001, "seg_confidence": 9002, "report": 9003}
-# The standard's code lists have no percentiles and no agreement of samples: codes of our own, marked as such by "99".
+# The standard's code lists have no percentiles and no agreement of samples: these codes are ours, as "99" marks them.
 OWN_SCHEME = "99MEDSEGLATDIFF"
-# What the standard wants to be there, even if empty (type 2), and highdicom copies.
+# What the standard requires, even if empty (type 2), and highdicom copies.
 COPIED_KEYWORDS = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
@@ -81,14 +82,14 @@ class DicomWriter:
         if len(frames) > 1:
             raise InputError(
                 f"{source.path}: its slices have {len(frames)} FrameOfReferenceUIDs; expected one. Slices of several "
-                "series were merged: give one of them, or --dicom False to write NIfTI alone."
+                "series were merged: give one of them, or --dicom False to write only NIfTI."
             )
 
     def write(self, nodules: Sequence[SegmentedNodule], folder: Path, stem: str) -> dict[str, str]:
         """Write ``STEM_seg_consensus.dcm``, ``STEM_seg_confidence.dcm`` and ``STEM_report.dcm``.
 
-        Only slices that were drawn are referred to, and only frames with a voxel of the nodule are stored (of an empty
-        segmentation all that were drawn).
+        The objects refer only to the slices that were segmented, and store only frames with a voxel of the nodule (all
+        segmented slices if the segmentation is empty).
 
         Returns:
             The files' names by kind.
@@ -124,7 +125,7 @@ class DicomWriter:
             "manufacturer": MANUFACTURER,
             "manufacturer_model_name": self.record["bundle"][:64],
             "software_versions": __version__,
-            # Which weights drew it: type 1, and there is no device.
+            # Which weights made it: type 1, and there is no device.
             "device_serial_number": self.record["weights_sha256"][:16],
         }
 
@@ -164,7 +165,7 @@ class DicomWriter:
         from highdicom import UID
         from highdicom.seg import Segmentation
 
-        # Shares of N samples are stored exactly if N divides what stands for 1.
+        # Shares of N samples are stored exactly if N divides the value that represents 1.
         count = self.record["num_samples"]
         exact = self.record["confidence"] == "samples" and count <= 255
         return Segmentation(
@@ -271,7 +272,7 @@ def _read_header(path: str) -> Any:
     if not header.get("FrameOfReferenceUID"):
         raise InputError(
             f"{path}: no FrameOfReferenceUID; expected the one of the series, without which a DICOM SEG has no place. "
-            "Mend the series, or give --dicom False to write NIfTI alone."
+            "Fix the series, or give --dicom False to write only NIfTI."
         )
     for keyword in COPIED_KEYWORDS:
         if keyword not in header:

@@ -24,7 +24,7 @@ HEADER_TAGS = [
     "BitsAllocated", "Columns", "ImageOrientationPatient", "ImagePositionPatient", "InstanceNumber", "Modality",
     "NumberOfFrames", "PatientID", "PixelSpacing", "Rows", "SamplesPerPixel", "SeriesInstanceUID", "StudyInstanceUID",
 ]  # fmt: skip
-# Positions closer than this are one place: scanners write millimetres with two or more decimals.
+# Positions closer than this are the same: scanners write millimetres with two or more decimals.
 SAME_PLACE_MM = 0.01
 # A distance of this many slice spacings holds a missing slice.
 GAP_FACTOR = 1.5
@@ -89,7 +89,7 @@ class DicomSeries:
 def find_series(folder: str | Path, progress: bool = False) -> list[DicomSeries]:
     """Read the headers of every DICOM file below a folder.
 
-    Files that are no DICOM (by the marker in their first 132 bytes) are ignored unless they are called ``.dcm``.
+    Files that are not DICOM (by the marker in their first 132 bytes) are ignored unless they end with ``.dcm``.
 
     Args:
         folder: any layout, searched recursively.
@@ -99,7 +99,7 @@ def find_series(folder: str | Path, progress: bool = False) -> list[DicomSeries]
         The series of all modalities, sorted by patient and UID.
 
     Raises:
-        InputError: no DICOM file, an unreadable or truncated one, or one that is no single slice.
+        InputError: no DICOM file, an unreadable or truncated one, or a series whose slices differ in size or direction.
     """
     paths = _list_dicom(Path(folder))
     if not paths:
@@ -129,9 +129,9 @@ def check_ct(series: DicomSeries) -> None:
 
 
 def check_slices(series: DicomSeries, expected_mm: Sequence[float] | None = None) -> None:
-    """Check that no slice is missing between the first and the last, and none is there twice.
+    """Check that no slice is missing between the first and the last, and none occurs twice.
 
-    A series that ends early at the top or at the bottom passes: what is there is whole.
+    A series that ends early at the top or at the bottom passes: it has no gap.
 
     Args:
         series: with positions (see `check_ct`).
@@ -148,7 +148,7 @@ def check_slices(series: DicomSeries, expected_mm: Sequence[float] | None = None
             f"{Path(series.files[index + 1]).name}; expected one. Remove the one that does not belong."
         )
     if expected_mm is None:
-        # The lower median: of two steps, one of which holds a gap, the mean would hide it.
+        # The lower median: with two steps, one of which is a gap, their mean would hide it.
         spacing = float(np.percentile(steps, 50, method="lower")) if len(steps) else 0.0
         for index in np.flatnonzero(steps > GAP_FACTOR * spacing):
             missing = max(1, round(steps[index] / spacing) - 1)
@@ -181,7 +181,7 @@ def read_volume(series: DicomSeries, start: int = 0, stop: int | None = None) ->
     Args:
         series: checked by `check_ct` and `check_slices`.
         start: first file.
-        stop: end, default all files; a part costs no more memory than it holds.
+        stop: end, default all files; a part takes only its own memory.
 
     Returns:
         (1, columns, rows, slices) float32 MetaTensor, affine to RAS millimetres: MONAI's order.
@@ -241,7 +241,7 @@ def _read_header(path: Path) -> Any:
             rest = os.fstat(handle.fileno()).st_size - handle.tell()
     except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise InputError(
-            f"{path}: unreadable DICOM file ({type(error).__name__}: {error}); download it again, or take it away."
+            f"{path}: unreadable DICOM file ({type(error).__name__}: {error}); download it again, or remove it."
         ) from error
     if not header.get("SeriesInstanceUID") or (header.get("Modality") == "CT" and not header.get("Rows")):
         raise InputError(f"{path}: truncated DICOM file (the header ends early); download it again.")

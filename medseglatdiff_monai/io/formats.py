@@ -1,4 +1,4 @@
-"""Which files can be read, by their names."""
+"""File formats that can be read, recognised by file name."""
 
 from __future__ import annotations
 

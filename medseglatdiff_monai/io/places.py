@@ -1,4 +1,4 @@
-"""Where in a volume to look: ``--point``, ``--index`` and ``--roi``, made into the LPS points of each input."""
+"""Where in a volume to segment: ``--point``, ``--index`` and ``--roi``, converted to the LPS points of each input."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ FORMS = {"point": (3, "X,Y,Z"), "index": (3, "I,J,K"), "roi": (6, "X0,Y0,Z0,X1,Y
 
 
 def parse_places(given: Mapping[str, Any], number: int) -> list[list[Place]]:
-    """The places in each of `number` inputs, an empty list where none is given.
+    """Parse the places in each of `number` inputs; an empty list where none is given.
 
     Args:
         given: values of the arguments point, index and roi, or ``None``. A place is numbers or text such as "1,2,3".
-            Of a single input it may be a list of places, or text with semicolons between them; of several inputs it is
-            a list with an entry an input, a place or a list of places.
+            For a single input it may be a list of places, or text with semicolons between them. For several inputs it
+            is a list with one entry per input: a place or a list of places.
         number: of inputs.
 
     Raises:
-        InputError: two arguments at once, not the right count of numbers, a place twice, or not one entry an input.
+        InputError: two arguments at once, not the right count of numbers, a place twice, or not one entry per input.
     """
     named = {name: value for name, value in given.items() if value is not None}
     if not named:
@@ -45,7 +45,7 @@ def parse_places(given: Mapping[str, Any], number: int) -> list[list[Place]]:
     if isinstance(value, str):
         value = [part.replace(",", " ").split() for part in value.split(";") if part.strip()]
     depth = _depth(value)
-    # One place, the places of one input, or a list with an entry an input.
+    # One place, the places of one input, or a list with one entry per input.
     if depth == 1:
         value = [value]
     if number == 1 and depth < 3:
@@ -54,7 +54,7 @@ def parse_places(given: Mapping[str, Any], number: int) -> list[list[Place]]:
         raise wrong
     if len(value) != number:
         raise InputError(
-            f"--{name} names {len(value)} place(s) for {number} input(s); expected one entry an input. "
+            f"--{name} names {len(value)} place(s) for {number} input(s); expected one entry per input. "
             "Call predict once for each volume, or from Python give a list with the places of each."
         )
     result = []
@@ -66,7 +66,9 @@ def parse_places(given: Mapping[str, Any], number: int) -> list[list[Place]]:
         if rows.ndim not in (1, 2) or rows.shape[-1] != length or not rows.size or not np.isfinite(rows).all():
             raise wrong
         if name == "index" and not np.array_equal(rows, np.rint(rows)):
-            raise InputError(f"--index is {given[name]!r}; expected whole numbers, {form}. Millimetres go to --point.")
+            raise InputError(
+                f"--index is {given[name]!r}; expected whole numbers, {form}. Give millimetres to --point."
+            )
         places = [(name, tuple(float(number) for number in row)) for row in rows.reshape(-1, length)]
         if len(set(places)) < len(places):
             raise InputError(f"--{name} is {given[name]!r}; it names a place twice. Give every nodule once.")
@@ -83,21 +85,21 @@ def _depth(value: Any) -> int:
 
 
 def find_points(source: RasterInput | VolumeInput, places: Sequence[Place], crops: bool, bundle: str) -> np.ndarray:
-    """LPS points at which a volume is to be cut.
+    """Find the LPS points at which a volume is cut.
 
     Args:
         source: the opened input.
-        places: what the user said.
+        places: what the user gave.
         crops: whether the bundle works on crops around a place.
         bundle: its name, for messages.
 
     Returns:
-        (K, 3), x, y, z in millimetres, a row a place; no row for an image that is taken whole.
+        (K, 3), x, y, z in millimetres, one row per place; no row for an image that is taken whole.
 
     Raises:
         InputError: a place is missing, outside the volume, or of no use here.
     """
-    # Here: they import MONAI, which takes seconds, and `parse_places` does without.
+    # Imported here: they import MONAI, which takes seconds, and `parse_places` does not need it.
     from .planes import index_to_point
     from .reading import NiftiInput, RasterInput
 
@@ -158,5 +160,5 @@ def _check_inside(source: VolumeInput, place: Place) -> np.ndarray:
     what = f"--roi {written}: its centre is" if name == "roi" else f"--point {written} is"
     raise InputError(
         f"{source.path}: {what} outside the volume, which extends over {extent} mm (LPS). Give a place inside it; "
-        "RAS coordinates need the signs of x and y turned."
+        "for RAS coordinates change the signs of x and y."
     )

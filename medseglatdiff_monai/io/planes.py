@@ -1,9 +1,9 @@
-"""Axial slices and nodule crops out of a volume, and masks of a crop put back: from DICOM or NIfTI to the network.
+"""Cutting axial slices and nodule crops out of a volume, and putting the masks of a crop back.
 
 A volume is MONAI's (1, X, Y, Z) with an affine to RAS millimetres; a point is in LPS millimetres, as DICOM and its
-viewers state it. Whatever the volume's own axes, a crop is row first and shown as on a workstation: rows run to the
-back, columns to the patient's left, at native spacing and without interpolation. For an oblique volume these are the
-array axes closest to those directions. index = A⁻¹ · diag(-1, -1, 1, 1) · point.
+viewers state it. Whatever the volume's own axes, a crop is row first and oriented as on a workstation: the row index
+runs to the back, the column index to the patient's left, at native spacing and without interpolation. For an oblique
+volume these are the array axes closest to those directions. index = A⁻¹ · diag(-1, -1, 1, 1) · point.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def index_to_point(index: Point, affine: Any) -> np.ndarray:
 
 
 def find_slice_points(volume: MetaTensor, roi: Sequence[float]) -> list[tuple[float, float, float]]:
-    """Points at which a box is to be cut: its centre in every axial slice it touches, from below upwards.
+    """Points at which a box is cut: its centre in every axial slice it touches, from the feet to the head.
 
     Args:
         volume: (1, X, Y, Z).
         roi: (x0, y0, z0, x1, y1, z1), two opposite corners in LPS millimetres, in either order.
 
     Returns:
-        LPS points in millimetres, one a slice; a box thinner than a slice gives the nearest slice alone.
+        LPS points in millimetres, one per slice; a box thinner than a slice gives only the nearest slice.
 
     Raises:
         InputError: not six numbers, or the box's centre is outside the volume.
@@ -92,8 +92,8 @@ def find_slice_points(volume: MetaTensor, roi: Sequence[float]) -> list[tuple[fl
 class ExtractNoduleCrop(Transform):
     """Cut a square crop around a point out of the axial slice nearest to it, at native spacing.
 
-    The point's pixel becomes pixel (size // 2, size // 2) of the crop, never shifted; where the crop reaches over the
-    border it is filled with the slice's minimum, which the min-max normalisation turns into 0.
+    The point's pixel becomes pixel (size // 2, size // 2) of the crop, never shifted. Beyond the border the crop is
+    filled with the slice's minimum, which becomes 0 in the min-max normalisation.
 
     Args:
         size: side of the crop in pixels, at least 1.
@@ -115,7 +115,7 @@ class ExtractNoduleCrop(Transform):
             (1, size, size), row first; its affine maps (row, column, 0) to RAS, its meta holds what `paste_crop` needs.
 
         Raises:
-            InputError: the volume is no single-channel 3D image, or the point is outside it.
+            InputError: the volume is not a single-channel 3D image, or the point is outside it.
         """
         plane, index, meta, affine = _axial_plane(volume, point)
         row, column = (_nearest(value) - self.size // 2 for value in index[:2])
@@ -140,10 +140,10 @@ class ExtractSlice(Transform):
             point: (x, y, z), LPS millimetres; only its place along the slice axis matters, but it must be inside.
 
         Returns:
-            (1, H, W), with affine and meta as of `ExtractNoduleCrop`.
+            (1, H, W), with affine and meta as for `ExtractNoduleCrop`.
 
         Raises:
-            InputError: as of `ExtractNoduleCrop`.
+            InputError: as for `ExtractNoduleCrop`.
         """
         plane, _, meta, affine = _axial_plane(volume, point)
         return _make_crop(plane[None].clone(), (0, 0), meta, affine)
@@ -200,7 +200,7 @@ def paste_crop(crop: Any, meta: Mapping[str, Any], out: torch.Tensor | None = No
     """Put values of a crop (a mask, a confidence map) back into the volume it was cut from.
 
     Args:
-        crop: (C, h, w) in the crop's frame, any values; what lies beyond the volume's border is dropped.
+        crop: (C, h, w) in the crop's frame, any values; pixels beyond the volume's border are dropped.
         meta: the crop's meta (``ExtractNoduleCrop(...)(...).meta``).
         out: (C, X, Y, Z) to write into, e.g. for several slices of one nodule; default zeros.
 
@@ -208,7 +208,7 @@ def paste_crop(crop: Any, meta: Mapping[str, Any], out: torch.Tensor | None = No
         (C, X, Y, Z) in the volume's own axes: `out`, or a new tensor of the crop's type.
 
     Raises:
-        InputError: shapes that do not belong together, or a meta without the crop's place.
+        InputError: shapes that do not fit together, or a meta without the crop's position.
     """
     values = torch.as_tensor(crop).as_subclass(torch.Tensor)
     missing = [key for key in ("crop_start", "crop_shape", "crop_axes", "volume_shape") if key not in meta]
@@ -231,7 +231,7 @@ def paste_crop(crop: Any, meta: Mapping[str, Any], out: torch.Tensor | None = No
         side = shape[order[place]]
         low, high = max(0, begin), min(side, begin + length)
         part = part.narrow(1 + place, low - begin, high - low)
-        # An axis that runs the other way is counted from its other end.
+        # An axis that runs the other way is counted from its end.
         selection[1 + order[place]] = slice(low, high) if signs[place] > 0 else slice(side - high, side - low)
     part = torch.flip(part, [1 + place for place in range(3) if signs[place] < 0])
     out[tuple(selection)] = part.permute(0, *(1 + order.index(axis) for axis in range(3))).to(out.dtype)

@@ -21,7 +21,7 @@ class LoadCase(Transform):
     """Load one file of a prepared folder, row first: ``images/*.png``, ``images/*.nii.gz`` or ``masks/*.nii.gz``.
 
     Args:
-        is_label: whether the file holds readers' masks, (row, column[, slice], reader).
+        is_label: whether the file holds raters' masks, (row, column[, slice], rater).
         spatial_dims: 2, or 3 for volumes (row, column, slice).
     """
 
@@ -48,9 +48,9 @@ class LoadCase(Transform):
             )
         try:
             array = (self._nifti if str(path).lower().endswith((".nii", ".nii.gz")) else self._raster)(str(path))
-        except Exception as error:  # the readers raise all kinds
+        except Exception as error:  # MONAI's readers raise all kinds
             raise InputError(f"{path}: unreadable or truncated ({type(error).__name__}); prepare it again.") from error
-        # Without further axis a mask is a single reader's, an image grey; else the last holds readers or colours.
+        # Without a further axis a mask is a single rater's and an image is grey; else the last holds raters or colours.
         return EnsureChannelFirst(channel_dim="no_channel" if array.ndim == self.spatial_dims else -1)(array)
 
 
@@ -59,7 +59,7 @@ class LoadCased(MapTransform):
 
     Args:
         keys: keys whose paths are to be loaded.
-        label_keys: those of `keys` that hold readers' masks.
+        label_keys: those of `keys` that hold raters' masks.
         allow_missing_keys: skip keys that are absent, e.g. "label" where only an image is given.
         spatial_dims: see `LoadCase`.
     """
@@ -77,7 +77,7 @@ class LoadCased(MapTransform):
         self._load_label = LoadCase(is_label=True, spatial_dims=spatial_dims)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace paths by images and masks; tensors (C, H, W[, D]), as MONAI Deploy hands them over, stay."""
+        """Replace paths by images and masks; tensors (C, H, W[, D]), which MONAI Deploy passes, stay as they are."""
         loaded = dict(data)
         for key in self.key_iterator(loaded):
             if isinstance(loaded[key], torch.Tensor):

@@ -15,7 +15,7 @@ from .formats import CHANNEL_NAMES, RASTER_SUFFIXES, find_stem
 
 __all__ = ["RasterInput", "open_raster"]
 
-# What Pillow calls the pixels that a network with this many channels takes.
+# Pillow's modes that suit a network with this many channels.
 RASTER_MODES = {1: ("L", "I;16", "I;16B", "I"), 3: ("RGB",)}
 
 
@@ -25,7 +25,7 @@ class RasterInput:
 
     Attributes:
         path: the file.
-        stem: its name without suffix, from which output files take theirs.
+        stem: its name without suffix, with which the names of output files begin.
         size: (height, width).
     """
 
@@ -42,7 +42,7 @@ class RasterInput:
 
 
 def open_raster(path: Path, in_channels: int) -> RasterInput:
-    """Open a picture for a network of 1 or 3 channels.
+    """Open a PNG or JPEG for a network of 1 or 3 channels.
 
     Raises:
         InputError: an unreadable or truncated file, or another kind of pixels.
@@ -60,7 +60,7 @@ def open_raster(path: Path, in_channels: int) -> RasterInput:
     return source
 
 
-# What was opened last, and its pixels: it is mostly read next, and not decoded a second time for that.
+# What was opened last, and its pixels: it is usually read next, and need not be decoded twice.
 _latest: tuple[RasterInput, np.ndarray] | None = None
 
 

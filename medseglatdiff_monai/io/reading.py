@@ -1,7 +1,7 @@
 """Opening an image to predict on: PNG or JPEG, NIfTI slice or volume, DICOM CT series.
 
-`open_input` reads headers and checks the whole file; pixels come later, of a volume one slice alone, so that memory
-does not grow with the number of slices or inputs. A volume hands out planes row first, as seen on a workstation
+`open_input` reads headers and checks the whole file. Pixels are read later, one slice of a volume at a time, so memory
+does not grow with the number of slices or inputs. A volume gives planes row first, as seen on a workstation
 (`ExtractNoduleCrop`), and `VolumeInput.paste` puts values of a plane back into the volume's own axes.
 """
 
@@ -49,21 +49,21 @@ class VolumeInput(ABC):
     @property
     @abstractmethod
     def needs_place(self) -> bool:
-        """Whether it must be said which slice, and what in it, is meant."""
+        """Whether the user must say where in the input the object is."""
 
     @abstractmethod
     def read(self, start: int, stop: int) -> MetaTensor:
         """Slices `start` to `stop` (excluded), (1, X, Y, stop - start) float32 with their affine."""
 
     def find_slice(self, point: Sequence[float]) -> int:
-        """Third index of the slice nearest to an LPS point; of two equally near ones the upper."""
+        """Third index of the slice nearest to an LPS point; of two equally near ones, the upper."""
         position = float(point_to_index(point, self.affine)[2])
         upwards = self.affine[2, 2] >= 0
         nearest = np.floor(position + 0.5) if upwards else np.ceil(position - 0.5)
         return int(np.clip(nearest, 0, self.shape[2] - 1))
 
     def read_plane(self) -> MetaTensor:
-        """The whole middle slice, (1, h, w): all there is of an input that needs no place."""
+        """The whole middle slice, (1, h, w): the only one of an input that needs no place."""
         return self.cut(index_to_point([(side - 1) / 2 for side in self.shape], self.affine).tolist(), None)
 
     def cut(self, point: Sequence[float], size: int | None) -> MetaTensor:
@@ -88,8 +88,8 @@ class VolumeInput(ABC):
 
         Returns:
             A function of the number of slices towards the head (negative: towards the feet), 0 for the point's own. It
-            gives the plane as `cut` does, of the same rows and columns in every slice, or ``None`` beyond the volume.
-            Of an axial volume it reads one slice a call; of another it holds the whole volume.
+            gives the plane as `cut` does, with the same rows and columns in every slice, or ``None`` beyond the volume.
+            For an axial volume it reads one slice per call; for any other it holds the whole volume.
 
         Raises:
             InputError: the pixels cannot be read (here or in the calls).
@@ -106,11 +106,11 @@ class VolumeInput(ABC):
             clicked = int(np.clip(position, 0, self.shape[axis] - 1))
             volume = self.read(0, self.shape[2])
         affine = volume.affine.numpy()
-        # Into the slice's own plane, or rounding could put a point between two slices outside either.
+        # Move the point into the slice's plane: rounding could put a point between two slices outside both.
         index = point_to_index(point, affine)
         index[axis] = 0.0 if axis == 2 else clicked
         first = extract(volume, index_to_point(index, affine))
-        # Neighbours are cut at the very pixel of the first plane, whatever the rounding of millimetres.
+        # Neighbours are cut at exactly the pixel of the first plane, whatever the rounding of millimetres.
         height, width = first.shape[1:]
         center = first.affine.numpy() @ [height // 2, width // 2, 0.0, 1.0]
         pixel = np.rint(np.linalg.solve(affine, center)[:3])
@@ -199,7 +199,7 @@ class DicomInput(VolumeInput):
         return True
 
     def find_slice(self, point: Sequence[float]) -> int:
-        """By the slices' true positions, which need not be quite even."""
+        """By the slices' true positions, which may be unevenly spaced."""
         normal = np.cross(self.series.orientation[:3], self.series.orientation[3:])
         return int(np.abs(np.array(self.series.positions_mm) - normal @ np.asarray(point, dtype=float)).argmin())
 
@@ -209,15 +209,15 @@ class DicomInput(VolumeInput):
 
 
 def open_input(path: str | Path, in_channels: int) -> RasterInput | VolumeInput:
-    """Open an image: look at what it is, and check that it is whole.
+    """Open an image: find out what it is, and check that it is complete.
 
     Args:
         path: a PNG, JPEG or NIfTI file, or a folder with one DICOM CT series at any depth.
         in_channels: 1 or 3, channels of the network's image.
 
     Raises:
-        InputError: no such file; an unknown, unreadable or truncated one; the wrong number of channels; of a folder: no
-            DICOM file in it, no CT series or several, missing or doubled slices.
+        InputError: no such file; an unknown, unreadable or truncated one; the wrong number of channels; for a folder:
+            no DICOM file in it, no CT series or several, missing or doubled slices.
     """
     path = Path(path)
     check_path(path)
@@ -241,18 +241,20 @@ def _open_nifti(path: Path, in_channels: int) -> NiftiInput:
             f"{path}: a NIfTI holds one channel; the bundle expects {CHANNEL_NAMES[in_channels]}. Give a PNG or JPEG."
         )
     if dtype.kind not in "iuf":
-        raise InputError(f"{path}: voxels of type {dtype}; expected one number a voxel, e.g. int16. Convert the file.")
+        raise InputError(
+            f"{path}: voxels of type {dtype}; expected one number per voxel, e.g. int16. Convert the file."
+        )
     if len(shape) < 2 or 0 in shape or any(side != 1 for side in shape[3:]):
         raise InputError(f"{path}: a NIfTI of shape {shape}; expected a 2D slice (X, Y) or a volume (X, Y, Z).")
     affine = np.asarray(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise InputError(f"{path}: its affine {affine.tolist()} cannot be inverted; mend the header (sform, qform).")
+        raise InputError(f"{path}: its affine {affine.tolist()} cannot be inverted; fix the header (sform, qform).")
     volume_shape = (shape[0], shape[1], shape[2] if len(shape) > 2 else 1)
     return NiftiInput(path, find_stem(path, NIFTI_SUFFIXES), volume_shape, affine, shape, image.header.copy())
 
 
 def _check_complete(path: Path, image: Any) -> None:
-    """Raise OSError or EOFError where the file ends early; it is read through in small blocks, not kept."""
+    """Raise OSError or EOFError if the file ends early; it is read in small blocks that are not kept."""
     expected = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as handle:
         found = 0

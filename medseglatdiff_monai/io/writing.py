@@ -1,7 +1,7 @@
 """Writing a prediction in its input's geometry: PNG of the same size, NIfTI of the same shape and affine.
 
 All files of one input are written to a hidden folder first and moved into place together at the end, so that an error
-leaves nothing half-written behind; an earlier prediction of the same input is replaced then, and not before.
+leaves nothing half-written behind. An earlier prediction of the same input is replaced only then.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["OutputFolder", "save_png", "save_samples", "save_volume"]
 
 
 class OutputFolder:
-    """Context manager: gives a staging folder, and moves its files to the output folder if all went well.
+    """Context manager that gives a staging folder and moves its files to the output folder if no error occurred.
 
     Args:
-        folder: output folder; made if need be, and taken away again if it stays empty.
+        folder: output folder; created if needed, and removed again if it stays empty.
 
     Raises:
         InputError: the folder cannot be made or written to.
@@ -71,7 +71,7 @@ def save_png(values: np.ndarray, path: Path) -> None:
 def save_volume(values: np.ndarray, source: VolumeInput, path: Path) -> None:
     """Write values (X, Y, Z) as a NIfTI with shape and affine of the volume they belong to.
 
-    Of a NIfTI the sform, the qform and their codes are kept; of a DICOM series the affine is written as both, in
+    For a NIfTI the sform, the qform and their codes are kept; for a DICOM series the affine is written as both, in
     scanner coordinates.
     """
     if isinstance(source, NiftiInput) and type(source.header) is nibabel.Nifti1Header:

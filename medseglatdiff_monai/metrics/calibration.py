@@ -1,9 +1,9 @@
-"""How far the confidence map c, the share of samples, is from the mean reader map m, the share of readers.
+"""How far the confidence map c, the share of samples, is from the mean rater map m, the share of raters.
 
 Soft Dice = 2 sum c m / (sum c^2 + sum m^2), which unlike the form without squares is 1 for c = m and only there;
 Brier = mean (c - m)^2; ECE = sum over bins of n_bin / n |mean c - mean m|, with equal bins of c (Guo et al. 2017, Eq.
-3, the readers' share in the place of the accuracy). Brier and ECE are taken over the whole image, where background
-decides, and over the band of disagreement, the pixels in which readers or samples differ among themselves.
+3, the raters' share in the place of the accuracy). Brier and ECE are taken over the whole image, where background
+decides, and over the band of disagreement, the pixels in which raters or samples differ among themselves.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def soft_dice(confidence: torch.Tensor | np.ndarray, target: torch.Tensor | np.n
 
     Args:
         confidence: (B, 1, H, W[, D]) in [0, 1].
-        target: (B, 1, H, W[, D]) in [0, 1], the mean reader map.
+        target: (B, 1, H, W[, D]) in [0, 1], the mean rater map.
 
     Returns:
-        (B,) float64 in [0, 1]; both maps zero everywhere gives 1, one of them 0. Of binary maps it is their Dice.
+        (B,) float64 in [0, 1]; both maps zero everywhere gives 1, one of them 0. For binary maps it is their Dice.
 
     Raises:
         InputError: see `metrics.masks.as_paired_maps`.
@@ -53,7 +53,7 @@ def brier_score(
 
     Args:
         confidence: (B, 1, H, W[, D]) in [0, 1].
-        target: (B, 1, H, W[, D]) in [0, 1], the mean reader map.
+        target: (B, 1, H, W[, D]) in [0, 1], the mean rater map.
         region: "image": all pixels. "band": those where 0 < confidence < 1 or 0 < target < 1.
 
     Returns:
@@ -75,16 +75,16 @@ def calibration_bins(
     region: str = "image",
     num_bins: int = 15,
 ) -> torch.Tensor:
-    """What a calibration error or a reliability diagram is made of; the bins of several cases may be added.
+    """Bins for a calibration error or a reliability diagram; those of several cases may be added.
 
     Args:
         confidence: (B, 1, H, W[, D]) in [0, 1].
-        target: (B, 1, H, W[, D]) in [0, 1], the mean reader map.
+        target: (B, 1, H, W[, D]) in [0, 1], the mean rater map.
         region: see `brier_score`.
         num_bins: bins [k / num_bins, (k + 1) / num_bins) of the confidence; the last holds 1 too.
 
     Returns:
-        (B, 3, num_bins) float64: of each bin the number of pixels, the sum of their confidence and of their target.
+        (B, 3, num_bins) float64: for each bin the number of pixels, the sum of their confidence and of their target.
 
     Raises:
         InputError: see `metrics.masks.as_paired_maps`; another region; no bin.
@@ -161,9 +161,9 @@ class BrierScore(EnsembleMetric):
 class ExpectedCalibrationError(EnsembleMetric):
     """Expected calibration error of the pixels of all cases together; see `calibration_bins` and `EnsembleMetric`.
 
-    The mean over cases would be another number: in one case a bin holds few pixels, whose means differ by chance, and
-    errors of opposite sign in different cases would add up instead of cancelling. So the buffer holds the bins of each
-    case, a row of 3 * num_bins numbers, and the call returns these rows; `compute_cases` gives the error of each case.
+    The mean over cases would differ: in one case a bin holds few pixels, whose means differ by chance, and errors of
+    opposite sign in different cases would add up instead of cancelling. So the buffer holds the bins of each case, a
+    row of 3 * num_bins numbers, and the call returns these rows; `compute_cases` gives the error of each case.
 
     Args:
         region: "image" or "band".

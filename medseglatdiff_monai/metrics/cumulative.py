@@ -1,8 +1,8 @@
-"""What the ensemble metrics share: one value a case, gathered over all ranks, averaged without the undefined ones.
+"""Base classes of the ensemble metrics: one value per case, gathered over all ranks, NaN left out of the mean.
 
 MONAI's `CumulativeIterationMetric` supplies the buffers and their synchronisation. Three of its habits do not suit an
-evaluation and are replaced: a rank without cases skips the gathering, so that the others wait for ever; a list of
-predictions longer than the labels is cut in silence; the mean over undefined values only is 0 instead of NaN.
+evaluation and are replaced: a rank without cases skips the gathering, so that the others wait forever; a list of
+predictions longer than the labels is silently cut; the mean over undefined values only is 0 instead of NaN.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class EnsembleMetric(CumulativeIterationMetric):
 
     Call it with `y_pred` (B, N, H, W[, D]) and `y` (B, R, H, W[, D]), both binary, or with lists of (N, H, W[, D]) and
     (R, H, W[, D]) as a SupervisedEvaluator with decollation hands them out; N and R may then differ from case to case.
-    The call returns (B, 1) float64, a row a case; `get_buffer()` gives the rows of all cases and ranks, `aggregate()`
-    their mean.
+    The call returns (B, 1) float64, one row per case; `get_buffer()` gives the rows of all cases and ranks,
+    `aggregate()` their mean.
     `monai.handlers.IgniteMetricHandler(metric_fn=..., output_transform=from_engine([...]))` makes it a handler.
     """
 
-    # Numbers that the buffer keeps of a case.
+    # How many numbers the buffer keeps per case.
     row_length = 1
 
     @abstractmethod
@@ -65,14 +65,14 @@ class EnsembleMetric(CumulativeIterationMetric):
         return self._score_rows(y_pred, y)
 
     def _score_rows(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        """What the buffer keeps, (B, row_length); the score itself but for metrics that pool pixels over cases."""
+        """Rows for the buffer, (B, row_length): the scores, except for metrics that pool pixels over cases."""
         return self.compute_cases(samples, raters)[:, None]
 
     def _compute_list(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Any:
         if y is None or len(y_pred) != len(y):
             raise InputError(
                 f"{type(self).__name__}: found {len(y_pred)} cases in y_pred and {0 if y is None else len(y)} in y, "
-                "expected as many in both; check the keys that the handler takes from the engine."
+                "expected the same number in both; check the keys that the handler takes from the engine."
             )
         return super()._compute_list(y_pred, y, **kwargs)
 
@@ -80,7 +80,7 @@ class EnsembleMetric(CumulativeIterationMetric):
         if self._synced:
             return
         rows = self._buffers[0] if self._buffers else []
-        # Every rank takes part in the gathering, one without cases with no rows.
+        # Every rank takes part in the gathering, even one without cases, which adds no rows.
         local = torch.stack(rows) if rows else torch.zeros((0, self.row_length), dtype=torch.float64)
         self._synced_tensors = [evenly_divisible_all_gather(local, concat=True)]
         self._synced = True
@@ -91,7 +91,7 @@ class ConsensusMetric(EnsembleMetric):
 
     Args:
         threshold: a pixel is foreground where the mean of the binary samples is >= threshold, in (0, 1].
-        level: share of the raters' slots that the reference asks for.
+        level: share of the raters' slots that the reference requires.
         tie: whether a share of raters equal to `level` is "foreground" or "background".
         ignore_empty: whether cases whose raters' consensus is empty are left out.
     """

@@ -1,9 +1,9 @@
 """Generalized energy distance between the samples s of a model and the masks y of the raters of one case.
 
 GED = 2 E d(s, y) - E d(s, s') - E d(y, y'), with d = 1 - IoU and IoU(empty, empty) = 1: the squared distance of Kohl et
-al. 2018, "A Probabilistic U-Net for Segmentation of Ambiguous Images". The V-statistic, the literature's, takes each
-mean over all pairs, a mask with itself included, and falls with the number of samples even for a perfect model; the
-U-statistic takes the last two over distinct pairs and has no such bias.
+al. 2018, "A Probabilistic U-Net for Segmentation of Ambiguous Images". The V-statistic, used in the literature, takes
+each mean over all pairs, a mask with itself included, and falls with the number of samples even for a perfect model.
+The U-statistic takes the last two over distinct pairs and has no such bias.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def generalized_energy_distance(
 
     Args:
         samples: (B, N, H, W[, D]) binary.
-        raters: (B, R, H, W[, D]) binary; an absent reader is an empty mask and counts.
+        raters: (B, R, H, W[, D]) binary; an absent rater is an empty mask and counts.
         unbiased: False: V-statistic, self-pairs included. True: U-statistic, self-pairs excluded.
 
     Returns:
@@ -49,11 +49,11 @@ def generalized_energy_distance(
 
 
 def energy_distance_floor(raters: torch.Tensor | np.ndarray, num_samples: int) -> torch.Tensor:
-    """Mean V-statistic that a model would reach by drawing its samples from the raters themselves, with replacement.
+    """Mean V-statistic of a model that draws its samples from the raters themselves, with replacement.
 
     With D the mean of d(y, y') over all pairs, self-pairs included, 2 E d(s, y) = 2 D and E d(s, s') = D (1 - 1/N), so
     that the V-statistic is D/N on average (and the U-statistic -D/(R - 1)). A model that draws from the population of
-    readers, not from the R who happened to read the case, reaches R/(R - 1) D (1/N + 1/R) instead.
+    raters, not from the R who happened to rate the case, reaches R/(R - 1) D (1/N + 1/R) instead.
 
     Args:
         raters: (B, R, H, W[, D]) binary.
@@ -71,13 +71,13 @@ def energy_distance_floor(raters: torch.Tensor | np.ndarray, num_samples: int) -
 
 
 def sample_diversity(samples: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """Mean distance between two different samples of a case, to be compared with that between two readers.
+    """Mean distance between two different samples of a case, to be compared with that between two raters.
 
     Args:
         samples: (B, N, H, W[, D]) binary.
 
     Returns:
-        (B,) float64 in [0, 1]: 0 where all samples are alike (all empty included), NaN with a single sample.
+        (B,) float64 in [0, 1]: 0 where all samples are equal (all empty included), NaN with a single sample.
 
     Raises:
         InputError: see `metrics.masks.as_masks`.
@@ -88,7 +88,7 @@ def sample_diversity(samples: torch.Tensor | np.ndarray) -> torch.Tensor:
 def _mean_within(masks: torch.Tensor, unbiased: bool) -> torch.Tensor:
     """Mean distance (B,) among the N masks (B, N, ...) of a case."""
     n = masks.shape[1]
-    # Self-pairs add 0 to the sum, so that only the number of pairs differs. Of a single mask, 0 / 0 is NaN if unbiased.
+    # Self-pairs add 0 to the sum, so that only the number of pairs differs. A single mask gives NaN if unbiased.
     return pairwise_iou_distance(masks, masks).sum(dim=(1, 2)) / (n * (n - 1) if unbiased else n * n)
 
 

@@ -21,11 +21,11 @@ __all__ = ["CollectiveInsight", "MaximumDice", "collective_insight", "maximum_di
 
 
 def maximum_dice(samples: torch.Tensor | np.ndarray, raters: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """D_max: Dice of each rater with the sample nearest to it, averaged over the raters. More samples never lower it.
+    """D_max: Dice of each rater with the nearest sample, averaged over the raters. More samples never lower it.
 
     Args:
         samples: (B, N, H, W[, D]) binary.
-        raters: (B, R, H, W[, D]) binary; an absent reader is an empty mask and counts.
+        raters: (B, R, H, W[, D]) binary; an absent rater is an empty mask and counts.
 
     Returns:
         (B,) float64 in [0, 1]; a rater and a sample that are both empty have Dice 1.
@@ -44,11 +44,11 @@ def collective_insight(
 
     The index is called a harmonic mean; it is not one, and is computed here by its formula. Pairs are of different
     masks; implementations that count a mask with itself have V_min = 0 throughout. Where no rater marked anything the
-    sensitivity is 1 if no sample did either, and 0, so that the index sees the false finding, if one did.
+    sensitivity is 1 if no sample did either, else 0, so that the index counts the false finding.
 
     Args:
         samples: (B, N, H, W[, D]) binary.
-        raters: (B, R, H, W[, D]) binary; an absent reader is an empty mask and counts.
+        raters: (B, R, H, W[, D]) binary; an absent rater is an empty mask and counts.
 
     Returns:
         ``sensitivity`` S_c, ``maximum_dice`` D_max, ``agreement`` D_a and ``score`` CI, each (B,) float64 in [0, 1].

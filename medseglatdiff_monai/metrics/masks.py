@@ -1,8 +1,8 @@
-"""What counts as a set of masks, and how several become one.
+"""Checking stacks of masks, and fusing several masks into one.
 
 Every metric of this package takes stacks of binary masks, (B, N, H, W[, D]), and passes them through `as_masks` first,
 so that a forgotten batch axis, a 0/255 mask or a probability map is an error and not a score. A stack is fused by
-consensus = [mean over slots >= level], the rule for the readers and for the samples alike.
+consensus = [mean over slots >= level], the same rule for raters and samples.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def as_paired_stacks(
 def as_paired_maps(
     confidence: torch.Tensor | np.ndarray, target: torch.Tensor | np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Check a confidence map and the map that it is compared with.
+    """Check a confidence map and its reference map.
 
     Args:
         confidence: (B, 1, H, W[, D]) in [0, 1].
@@ -99,7 +99,7 @@ def as_paired_maps(
         Both as plain float64 tensors on one device.
 
     Raises:
-        InputError: not an array, shapes that differ or are no (B, 1, H, W[, D]), or a value outside [0, 1] or NaN.
+        InputError: not an array, shapes that differ or are not (B, 1, H, W[, D]), or a value outside [0, 1] or NaN.
     """
     maps = []
     for name, values in (("confidence", confidence), ("target", target)):
@@ -115,7 +115,7 @@ def as_paired_maps(
         if not bool(inside.all()):
             raise InputError(
                 f"{name}: found the value {tensor[~inside][0].item()}, expected values in [0, 1]; "
-                "of logits take the sigmoid first."
+                "apply the sigmoid to logits first."
             )
         maps.append(tensor.to(torch.float64))
     if maps[0].shape != maps[1].shape:
@@ -127,10 +127,10 @@ def as_paired_maps(
 
 
 def mean_mask(masks: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """Share of the masks that contain a pixel: the confidence map of samples, the mean reader map of raters.
+    """Share of the masks that contain a pixel: the confidence map of samples, the mean rater map of raters.
 
     Args:
-        masks: (B, N, H, W[, D]) binary; an absent reader is an empty mask and counts.
+        masks: (B, N, H, W[, D]) binary; an absent rater is an empty mask and counts.
 
     Returns:
         (B, 1, H, W[, D]) float64 in [0, 1], exactly 0 or 1 where all masks agree.
@@ -146,24 +146,24 @@ def check_fusion(level: float, tie: str, name: str = "level") -> None:
     """Refuse a fusion rule under which every pixel, or none, would be foreground.
 
     Args:
-        level: the share of slots asked for.
+        level: the required share of slots.
         tie: "foreground" or "background".
         name: what the error messages call the level.
 
     Raises:
-        InputError: `tie` is neither word, or `level` is outside (0, 1] ("foreground") or [0, 1) ("background").
+        InputError: `tie` is neither, or `level` is outside (0, 1] ("foreground") or [0, 1) ("background").
     """
     if tie not in ("foreground", "background"):
         raise InputError(f"tie: found {tie!r}, expected 'foreground' or 'background'; choose one of the two.")
     if not (0 < level <= 1 if tie == "foreground" else 0 <= level < 1):
         interval = "(0, 1]" if tie == "foreground" else "[0, 1)"
-        raise InputError(f"{name}: found {level}, expected a share in {interval} with tie={tie!r}, 0.5 say.")
+        raise InputError(f"{name}: found {level}, expected a share in {interval} with tie={tie!r}, e.g. 0.5.")
 
 
 def fuse_masks(masks: torch.Tensor | np.ndarray, level: float = 0.5, tie: str = "foreground") -> torch.Tensor:
     """Fuse a stack of masks into their consensus: at least (or more than) a share `level` of the slots.
 
-    An absent reader is an empty mask and votes for background. With four slots the default asks for two of them.
+    An absent rater is an empty mask and votes for background. With four slots the default requires two of them.
 
     Args:
         masks: (B, R, H, W[, D]) binary.

@@ -2,7 +2,7 @@
 
 Samples and raters are replicated to their least common multiple L and matched one to one:
 HM-IoU = max over permutations p of (1/L) sum_l IoU(s_l, y_p(l)), with IoU(empty, empty) = 1. Every sample and every
-rater thereby weighs the same; matching the best R of N samples instead would be an oracle score.
+rater thereby has the same weight; matching the best R of N samples instead would be an oracle score.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def hungarian_matched_iou(samples: torch.Tensor | np.ndarray, raters: torch.Tens
 
     Args:
         samples: (B, N, H, W[, D]) binary.
-        raters: (B, R, H, W[, D]) binary; an absent reader is an empty mask and counts.
+        raters: (B, R, H, W[, D]) binary; an absent rater is an empty mask and counts.
 
     Returns:
         (B,) float64 in [0, 1] on the device of `samples`; 1 where both hold the same masks in the same proportions, all

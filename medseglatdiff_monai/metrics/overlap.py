@@ -1,7 +1,7 @@
 """Overlap of two masks, and of the consensus of an ensemble with the consensus of the raters.
 
 Dice = 2 |a and b| / (|a| + |b|), IoU = |a and b| / |a or b|. Where both masks are empty both are 1; with `ignore_empty`
-(MONAI's word and rule, as in `monai.metrics.DiceMetric`) a case whose reference is empty is NaN and left out of means.
+(MONAI's name and rule, as in `monai.metrics.DiceMetric`) a case whose reference is empty is NaN and left out of means.
 """
 
 from __future__ import annotations

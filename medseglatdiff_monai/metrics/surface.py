@@ -1,10 +1,10 @@
 """Distances between the outlines of two masks: Hausdorff 95 and surface Dice, both computed by MONAI.
 
 HD95 is the larger of the two directed 95th percentiles of the distance from outline to outline; surface Dice (Nikolov
-et al. 2018, arXiv 1809.04430) the share of both outlines that lies within a tolerance of the other. Neither exists for
-an empty mask, where MONAI returns NaN or infinity. The rule here: both masks empty, 0 and 1; one of them empty, the
-length of the image's diagonal, beyond which no distance lies, and 0. A missed object thereby counts, and means stay
-finite.
+et al. 2018, arXiv 1809.04430) is the share of both outlines that lies within a tolerance of the other. Neither exists
+for an empty mask, where MONAI returns NaN or infinity. Here two empty masks give HD95 0 and surface Dice 1. If one of
+them is empty, HD95 is the length of the image's diagonal, the largest possible distance, and surface Dice is 0. A
+missed object thereby counts, and means stay finite.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def hausdorff_95(
     Args:
         y_pred: (B, 1, H, W[, D]) binary.
         y: (B, 1, H, W[, D]) binary, the reference.
-        spacing: side of a pixel, one number or one an axis: in millimetres for a distance in millimetres, 1 for pixels.
+        spacing: side of a pixel, one number or one per axis: in millimetres for distances in millimetres, 1 for pixels.
         ignore_empty: True: NaN where `y` is empty, whatever `y_pred` is. False: 0 if both are empty.
 
     Returns:
-        (B,) float64, at least 0, in units of `spacing`; the image's diagonal where one mask alone is empty.
+        (B,) float64, at least 0, in units of `spacing`; the image's diagonal where only one mask is empty.
 
     Raises:
-        InputError: see `metrics.masks.as_paired_stacks`; more than one mask a case; a spacing that is not positive.
+        InputError: see `metrics.masks.as_paired_stacks`; more than one mask per case; a spacing that is not positive.
     """
     y_pred, y, sides = _check(y_pred, y, spacing)
     diagonal = math.hypot(*(side * (number - 1) for side, number in zip(sides, y.shape[2:], strict=True)))
@@ -66,11 +66,11 @@ def surface_dice(
         y_pred: (B, 1, H, W[, D]) binary.
         y: (B, 1, H, W[, D]) binary, the reference.
         tolerance: distance up to which two outlines agree, in units of `spacing`, at least 0.
-        spacing: side of a pixel, one number or one an axis.
+        spacing: side of a pixel, one number or one per axis.
         ignore_empty: True: NaN where `y` is empty, whatever `y_pred` is. False: 1 if both are empty.
 
     Returns:
-        (B,) float64 in [0, 1]; 0 where one mask alone is empty.
+        (B,) float64 in [0, 1]; 0 where only one mask is empty.
 
     Raises:
         InputError: see `hausdorff_95`; a negative tolerance.
@@ -91,7 +91,7 @@ def _check(
     for name, masks in (("y_pred", y_pred), ("y", y)):
         if masks.shape[1] != 1:
             raise InputError(
-                f"{name}: found {masks.shape[1]} masks a case, expected one; fuse several with fuse_masks first."
+                f"{name}: found {masks.shape[1]} masks per case, expected one; fuse several with fuse_masks first."
             )
     return y_pred, y, _check_spacing(spacing, y.ndim - 2)
 
@@ -118,14 +118,14 @@ def _score(y_pred, y, measure, both_empty: float, one_empty: float, ignore_empty
     both = ~empty & ~empty_pred
     if bool(both.any()):
         with warnings.catch_warnings():
-            # MONAI 1.6 calls a function of its own with an argument that it has deprecated.
+            # MONAI 1.6 calls one of its own functions with an argument that it has deprecated.
             warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*")
             score[both] = measure(y_pred[both], y[both])[:, 0].to(torch.float64)
     return score
 
 
 class _ConsensusSurface(ConsensusMetric):
-    """What the two public classes below share: a distance is measured in units of the spacing."""
+    """Base of the two public classes below: distances are in units of the spacing."""
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
-"""Do the samples disagree where the readers do? Normalised cross-correlation of the two variance maps.
+"""Whether the samples disagree where the raters do: normalised cross-correlation of the two variance maps.
 
 With p the share of the masks that contain a pixel, v = p (1 - p) is the variance there; the score is the Pearson
-correlation of the samples' map with the readers' over the pixels of a case. Baumgartner et al. 2019 (PHiSeg) correlate
+correlation of the samples' map with the raters' over the pixels of a case. Baumgartner et al. 2019 (PHiSeg) correlate
 maps of the cross-entropy instead, which needs probabilities: between binary masks it is infinite or, with the small
-constant of their code, mostly a function of that constant. The two figures are not to be compared.
+constant of their code, mostly a function of that constant. The two figures cannot be compared.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def variance_correlation(samples: torch.Tensor | np.ndarray, raters: torch.Tenso
 
     Args:
         samples: (B, N, H, W[, D]) binary.
-        raters: (B, R, H, W[, D]) binary; an absent reader is an empty mask and counts.
+        raters: (B, R, H, W[, D]) binary; an absent rater is an empty mask and counts.
 
     Returns:
-        (B,) float64 in [-1, 1]. NaN where the readers' map is constant, because they agree everywhere or there is but
-        one, and with a single sample. 0 where the readers' map is not constant and that of several samples is: samples
-        that are all alike say nothing on where readers disagree.
+        (B,) float64 in [-1, 1]. NaN with a single sample, and where the raters' map is constant because they agree
+        everywhere or there is only one. 0 where only the map of several samples is constant: equal samples say nothing
+        about where raters disagree.
 
     Raises:
         InputError: see `metrics.masks.as_paired_stacks`.
@@ -42,7 +42,7 @@ def variance_correlation(samples: torch.Tensor | np.ndarray, raters: torch.Tenso
 
 
 def _centred_variance(masks: torch.Tensor) -> torch.Tensor:
-    """Variance map of (B, N, H, W[, D]) less its mean, (B, P); exactly 0 where the map is constant."""
+    """Variance map of (B, N, H, W[, D]) minus its mean, (B, P); exactly 0 where the map is constant."""
     share = mean_mask(masks).flatten(1)
     variance = share * (1 - share)
     constant = variance.amax(dim=1, keepdim=True) == variance.amin(dim=1, keepdim=True)

@@ -1,9 +1,9 @@
-"""Codecs: what turns an image or a mask into a latent and back.
+"""Codecs encode an image or a mask as a latent and decode it again.
 
 A codec has ``encode``: x → z, ``decode``: z → x (for masks: logits), and a training ``forward`` that returns the
 reconstruction with the quantiser's loss. :class:`VQVAECodec` is the paper's VQ-VAE (Eq. 7-10) on MONAI's encoder and
-decoder; :class:`IdentityCodec` leaves pixels as they are, which makes pixel-space diffusion the same program. The KL
-autoencoder is in :mod:`~medseglatdiff_monai.networks.kl_codec`.
+decoder. :class:`IdentityCodec` leaves pixels as they are, so that pixel-space diffusion needs no separate code. The
+KL autoencoder is in :mod:`~medseglatdiff_monai.networks.kl_codec`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ["CodecBase", "IdentityCodec", "VQVAECodec", "check_divisible"]
 
 
 def check_divisible(spatial_shape: Sequence[int], factor: int, name: str) -> None:
-    """Refuse an image whose sides are no multiples of ``factor``, which the message calls ``name``; not while tracing.
+    """Refuse an image whose sides are not multiples of ``factor``, called ``name`` in the message; not while tracing.
 
     Raises:
-        InputError: names the sides, the factor and the nearest right size.
+        InputError: names the sides, the factor and the nearest size that fits.
     """
     if torch.jit.is_tracing():
         return
@@ -43,7 +43,7 @@ class CodecBase(nn.Module):
         latent_channels: channels of the latent.
         downsampling: f, the ratio of the sides of image and latent.
         positive_weight: w of the weighted cross-entropy that the decoder was trained with; 1 for images.
-            ``"automatic"`` leaves it open (NaN) until the training masks or a checkpoint say it, see
+            ``"automatic"`` leaves it open (NaN) until the training masks or a checkpoint set it, see
             :func:`~medseglatdiff_monai.training.losses.settle_positive_weight`.
         correct_logits: subtract log w from the decoder's logits. Training with weight w moves the decision threshold:
             a logit of 0 means a probability of 1 / (1 + w), not 1/2.
@@ -91,7 +91,7 @@ class CodecBase(nn.Module):
         """Refuse an image that the codec cannot halve often enough.
 
         Raises:
-            InputError: a side is not a multiple of f; the message names the sides, f and the nearest right size.
+            InputError: a side is not a multiple of f; the message names the sides, f and the nearest size that fits.
         """
         check_divisible(spatial_shape, self.downsampling, f"the codec's downsampling factor f = {self.downsampling}")
 
@@ -124,7 +124,7 @@ class CodecBase(nn.Module):
         return z * self.latent_std.view(shape) + self.latent_mean.view(shape)
 
     def correction(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits (B, 1, H, W[, D]) less log w where ``correct_logits`` is set, so that 0 means a probability of 1/2."""
+        """Logits (B, 1, H, W[, D]) minus log w if ``correct_logits`` is set, so that 0 means a probability of 1/2."""
         return logits - self.positive_weight.log() if self.correct_logits else logits
 
     def add_latent_noise(self, z: torch.Tensor, latent_noise: float) -> torch.Tensor:
@@ -165,15 +165,15 @@ class VQVAECodec(CodecBase):
         spatial_dims: 2 or 3.
         in_channels: channels of the image, 1 for masks.
         channels: feature channels of each level; every level halves the side.
-        num_res_layers: residual units a level.
+        num_res_layers: residual units per level.
         embedding_dim: d.
         num_embeddings: K; 0 leaves the quantiser out (a plain autoencoder with continuous latents).
         commitment_cost: beta of Eq. 9.
         codebook_update: ``"ema"`` or ``"gradient"`` (Eq. 8).
         codebook_decay: decay of the moving averages of the codebook.
         quantize_latents: whether :meth:`encode` returns quantised latents (the paper's z-bar) or continuous ones.
-        quantize_decoded: whether :meth:`decode` quantises what it is given. Without, the decoder makes much the same
-            mask of a sampled latent, in half the time.
+        quantize_decoded: whether :meth:`decode` quantises the latent first. If not, the decoder makes nearly the same
+            mask of a sampled latent in half the time.
         latent_noise: standard deviation, in units of the latent's own, of the noise added to continuous latents in
             training; it makes the decoder tolerant to the small errors of a diffusion model.
         positive_weight: w, see :class:`CodecBase`.

@@ -1,4 +1,4 @@
-"""What the denoiser is told of the image: the image codec's latent, and on request what the whole image says of it."""
+"""The condition of the denoiser: the image codec's latent, and optionally context from the whole image."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ __all__ = ["CodecConditioner"]
 class CodecConditioner(nn.Module):
     """The image as the denoiser sees it: the standardised latent of the image codec's encoder.
 
-    Frozen and quantised it is the paper's conditioner (z_X-bar of Eq. 11). Trainable, the image codec's encoder is only
-    the starting point, and is fitted together with the denoiser.
+    Frozen and quantised it is the paper's conditioner (z_X-bar of Eq. 11). If it is trainable, the image codec's
+    encoder is only the starting point and is fitted together with the denoiser.
 
-    The encoder sees some pixels around each place. With ``context_channels`` a U-Net over the latent adds what the
-    whole image says of it, computed once an image, not once a denoising step. A head on the same features predicts the
-    mean of the readers' masks: :class:`~medseglatdiff_monai.training.losses.DenoisingLoss` teaches the U-Net by it,
-    which takes minutes where the noisy denoising loss takes hours. With ``image_encoder`` an encoder with ImageNet
-    weights does the same from the image itself, see :class:`~medseglatdiff_monai.networks.encoders.EncoderContext`;
-    with both, their additions and logits add up. The last layers that add to the condition start at zero, so that a
-    network trained without can be trained on with them.
+    The encoder sees only some pixels around each place. With ``context_channels`` a U-Net over the latent adds context
+    from the whole image, computed once per image instead of once per denoising step. A head on the same features
+    predicts the mean of the raters' masks. :class:`~medseglatdiff_monai.training.losses.DenoisingLoss` trains the U-Net
+    through it, which takes minutes where the noisy denoising loss takes hours. With ``image_encoder`` an encoder with
+    ImageNet weights does the same from the image itself, see
+    :class:`~medseglatdiff_monai.networks.encoders.EncoderContext`. With both, their additions and logits are summed.
+    The last layers that add to the condition start at zero, so that training can continue from a network without them.
 
     Args:
         codec: image codec; only its encoder (and codebook, if it quantises) are kept.
         trainable: fit the encoder with the denoiser.
-        context_channels: channels of the U-Net's levels, each at half the resolution of the one before; none: no U-Net.
+        context_channels: channels of the U-Net's levels, each at half the resolution of the one before; () for none.
         spatial_dims: of the U-Net, 2 or 3.
         image_encoder: a key of :data:`~medseglatdiff_monai.networks.encoders.ENCODERS`, or ``None``.
         image_encoder_channels: channels of the decoder that brings its features to the latent's grid.
         image_encoder_depth: how many of its strides 2, 4, 8, 16, 32 it has.
 
     Raises:
-        InputError: a codec that quantises is to be trained; context or an image encoder is asked for with a frozen
-            codec; an image encoder that does not fit.
+        InputError: a trainable codec that quantises; context or an image encoder with a frozen codec; an image encoder
+            that does not fit.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class CodecConditioner(nn.Module):
             )
         if image_encoder and spatial_dims != 2:
             raise InputError(
-                f"image_encoder {image_encoder!r} is for images, and spatial_dims is {spatial_dims}: null."
+                f"image_encoder {image_encoder!r} is for 2D images, and spatial_dims is {spatial_dims}: set it to null."
             )
         self.codec = codec.encoder_only()
         self.trainable = trainable

@@ -1,7 +1,7 @@
-"""Training views of a segmenter: images and raters' masks in, what the loss compares out.
+"""Training views of a segmenter: from images and raters' masks to what the loss compares.
 
-:class:`DenoisingNetwork` is the diffusion stage's and :class:`ScoringNetwork` the scoring stage's; each is one forward
-pass, so that a distributed wrapper sees it as one.
+:class:`DenoisingNetwork` belongs to the diffusion stage and :class:`ScoringNetwork` to the scoring stage. Each is one
+forward pass, as a distributed wrapper requires.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["DenoisingNetwork", "ScoringNetwork"]
 
 
 class DenoisingNetwork(nn.Module):
-    """Training view of a segmenter: what Eq. 4 compares, for several draws of noise and reader an image.
+    """Training view of a segmenter: what Eq. 4 compares, for several draws of noise and rater per image.
 
-    The condition is computed once an image and shared by its draws.
+    The condition is computed once per image and shared by its draws.
 
     Args:
         segmenter: the network that is trained.
@@ -37,11 +37,11 @@ class DenoisingNetwork(nn.Module):
 
         Args:
             image: (B, C, H, W[, D]).
-            masks: (B, M, H, W[, D]) in {0, 1}, one target a draw.
+            masks: (B, M, H, W[, D]) in {0, 1}, one target per draw.
             latents: scaled latents of the masks (B, M, d, h, w[, e]), if they are known already.
 
         Returns:
-            ``prediction`` and ``target`` (B * M, d, h, w[, e]) and ``weight`` (B * M,); of a conditioner with context
+            ``prediction`` and ``target`` (B * M, d, h, w[, e]) and ``weight`` (B * M,); for a conditioner with context
             also ``mean_mask_logits`` and ``mean_mask`` (B, 1, H, W[, D]), the latter in [0, 1].
         """
         net = self.segmenter
@@ -52,7 +52,7 @@ class DenoisingNetwork(nn.Module):
             condition = net.drop_condition(condition)
         result = _denoise_draws(net, x_0.float(), condition)
         if mean_mask_logits is not None:
-            # The draws' mean is the readers' where each is drawn equally often, and an unbiased estimate of it else.
+            # The mean of the draws is that of the raters if each is drawn equally often, else an unbiased estimate.
             result |= {"mean_mask_logits": mean_mask_logits.float(), "mean_mask": masks.mean(dim=1, keepdim=True)}
         return result
 
@@ -60,7 +60,7 @@ class DenoisingNetwork(nn.Module):
 def _denoise_draws(
     net: LatentDiffusionSegmenter, x_0: torch.Tensor, condition: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Prediction, target and weight of Eq. 4 for latents x_0 (M, d, h, w[, e]), a draw of noise and timestep each."""
+    """Prediction, target and weight of Eq. 4 for latents x_0 (M, d, h, w[, e]), each with its noise and timestep."""
     eps = torch.randn_like(x_0)
     timesteps = net.process.draw_timesteps(len(x_0), x_0.device)
     output = net.denoise(net.process.add_noise(x_0, eps, timesteps), timesteps, condition)
@@ -78,7 +78,7 @@ class ScoringNetwork(nn.Module):
     several of its values for one image are an ensemble. A proper score of that ensemble
     (:class:`~medseglatdiff_monai.training.losses.ScoringLoss`) makes them spread as the raters do, where the squared
     error of :class:`DenoisingNetwork` would make them ignore their noise. Some draws at other timesteps keep the
-    samplers of many steps valid.
+    samplers with many steps valid.
 
     Args:
         segmenter: the network that is trained.
@@ -93,8 +93,8 @@ class ScoringNetwork(nn.Module):
         super().__init__()
         if num_samples < 2 or denoising_draws < 0:
             raise InputError(
-                "Scoring takes at least 2 samples, whose distance from one another counts, and 0 or more draws of the "
-                f"denoising loss; found {num_samples} and {denoising_draws}."
+                "Scoring needs at least 2 samples, because it compares them, and 0 or more draws of the denoising "
+                f"loss; found {num_samples} and {denoising_draws}."
             )
         check_one_pass("The scoring stage", segmenter.process.prediction_type)
         self.segmenter = segmenter
@@ -110,8 +110,8 @@ class ScoringNetwork(nn.Module):
 
         Returns:
             ``sample_latents`` (B, m, d, h, w[, e]), ``sample_logits`` (B, m, H, W[, D]), ``rater_latents``
-            (B, R, d, h, w[, e]), ``raters``; with draws of the denoising loss and of a conditioner with context, also
-            what :class:`DenoisingNetwork` returns.
+            (B, R, d, h, w[, e]), ``raters``; with draws of the denoising loss, or with a conditioner with context,
+            also what :class:`DenoisingNetwork` returns.
         """
         net, batch, m = self.segmenter, len(image), self.num_samples
         rater_latents = net.encode_masks(raters.flatten(0, 1)[:, None]).float().unflatten(0, (batch, -1))

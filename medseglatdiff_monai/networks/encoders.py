@@ -1,7 +1,7 @@
 """Image encoders that start from ImageNet weights, and the small decoder that brings their features to a latent's grid.
 
 The networks are MONAI's; the published weights come from a package on the Python index, so that nothing is downloaded
-at run time, and are read only where a training starts anew: afterwards they are part of ``models/model.pt``.
+at run time, and are read only when a training starts from scratch: afterwards they are part of ``models/model.pt``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ImageEncoder(nn.Module):
         if not 1 <= depth <= len(self._ends):
             raise InputError(f"image_encoder_depth must be from 1 to {len(self._ends)}, found {depth}.")
         self.strides, self.channels = self.strides[:depth], self.channels[:depth]
-        # The image size only places the padding, which is the same for every multiple of 32.
+        # The image size only decides the padding, which is the same for every multiple of 32.
         net = EfficientNet(
             ["r1_k3_s11_e1_i32_o16", "r2_k3_s22_e6_i16_o24", "r2_k5_s22_e6_i24_o40", "r3_k3_s22_e6_i40_o80",
              "r3_k5_s11_e6_i80_o112", "r4_k5_s22_e6_i112_o192", "r1_k3_s11_e6_i192_o320"],
@@ -107,11 +107,11 @@ ENCODERS = {
 
 
 class EncoderContext(nn.Module):
-    """What an ImageNet encoder says of the whole image, at the grid of the mask's latent.
+    """Context from the whole image by an ImageNet encoder, on the grid of the mask's latent.
 
-    Features of the largest stride are brought up to the latent's f, those of the strides on the way added to them
-    (Lin et al., arXiv 1612.03144); finer ones come down by a strided convolution. From the result one layer makes the
-    addition to the condition, which starts at zero, and another one the mean of the raters' masks, which teaches it.
+    Features of the largest stride are upsampled to the latent's f, and those of the strides in between are added (Lin
+    et al., arXiv 1612.03144). Finer ones are reduced by a strided convolution. One layer makes the addition to the
+    condition from the result and starts at zero; another predicts the mean of the raters' masks, which trains it.
 
     Args:
         name: a key of :data:`ENCODERS`.
@@ -136,10 +136,10 @@ class EncoderContext(nn.Module):
         strides = self.encoder.strides
         if downsampling not in strides:
             raise InputError(
-                f"The encoder {name} has the strides {strides}; the mask codec's f = {downsampling} is none."
+                f"The encoder {name} has the strides {strides}; the mask codec's f = {downsampling} is not among them."
             )
         self.size_multiple = strides[-1]
-        # A finer level's side is a multiple of the latent's: its convolution brings it down.
+        # A finer level's side is a multiple of the latent's: its convolution reduces it.
         self.laterals = nn.ModuleList(
             nn.Conv2d(number, channels, max(1, downsampling // stride), stride=max(1, downsampling // stride))
             for stride, number in zip(strides, self.encoder.channels, strict=True)
@@ -164,7 +164,7 @@ class EncoderContext(nn.Module):
 
 
 class EncoderUNet(nn.Module):
-    """The mean mask of an :class:`EncoderContext` alone: a U-Net on an ImageNet encoder, to compare with.
+    """A U-Net on an ImageNet encoder, for comparison: the mean mask of an :class:`EncoderContext` alone.
 
     Args:
         name: a key of :data:`ENCODERS`.
@@ -214,7 +214,7 @@ def load_published_weights(network: nn.Module, already_there: Sequence[str] = ()
 
     Args:
         network: any module; one without such an encoder stays as it is.
-        already_there: names of tensors that weights to start from bring along; encoders among them are left alone.
+        already_there: names of tensors that the initial weights contain; encoders among them are left alone.
 
     Raises:
         InputError: see :func:`find_published_weights`; the file cannot be read.

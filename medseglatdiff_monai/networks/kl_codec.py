@@ -1,7 +1,7 @@
 """KL-VAE codec of images or masks (Rombach et al., arXiv 2112.10752) on MONAI's ``AutoencoderKL``.
 
 The encoder gives a normal posterior q(z|x) = N(mu, sigma^2) of each latent value; training draws z from it and adds
-``kl_weight`` times KL(q || N(0, 1)) = (mu^2 + sigma^2 - log sigma^2 - 1) / 2 to the loss. LSegDiff codes masks so.
+``kl_weight`` times KL(q || N(0, 1)) = (mu^2 + sigma^2 - log sigma^2 - 1) / 2 to the loss. LSegDiff does so.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ def kl_divergence(mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 class KLCodec(CodecBase):
     """KL-VAE of images or masks: f = 2 ** len(channels), as with :class:`~medseglatdiff_monai.networks.VQVAECodec`.
 
-    :meth:`encode` returns the posterior's mean, not a draw: the same mask has the same latent whenever it is encoded,
-    so that latents can be kept, codec figures are repeatable, and the spread of the diffusion model's samples is that
-    of the readers. With the small ``kl_weight`` in use, sigma is far below the latent's own deviation. The statistics
-    by which latents are standardised are those of the mean.
+    :meth:`encode` returns the posterior's mean, not a draw, so a mask always has the same latent. Latents can therefore
+    be stored, codec figures are repeatable, and the spread of the diffusion model's samples is that of the raters. With
+    the small ``kl_weight`` in use, sigma is far below the latent's own deviation. The statistics by which latents are
+    standardised are those of the mean.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image, 1 for masks.
         channels: feature channels of each halving; the full-resolution level before them has half of the first.
-        num_res_layers: residual units a level.
+        num_res_layers: residual units per level.
         embedding_dim: d, channels of the latent.
         kl_weight: factor on :func:`kl_divergence`.
         norm_num_groups: groups of the group normalisation; divides every number of channels.
-        latent_noise: see :class:`~medseglatdiff_monai.networks.VQVAECodec`; comes on top of the posterior's own.
+        latent_noise: see :class:`~medseglatdiff_monai.networks.VQVAECodec`; added to the posterior's own noise.
         positive_weight: w, see :class:`CodecBase`.
         correct_logits: see :class:`CodecBase`.
 
@@ -71,7 +71,7 @@ class KLCodec(CodecBase):
             )
         self.kl_weight = kl_weight
         self.latent_noise = latent_noise
-        # What the logger of the codebook's use asks for: there is none.
+        # The logger of the codebook's use asks for a quantiser; this codec has none.
         self.quantizer = None
         self.autoencoder = AutoencoderKL(
             spatial_dims, in_channels, in_channels, num_res_layers, levels, (False,) * len(levels), embedding_dim,

@@ -13,7 +13,7 @@ __all__ = ["draw_sample_noise", "noise_generator"]
 def noise_generator(
     seed: int, case: str, sample_index: int, device: torch.device | str = "cpu", pass_index: int = 0
 ) -> torch.Generator:
-    """Generator that belongs to one sample of one case, whatever batch, chunk, rank or path it is computed in.
+    """Generator of one sample of one case, the same in whatever batch, chunk or rank it is computed.
 
     Args:
         seed: the user's seed.
@@ -30,5 +30,5 @@ def noise_generator(
 def draw_sample_noise(
     shape: Sequence[int], seed: int, case: str, sample_index: int, pass_index: int = 0
 ) -> torch.Tensor:
-    """Standard normal noise that a sample starts from, or gets before a pass, independent of all others'."""
+    """Standard normal noise that a sample starts from or receives before a pass, independent of all other samples."""
     return torch.randn(*shape, generator=noise_generator(seed, case, sample_index, pass_index=pass_index))

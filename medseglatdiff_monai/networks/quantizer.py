@@ -45,7 +45,7 @@ class VectorQuantizer(nn.Module):
         update: ``"gradient"`` (Eq. 8) or ``"ema"``.
         decay: decay of the moving averages of use and, with ``"ema"``, of the entries.
         dead_threshold: an entry whose average share of the batch falls below ``dead_threshold / num_embeddings`` is
-            replaced by a latent vector of the current batch. 0 turns revival off.
+            replaced by a latent vector of the current batch. 0 disables this.
 
     Raises:
         InputError: an argument is out of range; the message names it.
@@ -145,7 +145,7 @@ class VectorQuantizer(nn.Module):
             dist.all_reduce(sums)
         self.usage.mul_(self.decay).add_(counts / counts.sum(), alpha=1.0 - self.decay)
         if self.update == "ema":
-            # Entries move in proportion to their use, so rarely used ones are not thrown about by a single vector.
+            # Entries move in proportion to their use, so a single vector hardly moves a rarely used one.
             hit = counts > 0
             rate = ((1.0 - self.decay) * (counts / counts.sum()) / self.usage.clamp_min(1e-10)).clamp_max(1.0)[hit]
             means = sums[hit] / counts[hit, None]

@@ -36,20 +36,20 @@ class LatentDiffusionSegmenter(nn.Module):
         sampler: ``"direct"``, ``"dpm++"``, ``"ddim"``, ``"ddpm"``, ``"pndm"``, or ``"rflow"`` for a rectified flow; see
             :func:`~medseglatdiff_monai.diffusion.sample`.
         seed: seed of the noise that :meth:`forward` draws.
-        condition_dropout: share of the training draws whose condition is withheld, so that the network learns masks
-            without an image too. It is replaced by zeros, the mean of a standardised latent: no weight is added, and
-            checkpoints have the same tensors with and without.
+        condition_dropout: share of the training draws whose condition is withheld, so that the network also learns
+            masks without an image. The condition is replaced by zeros, the mean of a standardised latent: no weight is
+            added, so checkpoints have the same tensors either way.
         guidance_scale: g of classifier-free guidance (Ho and Salimans, arXiv 2207.12598, where it is w), see
-            :meth:`denoise_guided`; 0 is off and costs nothing, any other value doubles the denoiser's work.
+            :meth:`denoise_guided`. 0 is off; any other value doubles the denoiser's work.
         test_time_augmentation: each sample sees the image in another of its symmetries (the first as it is), and its
             mask is flipped and rotated back. The network's errors differ between symmetries and cancel in the
-            consensus; the denoiser works no more than without, the conditioner once for each symmetry that is used.
+            consensus. The denoiser does no extra work; the conditioner runs once for each symmetry that is used.
         noise_scale: factor on the noise of the sampler ``"direct"``. Below 1 samples lie closer to what is likeliest,
             which makes up for a network that spreads them too far.
 
     Raises:
-        InputError: codecs whose downsampling differs, a dropout outside [0, 1), a negative guidance scale, guidance of
-            a network that was never trained without condition, or a noise scale that is not positive.
+        InputError: codecs whose downsampling differs, a dropout outside [0, 1), a negative guidance scale, guidance
+            for a network that was never trained without condition, or a noise scale that is not positive.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class LatentDiffusionSegmenter(nn.Module):
         self.mask_codec.eval()
 
     def train(self, mode: bool = True) -> LatentDiffusionSegmenter:
-        """Train mode for denoiser and trainable conditioner alone: the mask codec is frozen."""
+        """Set the train mode of denoiser and conditioner; the frozen mask codec stays in eval mode."""
         super().train(mode)
         self.mask_codec.eval()
         return self
@@ -116,7 +116,7 @@ class LatentDiffusionSegmenter(nn.Module):
         """:func:`draw_sample_noise` of each case and sample (B, N, passes · d, h, w[, e]), on the image's device.
 
         One entry in ``cases`` for each image, or a single one whose noise all images share. More than one pass is for
-        the sampler ``"direct"``, whose passes have noise of their own.
+        the sampler ``"direct"``, each of whose passes has its own noise.
         """
         shape = self.latent_shape(image)
         drawn = torch.stack(
@@ -127,16 +127,16 @@ class LatentDiffusionSegmenter(nn.Module):
             ]
         ).unflatten(0, (len(cases), num_samples))
         if torch.jit.is_tracing():
-            # The tracer would record the draw itself, whose generator moves on from call to call: keep the numbers.
+            # The tracer would record the draw itself, whose generator advances with every call: keep the numbers.
             drawn = torch.from_numpy(drawn.numpy().copy())
         return drawn.to(image.device).expand(image.shape[0], *[-1] * (len(shape) + 1))
 
     def count_passes(self, num_inference_steps: int | None = None, sampler: str | None = None) -> int:
-        """How many noises a sample needs: one for each pass of the sampler ``"direct"``, otherwise one."""
+        """How many noise tensors a sample needs: one for each pass of the sampler ``"direct"``, otherwise one."""
         return (num_inference_steps or self.num_inference_steps) if (sampler or self.sampler) == "direct" else 1
 
     def choose_symmetries(self, image: torch.Tensor, num_samples: int) -> torch.Tensor:
-        """The K symmetries in which the samples see ``image`` (B, C, H, W[, D]): sample i sees the i-th modulo K."""
+        """The K symmetries in which the samples see ``image`` (B, C, H, W[, D]): sample i sees number i modulo K."""
         chosen = list_symmetries(*image.shape[2:])[:num_samples] if self.test_time_augmentation else [0]
         return torch.tensor(chosen, device=image.device)
 
@@ -147,9 +147,9 @@ class LatentDiffusionSegmenter(nn.Module):
             return self.mask_codec.standardize(z) * self.process.input_scale
 
     def decode_latents(self, x_0: torch.Tensor) -> torch.Tensor:
-        """Scaled latents x_0 (B, d, h, w[, e]) → mask logits (B, 1, H, W[, D]) (Eq. 13); NaN of latents not finite."""
+        """Scaled latents x_0 (B, d, h, w[, e]) → mask logits (B, 1, H, W[, D]) (Eq. 13); NaN where not finite."""
         logits = self.mask_codec.decode(self.mask_codec.unstandardize(x_0 / self.process.input_scale))
-        # A quantising codec takes a latent that is not finite for some entry of its codebook, and decodes a mask.
+        # A quantising codec would map a latent that is not finite to some entry of its codebook and decode a mask.
         finite = torch.isfinite(x_0).flatten(1).all(dim=1)
         return torch.where(finite.reshape(-1, *[1] * (logits.ndim - 1)), logits, torch.nan)
 
@@ -158,7 +158,7 @@ class LatentDiffusionSegmenter(nn.Module):
         return self.denoiser(torch.cat([z_t, condition], dim=1), timesteps)
 
     def denoise_guided(self, z_t: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """(1 + g) · output with condition - g · output without, both in one pass; :meth:`denoise` itself where g = 0.
+        """(1 + g) · output with condition - g · output without, both in one pass; :meth:`denoise` itself if g = 0.
 
         The coefficients add up to 1, so that it is the same whether the network predicts noise, x0 or velocity.
         """
@@ -176,7 +176,7 @@ class LatentDiffusionSegmenter(nn.Module):
     def drop_condition(self, condition: torch.Tensor) -> torch.Tensor:
         """Condition (M, d_X, h, w[, e]) with zeros in a share of ``condition_dropout`` of the rows, drawn at random."""
         if self.condition_dropout == 0.0:
-            # No draw either: a run without dropout has the random numbers it always had.
+            # No draw either, so that a run without dropout keeps its sequence of random numbers.
             return condition
         keep = torch.rand(len(condition), device=condition.device) >= self.condition_dropout
         return condition * keep.view(-1, *([1] * (condition.ndim - 1))).to(condition.dtype)
@@ -189,7 +189,7 @@ class LatentDiffusionSegmenter(nn.Module):
         sampler: str | None = None,
         generators: Sequence[torch.Generator] | None = None,
     ) -> torch.Tensor:
-        """One mask a row: condition (M, d_X, h, w[, e]) and noise (M, d, h, w[, e]) → logits (M, 1, H, W[, D])."""
+        """One mask per row: condition (M, d_X, h, w[, e]) and noise (M, d, h, w[, e]) → logits (M, 1, H, W[, D])."""
         x_0 = sample(
             lambda z_t, t: self.denoise_guided(z_t, t, condition),
             noise,
@@ -235,7 +235,7 @@ class LatentDiffusionSegmenter(nn.Module):
 
         Args:
             image: (B, C, H, W[, D]) in the range of the bundle's preprocessing.
-            noise: (B, N, d, h, w[, e]) standard normal, of the sampler ``"direct"`` (B, N, passes · d, h, w[, e]);
+            noise: (B, N, d, h, w[, e]) standard normal, for the sampler ``"direct"`` (B, N, passes · d, h, w[, e]);
                 drawn from (seed, sample index) if left out.
 
         Returns:
@@ -255,29 +255,29 @@ class LatentDiffusionSegmenter(nn.Module):
         sampler: str | None = None,
         chunk_size: int | None = None,
     ) -> torch.Tensor:
-        """Mask logits (B, N, H, W[, D]) float32 of the noise (B, N, ...) that :meth:`draw_noise` gives.
+        """Mask logits (B, N, H, W[, D]) float32 for the noise (B, N, ...) that :meth:`draw_noise` returns.
 
         Sizes are read from shapes alone and without ``chunk_size`` nothing is split, so that a trace takes any B.
         """
         self.mask_codec.check_size(image.shape[2:])
         number = noise.shape[1]
         symmetries = self.choose_symmetries(image, number)
-        turned = apply_each_symmetry(image, symmetries)
-        condition = torch.cat([self.conditioner(part) for part in _split(turned, chunk_size)])
+        flipped = apply_each_symmetry(image, symmetries)
+        condition = torch.cat([self.conditioner(part) for part in _split(flipped, chunk_size)])
         noise = noise.flatten(0, 1)
         logits = []
         for rows in _split(torch.arange(noise.shape[0], device=image.device), chunk_size):
             generators = None
             if (sampler or self.sampler) == "ddpm":
-                # One for each row: a generator that two images shared would have moved on for the second.
+                # One for each row: a generator shared by two images would have advanced before the second.
                 generators = [
                     noise_generator(seed, f"steps/{cases[row // number % len(cases)]}", row % number, image.device)
                     for row in rows.tolist()
                 ]
-            turn = rows % number % len(symmetries)
-            owners = condition[rows // number * len(symmetries) + turn]
+            view = rows % number % len(symmetries)
+            owners = condition[rows // number * len(symmetries) + view]
             masks = self.sample_logits(owners, noise[rows], num_inference_steps, sampler, generators)
-            logits.append(undo_symmetry(masks, symmetries[turn]))
+            logits.append(undo_symmetry(masks, symmetries[view]))
         return torch.cat(logits).float().squeeze(1).unflatten(0, (image.shape[0], number))
 
 

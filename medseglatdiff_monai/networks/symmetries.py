@@ -1,8 +1,8 @@
 """The eight symmetries of the square as numbers k = v + 2 h + 4 t: up-down if v, then left-right if h, then transposed.
 
-Of a rectangle only k = 0 … 3 keep the shape: the flips. Of a volume t flips the third axis instead: its slices are
-seldom as thick as its pixels are wide, so axes are not exchanged. A number a case is what a whole batch is turned by at
-once, and what a precomputed latent is found under.
+For a rectangle only the flips, k = 0 … 3, keep the shape. For a volume t flips the third axis instead: its slices are
+seldom as thick as its pixels are wide, so axes are not exchanged. With one number per case, a whole batch is flipped
+and rotated at once, and precomputed latents are looked up by the same number.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ def count_symmetries(*sides: int) -> int:
 
 
 def draw_symmetry(batch: int, *sides: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """One symmetry a case of the given sides, each as likely as any other: (B,) int64 in [0, 8) or [0, 4)."""
+    """Draw one symmetry per case of the given sides, all equally likely: (B,) int64 in [0, 8) or [0, 4)."""
     # Three draws whatever the shape, so that later draws do not depend on it.
     vertical, horizontal, transposed = (torch.rand(3, batch, device=device) < 0.5).long().unbind()
     return vertical + 2 * horizontal + (4 * transposed if count_symmetries(*sides) == 8 else 0)
 
 
 def apply_symmetry(x: torch.Tensor, symmetry: torch.Tensor) -> torch.Tensor:
-    """Turn each case of a batch by its own symmetry.
+    """Flip or rotate each case of a batch by its own symmetry.
 
     Args:
         x: (B, C, H, W[, D]).
         symmetry: (B,) int64 in [0, 8), in [0, 4) if H and W of an image differ.
 
     Returns:
-        The same shape, type and values in other places.
+        The same shape and type, with the values rearranged.
     """
     chosen = symmetry.view(-1, *([1] * (x.ndim - 1)))
     vertical, horizontal, transposed = ((chosen >> bit) & 1 == 1 for bit in range(3))
@@ -60,12 +60,12 @@ def apply_symmetry(x: torch.Tensor, symmetry: torch.Tensor) -> torch.Tensor:
 
 
 def apply_each_symmetry(x: torch.Tensor, symmetries: torch.Tensor) -> torch.Tensor:
-    """Cases (B, C, H, W[, D]) → (B * K, C, H, W[, D]): each in K symmetries (K,), one after the other."""
+    """Cases (B, C, H, W[, D]) → (B * K, C, H, W[, D]): each in the K symmetries (K,), one after the other."""
     return apply_symmetry(x.repeat_interleave(symmetries.shape[0], dim=0), symmetries.repeat(x.shape[0]))
 
 
 def undo_symmetry(x: torch.Tensor, symmetry: torch.Tensor) -> torch.Tensor:
-    """Turn each case back: ``undo_symmetry(apply_symmetry(x, symmetry), symmetry)`` is ``x``. Arguments as there."""
+    """Undo :func:`apply_symmetry`, with the same arguments."""
     if x.ndim == 4:
         # Transposing first exchanges the two flips.
         exchanged = (symmetry & 4) | (symmetry & 1) << 1 | (symmetry & 2) >> 1

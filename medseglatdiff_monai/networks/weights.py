@@ -33,7 +33,7 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
     """Read a file of tensors without running any code that it may hold.
 
     Raises:
-        InputError: the file is missing, damaged, or holds something else than tensors.
+        InputError: the file is missing, damaged, or holds something other than tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -59,7 +59,7 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
 def save_weights(module: nn.Module, path: str | Path, half: bool = True) -> None:
     """Write the flat state dict of ``module``, floating-point tensors in half precision."""
     state = {
-        # Contiguous, so that a file does not tell in which memory format its network was trained.
+        # Contiguous, so that the file does not depend on the memory format its network was trained in.
         name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in module.state_dict().items()
     }
@@ -72,7 +72,7 @@ def load_weights(module: ModuleT, path: str | Path, needed: bool = True) -> Modu
     Args:
         module: the network.
         path: file of weights.
-        needed: ``False`` leaves the module as it is: a codec that has no training stage of its own.
+        needed: ``False`` leaves the module as it is, for a codec without a training stage.
 
     Raises:
         InputError: the file is missing or damaged, or its tensors do not fit the network; the message names the file
@@ -102,7 +102,7 @@ def load_weights(module: ModuleT, path: str | Path, needed: bool = True) -> Modu
 
 
 def state_path(weights_path: str | Path) -> Path:
-    """Where a stage keeps its training state, the mark of an interrupted stage, while it is not finished."""
+    """Where a stage keeps its training state until it is finished; the file marks an interrupted stage."""
     weights_path = Path(weights_path)
     return weights_path.with_name(f"training_state_{weights_path.name}")
 
@@ -113,5 +113,5 @@ def stage_finished(weights_path: str | Path) -> bool:
 
 
 def finish_stage(weights_path: str | Path) -> None:
-    """Take a stage's weights as they are: it is not resumed, whether its last epoch was reached or not."""
+    """Accept a stage's weights as they are: it is not resumed, even if its last epoch was not reached."""
     state_path(weights_path).unlink(missing_ok=True)

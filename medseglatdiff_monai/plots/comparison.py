@@ -1,6 +1,6 @@
-"""The picture that sets readers beside samples: a row a case, with both as outlines and as shares of each pixel.
+"""The picture that sets raters beside samples: one row per case, with both as outlines and as shares of each pixel.
 
-Drawn with matplotlib's Agg canvas alone: no window, no global state.
+Rendered with matplotlib's Agg canvas alone: no window, no global state.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 
 from .panel import SAMPLE_COLOUR, TEXT_COLOUR, outline
 
-__all__ = ["ComparedCase", "draw_comparison"]
+__all__ = ["ComparedCase", "plot_comparison"]
 
-READER_COLOURS = ("#4dd2ff", "#ff7ab6", "#b6f24d", "#ffd24d")
+RATER_COLOURS = ("#4dd2ff", "#ff7ab6", "#b6f24d", "#ffd24d")
 TILE_INCHES, HEAD_INCHES, FOOT_INCHES = 2.1, 1.0, 0.15
-COLUMNS = ("Image", "Readers", "Samples", "Share of readers", "Share of samples = confidence")
+COLUMNS = ("Image", "Raters", "Samples", "Share of raters", "Share of samples = confidence")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ComparedCase:
     Attributes:
         name: written beside the image.
         image: (H, W) grey values, shown from their minimum to their maximum.
-        raters: (R, H, W) bool, an absent reader empty.
+        raters: (R, H, W) bool, an absent rater empty.
         samples: (N, H, W) bool.
     """
 
@@ -37,8 +37,8 @@ class ComparedCase:
     samples: np.ndarray
 
 
-def draw_comparison(cases: Sequence[ComparedCase], path: str | Path, title: str = "", subtitle: str = "") -> None:
-    """Draw the picture as PNG; below the outlines stands how many of the masks are empty.
+def plot_comparison(cases: Sequence[ComparedCase], path: str | Path, title: str = "", subtitle: str = "") -> None:
+    """Render the picture as PNG; below the outlines it says how many of the masks are empty.
 
     Args:
         cases: the rows, at least one.
@@ -77,10 +77,10 @@ def draw_comparison(cases: Sequence[ComparedCase], path: str | Path, title: str 
                 axes.set_ylabel(case.name, fontsize=8, color=TEXT_COLOUR, labelpad=3)
                 continue
             for number, mask in enumerate(masks):
-                of_reader = masks is case.raters
-                colour = READER_COLOURS[number % len(READER_COLOURS)] if of_reader else SAMPLE_COLOUR
+                of_rater = masks is case.raters
+                colour = RATER_COLOURS[number % len(RATER_COLOURS)] if of_rater else SAMPLE_COLOUR
                 # Sixteen dark borders would cover the image.
-                outline(axes, mask, colour, width=1.3 if of_reader else 0.7, border=of_reader)
+                outline(axes, mask, colour, width=1.3 if of_rater else 0.7, border=of_rater)
             empty = int((~masks.any((1, 2))).sum())
             axes.set_xlabel(f"{empty} of {len(masks)} empty", fontsize=8, color="#666666", labelpad=2)
 

@@ -1,6 +1,6 @@
 """The picture of a prediction: image, consensus, confidence, entropy, and the single samples below.
 
-Drawn with matplotlib's Agg canvas alone: no window, no global state.
+Rendered with matplotlib's Agg canvas alone: no window, no global state.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["draw_panel", "outline"]
+__all__ = ["outline", "plot_panel"]
 
 COLUMNS = 5
 MAX_SAMPLES = 10
@@ -23,7 +23,7 @@ CONSENSUS_COLOUR, SAMPLE_COLOUR, TEXT_COLOUR = "#00d5ff", "#ffb000", "#222222"
 
 
 def outline(axes: Any, mask: np.ndarray, colour: str, width: float = 1.4, border: bool = True) -> None:
-    """Draw the outline of a mask (H, W) on axes that show its image; nothing where it is empty or full."""
+    """Plot the outline of a mask (H, W) on axes that show its image; nothing where it is empty or full."""
     if mask.any() and not mask.all():
         # A dark line below keeps the contour visible on bright tissue; padding closes it at the border.
         padded = np.pad(mask.astype(float), 1)
@@ -34,7 +34,7 @@ def outline(axes: Any, mask: np.ndarray, colour: str, width: float = 1.4, border
         axes.set_ylim(mask.shape[0] - 0.5, -0.5)
 
 
-def draw_panel(
+def plot_panel(
     image: np.ndarray,
     samples: np.ndarray,
     confidence: np.ndarray,
@@ -112,7 +112,7 @@ class _Sheet:
         """Axes without ticks under a title."""
         axes = self.figure.add_axes((left, 1.0 - (from_top + tall) / self.height, width, tall / self.height))
         axes.set_axis_off()
-        # With y, matplotlib does not look for a place above ticks that are not drawn: the same picture, a third sooner.
+        # With y, matplotlib does not look for a place above invisible ticks, which saves a third of the time.
         axes.set_title(name, fontsize=9.5, color=TEXT_COLOUR, pad=4, loc="left", y=1.0)
         return axes
 

@@ -1,6 +1,6 @@
 """Pictures of the report: sizes of the samples, of the consensus by threshold, and the confidence slice by slice.
 
-Drawn with matplotlib's Agg canvas alone: no window, no global state.
+Rendered with matplotlib's Agg canvas alone: no window, no global state.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def draw_sizes(
         samples: sizes of the samples.
         interval: lowest and highest size of the grey band.
         by_threshold: size of the consensus at each of ``THRESHOLDS``.
-        threshold: the one that was used.
+        threshold: of the consensus.
     """
     figure = _make_figure(2.7)
     left, right = figure.subplots(1, 2)
@@ -63,7 +63,7 @@ def draw_sizes(
 
 
 def draw_slices(confidence: np.ndarray, consensus: np.ndarray) -> bytes:
-    """PNG: confidence of each slice from the feet to the head with the consensus's outline, cut to where it is.
+    """PNG: confidence of each slice from the feet to the head with the consensus's outline, cropped around it.
 
     Args:
         confidence: (S, H, W) in [0, 1].

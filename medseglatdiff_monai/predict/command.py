@@ -45,7 +45,7 @@ def predict(
     In a volume the whole nodule at the given place is segmented: the clicked slice and its neighbours up and down until
     the consensus is empty. The JSON then has a list "nodules" with volume in mm³, diameter, area and agreement of each,
     with intervals. The arrays of the .npz get a slice axis, (N, S, H, W) or (S, H, W) from the feet upwards, unless
-    slices is 1, and "affine", (row, column, slice) to RAS millimetres. Of several nodules the n-th has the number n in
+    slices is 1, and "affine", (row, column, slice) to RAS millimetres. With several nodules, the n-th is number n in
     the consensus NIfTI (where two overlap, the more confident; the confidence is the higher one), NAME_samples_n.npz
     and NAME_panel_n.png. For a DICOM series NAME_seg_consensus.dcm, NAME_seg_confidence.dcm and NAME_report.dcm are
     written, too, where the extra 'dicom' is installed.

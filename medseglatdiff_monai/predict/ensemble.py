@@ -32,12 +32,12 @@ class Ensemble:
         confidence: (H, W) or (S, H, W) float32 in [0, 1].
         fused: what the sampling settings' fusion and threshold make of the samples, (H, W) or (S, H, W) bool.
         seen: (top, left, bottom, right) of the part that the network saw; outside it all is background.
-        affine: (4, 4), (row, column, slice) to RAS millimetres; ``None`` of a picture, which has no millimetres.
+        affine: (4, 4), (row, column, slice) to RAS millimetres; ``None`` for a picture, which has no millimetres.
         planes: the planes (C, H, W) that were segmented; empty if the ensemble was read from a file.
-        voxel_mm3: ``None`` where it is unknown or a volume means nothing, as of one slice.
+        voxel_mm3: ``None`` where it is unknown or a volume has no meaning, as for one slice.
         clicked: index of the slice of the point.
-        ended: why it ends towards the feet and towards the head: ``"empty"`` (the consensus of the last slice is),
-            ``"volume"`` (the scan ends), ``"reach"`` or ``"slices"`` (a limit of the call).
+        ended: why it ends towards the feet and towards the head: ``"empty"`` (the consensus of the last slice is
+            empty), ``"volume"`` (the scan ends), ``"reach"`` or ``"slices"`` (a limit of the call).
     """
 
     samples: np.ndarray
@@ -59,7 +59,7 @@ class Ensemble:
         return measure_entropy(torch.from_numpy(self.confidence)).numpy()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What is stored of it: ``samples``, ``confidence``, ``consensus``, ``entropy``, ``affine`` if it has one."""
+        """The arrays to store: ``samples``, ``confidence``, ``consensus``, ``entropy``, ``affine`` if it has one."""
         maps = {"confidence": self.confidence, "consensus": self.fused, "entropy": self.entropy()}
         return {"samples": self.samples, **maps, **({} if self.affine is None else {"affine": self.affine})}
 
@@ -77,7 +77,7 @@ class Ensemble:
         return Measurement(self.measure_volume(self.consensus(threshold)), volumes)
 
     def diameter_mm(self, threshold: float | None = None) -> Measurement | None:
-        """Longest axial diameter over all slices; ``None`` of a picture."""
+        """Longest axial diameter over all slices; ``None`` for a picture."""
         if self.affine is None:
             return None
         return Measurement(self.measure_diameter(self.consensus(threshold)), self._sample_diameters)
@@ -89,14 +89,14 @@ class Ensemble:
         return Measurement(area, self._sample_areas[:, number].tolist())
 
     def area_mm2(self, threshold: float | None = None, number: int | None = None) -> Measurement | None:
-        """Area in slice ``number``, by default in the clicked one; ``None`` of a picture."""
+        """Area in slice ``number``, by default in the clicked one; ``None`` for a picture."""
         if self.affine is None:
             return None
         pixels = self.area_pixels(threshold, number)
         return Measurement(pixels.consensus * self.pixel_mm2, [count * self.pixel_mm2 for count in pixels.samples])
 
     def agreement(self) -> float | None:
-        """Mean IoU of two different samples over all slices, both empty → 1; ``None`` of a single sample."""
+        """Mean IoU of two different samples over all slices, both empty → 1; ``None`` for a single sample."""
         number = len(self.samples)
         if number < 2:
             return None
@@ -106,7 +106,7 @@ class Ensemble:
     def mean_entropy(self) -> float:
         """Mean entropy over the pixels that at least one sample contains, in bit; 0 where all samples are empty.
 
-        Over the whole image the figure would tell of the background's size.
+        Over the whole image the figure would depend on the size of the background.
         """
         union = self.samples.any(axis=0)
         return float(self.entropy()[union].mean()) if union.any() else 0.0
@@ -151,7 +151,7 @@ class Ensemble:
         assert self.affine is not None
         return float(np.linalg.norm(np.cross(self.affine[:3, 0], self.affine[:3, 1])))
 
-    # Of the samples once: a page asks at every move of the threshold.
+    # Measured once for all samples: a page asks at every move of the threshold.
     @functools.cached_property
     def _sample_areas(self) -> np.ndarray:
         """(N, S), pixels."""

@@ -1,9 +1,9 @@
 """The command ``predict``: from users' files to ensembles of masks, written in each file's own geometry.
 
-A picture goes through the bundle's preprocessing as in training; of a CT volume first the axial slices and in them the
-crop around the nodule are cut out, and each is prepared by itself. The samples are brought back by inverting the
-preprocessing (linear interpolation and a threshold of 1/2 where it resized), and there confidence = mean of the
-samples, consensus = confidence ≥ threshold or what another fusion makes of them.
+A picture goes through the bundle's preprocessing as in training. From a CT volume the crop around the nodule is cut out
+of each axial slice first, and prepared by itself. The samples are brought back by inverting the preprocessing (linear
+interpolation and a threshold of 1/2 where it resized). On the original grid, confidence = mean of the samples, and
+consensus = confidence ≥ threshold, or the result of another fusion.
 """
 
 from __future__ import annotations
@@ -79,5 +79,5 @@ def _check_stems(opened: Sequence[RasterInput | VolumeInput]) -> None:
         if other is not source.path:
             raise InputError(
                 f"{source.path} and {other}: two inputs called {source.stem!r}, whose files would have the same names. "
-                "Predict them in separate calls with another --output-dir each."
+                "Predict them in separate calls, each with its own --output-dir."
             )

@@ -23,7 +23,7 @@ from .ensemble import Ensemble
 
 __all__ = ["segment_image"]
 
-# Samples are brought back so many pixels at a time.
+# Samples are brought back this many pixels at a time.
 PIXELS_AT_ONCE = 1 << 24
 
 
@@ -36,8 +36,8 @@ def segment_image(
 
     Args:
         segmenter: the loaded bundle.
-        source: an opened picture or NIfTI slice, or an image in memory (C, H, W): grey values as a file of the bundle's
-            kind holds them.
+        source: an opened picture or NIfTI slice, or an image in memory (C, H, W): grey values as in a file of
+            the bundle's kind.
         sampling: by default the bundle's own settings.
 
     Returns:
@@ -62,7 +62,7 @@ def _segment(
     preprocessing = _prepare(segmenter, image)
     with unwrapped_errors():
         item = preprocessing({"image": image})["image"]
-    # One-to-one networks have no codec and know themselves what they can halve.
+    # One-to-one networks have no codec and check themselves how often they can halve.
     network = segmenter.network
     halving: CodecBase | OneToOneSegmenter = network if isinstance(network, OneToOneSegmenter) else network.mask_codec
     halving.check_size(item.shape[1:])

@@ -1,4 +1,4 @@
-"""Sizes of masks in numbers that people ask for: one of the consensus, one per sample, and the interval of these."""
+"""Sizes of masks: of the consensus, of each sample, and the interval over the samples."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Measurement:
     def describe(self) -> dict[str, Any]:
         """JSON values: ``consensus``, ``samples``, their ``median`` and ``interval``, to three decimals.
 
-        The interval is the 5th and 95th percentile, linear between the values.
+        The interval is the 5th and 95th percentile, linearly interpolated.
         """
         percents = (INTERVAL_PERCENT[0], 50.0, INTERVAL_PERCENT[1])
         low, median, high = np.percentile(np.asarray(self.samples, dtype=float), percents)

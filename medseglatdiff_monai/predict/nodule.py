@@ -40,7 +40,7 @@ def segment_nodule(
         volume: the opened NIfTI or series.
         point: (x, y, z), LPS millimetres, inside the volume.
         sampling: by default the bundle's own settings.
-        slices: see :func:`follow_nodule`; of the clicked slice alone there is no volume.
+        slices: see :func:`follow_nodule`; the clicked slice alone has no volume.
         reach_mm: see :func:`follow_nodule`.
         progress: called with the number of slices that are done.
 
@@ -64,7 +64,7 @@ def segment_nodule(
             progress(done)
         return found
 
-    # Of a single slice the file does not say how thick it is, and one slice of several is no volume.
+    # The file does not say how thick a single slice is, and one slice of several is no volume.
     voxel_mm3 = float(abs(np.linalg.det(volume.affine[:3, :3]))) if volume.shape[2] > 1 and slices != 1 else None
     cut_plane = volume.open_planes(np.asarray(point, dtype=float).tolist(), segmenter.crop_size)
     return follow_nodule(cut_plane, segment, slices, reach_mm, voxel_mm3)

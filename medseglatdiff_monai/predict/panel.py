@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..plots.panel import draw_panel
+from ..plots.panel import plot_panel
 from .ensemble import Ensemble
 from .record import describe_steps
 
@@ -40,7 +40,7 @@ def save_panel(found: Ensemble, path: Path, title: str, record: Mapping[str, Any
             f"Volume {size['consensus']:.0f} mm³ ({low:.0f} to {high:.0f}), clicked slice: "
             f"consensus {area.consensus:.0f} {unit}"
         )
-    draw_panel(
+    plot_panel(
         image[0] if len(image) == 1 else np.clip(image, 0, 255).astype(np.uint8).transpose(1, 2, 0),
         shown.samples[part],
         shown.confidence[part],

@@ -1,4 +1,4 @@
-"""What a prediction's JSON and panel say in words about the run, the input and each nodule."""
+"""Descriptions of the run, the input and each nodule, for a prediction's JSON and panel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ..bundle.config import experiment_name
 from ..bundle.segmenter import Segmenter
-from ..ensemble.inferer import drawing_settings
+from ..ensemble.inferer import sampling_settings
 from ..io.places import Place
 from ..io.planes import point_to_index
 from ..io.raster import RasterInput
@@ -34,7 +34,7 @@ def describe_run(segmenter: Segmenter, experiment: str | None, seed: int) -> dic
         "weights": segmenter.weights_path.name,
         "weights_sha256": segmenter.weights_sha256,
         "num_samples": inferer.num_samples,
-        **drawing_settings(inferer, segmenter.network),
+        **sampling_settings(inferer, segmenter.network),
         "seed": seed,
         "threshold": inferer.threshold,
         "confidence": inferer.confidence,
@@ -63,7 +63,7 @@ def describe_nodule(
     slices: int | None,
     reach_mm: float,
 ) -> dict[str, Any]:
-    """One nodule of a result: where it is, how it was found, its sizes, and what a reader should know."""
+    """One nodule of a result: where it is, how it was found, its sizes, and remarks for whoever uses it."""
     plane = nodule.planes[nodule.clicked]
     voxel = np.floor(point_to_index(point, source.affine) + 0.5).astype(int)
     if "slab_start" in plane.meta:
@@ -75,7 +75,8 @@ def describe_nodule(
     notes = []
     if slices != 1:
         notes = [
-            f"Towards the {side} {why[end]} while the consensus was not empty: the volume is a part."
+            f"Towards the {side} {why[end]} while the consensus was not empty: the volume covers only part of the "
+            "nodule."
             for side, end in nodule.find_cut_ends()
         ]
     if not nodule.fused[nodule.clicked].any():
@@ -96,7 +97,7 @@ def describe_nodule(
 
 
 def describe_input(source: RasterInput | VolumeInput) -> dict[str, Any]:
-    """What a result says about its input: name, format, shape, and of a volume its grid."""
+    """What a result says about its input: name, format, shape, and the grid of a volume."""
     if isinstance(source, RasterInput):
         return {"name": source.path.name, "format": source.path.suffix[1:].lower(), "shape": list(source.size)}
     description: dict[str, Any] = {
@@ -112,16 +113,16 @@ def describe_input(source: RasterInput | VolumeInput) -> dict[str, Any]:
 
 
 def find_notes(source: RasterInput | VolumeInput, found: Ensemble, segmenter: Segmenter) -> list[str]:
-    """What a reader of the result should know about how the image was taken."""
+    """Remarks for whoever uses the result, about how the image was taken."""
     height, width = found.confidence.shape
     crop = segmenter.crop_size
     notes = []
     if crop is not None and (height > crop or width > crop):
         notes.append(
             f"The image ({height}x{width}) was taken as a nodule crop: its central {crop}x{crop} pixels were used. "
-            "Of a whole CT slice cut the nodule out first, or give the volume with --point."
+            "From a whole CT slice, cut the nodule out first, or give the volume with --point."
         )
-        # Not an error, since users cut crops of many sizes; but a whole slice must not pass in silence.
+        # Not an error, since users cut crops of many sizes; but a whole slice must not pass without a note.
         logger.warning("%s: %s", source.path, notes[-1])
     elif crop is not None and (height < segmenter.image_size[0] or width < segmenter.image_size[1]):
         notes.append(f"The image ({height}x{width}) was padded with its minimum to the network's size.")

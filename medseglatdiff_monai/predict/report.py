@@ -1,7 +1,7 @@
 """A prediction run as one HTML file: pictures, sizes of every sample, notes, and how it was made.
 
 Everything is read from what `predict` wrote (``NAME_prediction.json``, ``NAME_panel.png``, ``NAME_samples.npz``) and
-put into the file itself: no script, no style sheet and no picture is loaded from elsewhere, so that it can be sent on.
+put into the file itself: no script, style sheet or picture is loaded from elsewhere, so that it can be sent to others.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def report(run_folder: str | Path, output_file: str | Path | None = None) -> Pat
         raise InputError(
             f"{folder}: no prediction in it (no file *{SUFFIX}). Give the --output-dir of 'medseglatdiff predict'."
         )
-    # Here: it imports MONAI, which takes seconds, and a folder without predictions is to be told before.
+    # Here: it imports MONAI, which takes seconds, and a folder without predictions should be reported before.
     from .report_input import read_input
 
     inputs = [read_input(path, path.name.removesuffix(SUFFIX)) for path in records]

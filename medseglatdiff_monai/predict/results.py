@@ -1,4 +1,4 @@
-"""What `predict` leaves of an input: JSON, masks and maps in the input's geometry, samples, panel, DICOM results."""
+"""The files that `predict` writes: JSON, masks and maps in the input's geometry, samples, panel, DICOM results."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _paste(source: VolumeInput, nodule: Ensemble, measurements: dict[str, Any]) 
 
 
 def _merge(source: VolumeInput, nodules: Sequence[SegmentedNodule]) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the nodules (X, Y, Z) uint8, where two overlap that of the more confident; the highest confidence."""
+    """Numbers of the nodules (X, Y, Z) uint8, the more confident one where two overlap; and the highest confidence."""
     labels, confidence = np.zeros(source.shape, np.uint8), np.zeros(source.shape, np.float32)
     for number, nodule in enumerate(nodules, start=1):
         part = (..., slice(nodule.start, nodule.start + nodule.confidence.shape[2]))

@@ -38,7 +38,7 @@ class Table(NamedTuple):
 
 
 def assemble(request: Request, members: Sequence[Member], scored: Sequence[Scored], notes: Notes) -> dict[str, Any]:
-    """Contents of ``results.json``; what is undefined is noted."""
+    """Contents of ``results.json``; undefined figures are noted."""
     tables = _mean_over_seeds(scored)
     info = request.info
     measurements = [row for key, table in tables.items() for row in _measure(key, table, request.suite, notes)]
@@ -113,7 +113,7 @@ def _measure(key: Key, table: Table, suite: Suite, notes: Notes) -> Iterator[dic
             "system": key.system, "evaluation": evaluation.name, "key": key.evaluation,
             "axis": "num_samples" if evaluation.subsample else evaluation.axis, "point": key.point,
             "metric": metric, **_figure(metric, table, notes), "num_seeds": len(table.parts), **costs,
-            # A codec on its own samples nothing.
+            # A codec alone does not sample.
             "seconds_per_sample": None if system.reconstruction else _seconds_per_sample(table),
         }  # fmt: skip
 
@@ -157,7 +157,7 @@ def _costs(members: Sequence[Member]) -> dict[str, Any]:
         stages = costs.get("stages", {})
         if stages:
             minutes.append(sum(float(stage.get("minutes", 0.0)) for stage in stages.values()))
-    # training.json counts the whole segmenter, which is not what a codec on its own is.
+    # training.json counts the whole segmenter, not the codec alone.
     counted = {} if members[0].system.reconstruction else costs
     return {
         "parameters": counted.get("parameters"),

@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 
 
 class Budget:
-    """The time that a call has from now on.
+    """The time that is left to a call.
 
     Args:
-        max_minutes: of training and scoring together; ``None`` is no limit. 0 is not a budget of no time: it forbids
-            training and does not limit scoring.
+        max_minutes: of training and scoring together; ``None`` is no limit. 0 forbids training and does not limit
+            scoring.
     """
 
     def __init__(self, max_minutes: float | None) -> None:
@@ -48,7 +48,7 @@ class Budget:
     def training_minutes(self, number: int, of: int) -> float | None:
         """Minutes of the training ``number`` of ``of``, counted from 0; ``None`` is no limit, at most 0 no time left.
 
-        What a system does not use goes to the scoring: those that come later must not get more for it.
+        Time that a system does not use goes to the scoring, so that later systems do not get more.
         """
         if self.max_minutes is None:
             return None
@@ -62,7 +62,7 @@ class Budget:
 def stage_share(stage: str, stages: Sequence[str]) -> float:
     """The share of a training's time that one of its stages has.
 
-    It is the same whether the codecs are trained or taken over: a system must not gain by another one's training.
+    It is the same whether the codecs are trained or reused: a system must not gain from the training of another one.
     """
     return STAGE_SHARES[stage] / sum(STAGE_SHARES[name] for name in stages)
 
@@ -116,7 +116,7 @@ def _estimate(due: Sequence[tuple[Member, Evaluation]], request: Request, budget
 
 
 def _seconds_per_case(member: Member, evaluation: Evaluation, request: Request) -> float:
-    """Estimate from one case, at most two samples and two steps, extended to the evaluation's own."""
+    """Estimate from one case, at most two samples and two steps, extrapolated to the evaluation's own."""
     settings = evaluation_settings(member.system, evaluation, request.split, max_cases=1)
     samples = settings["num_samples"] or 16
     config = load_stage_config(member.run, "evaluate")

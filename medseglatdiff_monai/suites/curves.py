@@ -1,4 +1,4 @@
-"""The curves of a suite's report, as SVG that stands in the page."""
+"""The curves of a suite's report, as SVG inside the page."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plot_curves(results: Mapping[str, Any]) -> list[dict[str, str]]:
             if len({row["point"] for row in own}) > 1:
                 label = AXES.get(str(axis), str(axis))
                 curves.append({"title": f"{COLUMNS[metric].label} and {label}", "svg": _curve(own, label, metric)})
-    for region, name in (("ece", "all pixels"), ("ece_band", "pixels where readers or samples differ")):
+    for region, name in (("ece", "all pixels"), ("ece_band", "pixels where raters or samples differ")):
         entries = [entry for entry in results["calibration"] if any(entry.get(region, {}).get("count", []))]
         if entries:
             curves.append({"title": f"Reliability, {name}", "svg": _reliability(entries, region)})
@@ -64,7 +64,7 @@ def _svg(figure: Figure) -> str:
 
 def _curve(rows: Sequence[Mapping[str, Any]], label: str, metric: str) -> str:
     figure, axes = _axes()
-    # Points of one evaluation belong together: two that were scored on other cases are no curve.
+    # Points of one evaluation belong together: points that were scored on different cases make no curve.
     swept = all(row["key"].endswith(f"{row['point']:g}") for row in rows)
     lines: dict[tuple, list] = {}
     for row in rows:
@@ -97,13 +97,13 @@ def _reliability(entries: Sequence[Mapping[str, Any]], region: str) -> str:
         name = f"{entry['system']}, {entry['key']}"
         pairs = zip(entry[region]["confidence"], entry[region]["target"], strict=True)
         points = [pair for pair in pairs if all(map(known, pair))]
-        # One reader and a system without spread have no pixel in the band.
+        # One rater and a system without spread have no pixel in the band.
         if not points:
             continue
         x, y = zip(*points, strict=True)
         named = name in {line.get_label() for line in axes.lines}
         colour = COLOURS[names.index(name) % len(COLOURS)]
         axes.plot(x, y, marker="o", markersize=3, linewidth=1.3, color=colour, label=None if named else name)
-    axes.set(xlabel="confidence", ylabel="share of readers", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    axes.set(xlabel="confidence", ylabel="share of raters", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.legend(frameon=False, fontsize=7)
     return _svg(figure)

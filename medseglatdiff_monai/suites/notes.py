@@ -1,4 +1,4 @@
-"""What a suite says beside its numbers: what it left out, what failed, what does not apply."""
+"""A suite's remarks: what it left out, what failed, what does not apply."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Notes:
-    """Collects the remarks of one call, which end in ``results.json``.
+    """Collects the remarks of one call, which go into ``results.json``.
 
     Attributes:
         left_out: what was left out, and why.
@@ -36,7 +36,7 @@ class Notes:
         self.left_out.append({"what": what, "why": why})
 
     def fail(self, what: str, error: Exception) -> None:
-        """Note that something failed; what the program does not expect is logged with its traceback."""
+        """Note that something failed; an unexpected error is logged with its traceback."""
         logger.error("Failed: %s: %s", what, error)
         if not isinstance(error, InputError):
             logger.error("This is unexpected:", exc_info=error)

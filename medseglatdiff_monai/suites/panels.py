@@ -1,4 +1,4 @@
-"""The panels of a suite's report: raters beside samples, as PNG that stands in the page."""
+"""The panels of a suite's report: raters beside samples, as PNG inside the page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..io.prepared import LoadCase
-from ..plots.comparison import ComparedCase, draw_comparison
-from ..plots.panel import draw_panel
+from ..plots.comparison import ComparedCase, plot_comparison
+from ..plots.panel import plot_panel
 from .request import Request
 from .scoring import Scored
 
@@ -28,7 +28,7 @@ def choose_panels(request: Request, scored: Sequence[Scored]) -> list[dict[str, 
         if not number:
             continue
         frame = next(iter(part.frames.values()))
-        # Cases in which the raters see something, spread over the data set.
+        # Cases in which the raters marked something, spread over the data set.
         marked = frame[frame["dice"].notna()].index if "dice" in frame else frame.index
         shown = list(marked if len(marked) else frame.index)
         cases = [shown[i * len(shown) // number] for i in range(min(number, len(shown)))]
@@ -49,7 +49,7 @@ def choose_panels(request: Request, scored: Sequence[Scored]) -> list[dict[str, 
 
 
 def render_panels(entry: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Title and PNG, in base64: raters beside samples for all cases of a system, and its first case at length."""
+    """Title and PNG, in base64: raters beside samples for all cases of a system, and its first case in detail."""
     cases = []
     for case in entry["cases"]:
         with np.load(case["samples"]) as saved:
@@ -58,17 +58,17 @@ def render_panels(entry: Mapping[str, Any]) -> list[dict[str, str]]:
     compared = [ComparedCase(name, image, a["raters"], a["samples"]) for name, image, a in cases]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "panel.png"
-        draw_comparison(compared, path, entry["system"], "Readers and samples of the same cases")
-        drawn = [{"title": f"{entry['system']}: readers and samples", "png": _base64(path)}]
+        plot_comparison(compared, path, entry["system"], "Raters and samples of the same cases")
+        rendered = [{"title": f"{entry['system']}: raters and samples", "png": _base64(path)}]
         name, image, arrays = cases[0]
         p = arrays["confidence"].astype(float).clip(1e-9, 1 - 1e-9)
         entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
-        draw_panel(
+        plot_panel(
             image, arrays["samples"], arrays["confidence"], arrays["consensus"], entropy.clip(0, 1), path, name,
             entry["system"],
         )  # fmt: skip
-        drawn.append({"title": f"{entry['system']}: {name}", "png": _base64(path)})
-    return drawn
+        rendered.append({"title": f"{entry['system']}: {name}", "png": _base64(path)})
+    return rendered
 
 
 def _grey_or_rgb(path: Path) -> np.ndarray:

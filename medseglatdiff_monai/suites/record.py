@@ -1,4 +1,4 @@
-"""``suite.json`` in a suite's output folder: what a later call must know, and cannot see from the files."""
+"""``suite.json`` in a suite's output folder: what a later call must know and cannot infer from the files."""
 
 from __future__ import annotations
 

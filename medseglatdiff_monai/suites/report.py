@@ -18,7 +18,7 @@ from .suite import Suite
 
 __all__ = ["render_report", "write_report"]
 
-# More columns of figures than these are a curve's, not a table's.
+# With more columns of figures than this, a curve shows them, not a table.
 MAX_POINTS_IN_TABLE = 4
 
 
@@ -77,7 +77,7 @@ def _named(suite: Suite, row: Mapping[str, Any]) -> bool:
 def _tables(suite: Suite, results: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = _in_table(suite, results)
     columns: list[tuple] = list(dict.fromkeys((row["key"], row["point"], row["metric"]) for row in rows))
-    # The same metric's columns stand side by side: GED at 16, 32, 50, 100, then HM-IoU.
+    # The same metric's columns are side by side: GED at 16, 32, 50, 100, then HM-IoU.
     order = [metric for evaluation in suite.evaluations for metric in suite.shown(evaluation)]
     columns.sort(key=lambda column: order.index(column[2]))
     if not columns:

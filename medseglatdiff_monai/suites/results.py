@@ -1,4 +1,4 @@
-"""What a suite leaves behind: ``results.json`` and ``results.csv``, with versions that are checked before use.
+"""A suite's output: ``results.json`` and ``results.csv``, with versions that are checked before use.
 
 A file of another version is refused, never merged: its numbers may follow other definitions.
 """
@@ -27,7 +27,7 @@ SUITE_RESULT_VERSION = 1
 
 
 def save_csv(frame: pd.DataFrame, path: str | Path) -> None:
-    """Write a frame without its index as CSV that appears complete or not at all."""
+    """Write a frame without its index as CSV that appears completely or not at all."""
     save_text(frame.to_csv(index=False), path)
 
 

@@ -1,4 +1,4 @@
-"""What is there already and may be used: runs that were trained on the same, and codecs that several systems share."""
+"""Reuse of earlier work: runs with the same data and settings, and codecs that several systems share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .suite import CODEC_STAGES
 
 __all__ = ["check_runs", "keep_codecs", "read_costs", "share_codecs", "trained_on"]
 
-# Keys that change where or how fast a stage is trained, not what comes out.
+# Keys that change where or how fast a stage is trained, not its result.
 WITHOUT_EFFECT = {
     "bundle_root", "output_dir", "dataset_dir", "weights", "image_codec_weights", "mask_codec_weights", "tracking_uri",
     "experiment_name", "max_minutes", "deadline", "num_workers", "cache_workers", "cache_rate", "checkpoint_interval",
@@ -48,7 +48,7 @@ def check_runs(members: Iterable[Member], request: Request, record: SuiteRecord,
 def _check_run(member: Member, request: Request, record: SuiteRecord) -> None:
     remedy = (
         "Repeat the arguments that it was trained with, choose another --output-dir, or move the folder away to "
-        f"train anew; --run '{member.system.name}={member.run}' scores it as it is."
+        f"train again; --run '{member.system.name}={member.run}' scores it as it is."
     )
     kept = record.runs.get(member.run.name)
     if kept is None:
@@ -97,7 +97,7 @@ def _differences(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
 
     found = []
     if kept.get("dataset_sha256") != asked["dataset_sha256"]:
-        found.append("another data set, or the same one prepared anew (dataset.json differs)")
+        found.append("another data set, or the same one prepared again (dataset.json differs)")
     for stage, reached in asked["stages"].items():
         before = kept.get("stages", {}).get(stage)
         if before is None:
@@ -116,7 +116,7 @@ def _differences(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
 
 
 def read_costs(run: Path) -> dict[str, Any]:
-    """``training.json`` of a run: minutes of its stages, taken over ones included, and the network's costs."""
+    """``training.json`` of a run: minutes of its stages, reused ones included, and the network's costs."""
     path = run / "training.json"
     return read_json(path) if path.is_file() else {}
 
@@ -164,7 +164,7 @@ def _codec_path(request: Request, key: str) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file, which appears complete or not at all."""
+    """Copy a file, which appears completely or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target.with_suffix(".part"))
     target.with_suffix(".part").replace(target)

@@ -2,8 +2,8 @@
 
 Everything is kept under the output folder: ``runs/`` (a bundle for each system and seed), ``codecs/`` (codecs that
 several systems share), ``evaluations/`` (scores, reused while weights, settings and data are the same). ``suite.json``
-keeps what each run was trained on; weights of another configuration or data set are refused. A call that is interrupted
-is resumed by the same call; a system that fails is recorded with its message, and the others continue.
+keeps what each run was trained on; weights of another configuration or data set are refused. After an interruption
+the same call resumes; a system that fails is recorded with its message, and the others continue.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _train_in_shares(
         if left > 0:
             _call_train(member, left, request)
         if stage != stages[-1] and weights.is_file() and not stage_finished(weights):
-            # It stays as its share left it, or the next stage would never get its own.
+            # It stays as it is when its share ends, or the next stage would never get its own share.
             record.runs[member.run.name]["ended_by_budget"].append(stage)
             record.save()
             finish_stage(weights)

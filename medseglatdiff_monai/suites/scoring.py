@@ -24,7 +24,7 @@ from .suite import Evaluation, System, slug
 __all__ = ["EVALUATION_SEED", "Scored", "evaluation_settings", "find_scores", "score_member"]
 
 EVALUATION_SEED = 0
-# All samples of a deterministic system are alike; two of them define what one leaves undefined (NCC, CI score).
+# All samples of a deterministic system are alike; NCC and CI score are undefined for one sample, so two are taken.
 DETERMINISTIC_SAMPLES = 2
 RECORD = "record.json"
 
@@ -64,7 +64,7 @@ def evaluation_settings(system: System, evaluation: Evaluation, split: str, max_
         "max_cases": max_cases, "seed": EVALUATION_SEED, "save_samples": evaluation.save_samples,
         **merge_overrides(evaluation.overrides, system.evaluation),
     }  # fmt: skip
-    # The row says this point, whatever the system's own settings are.
+    # The row stands for this point, whatever the system's own settings are.
     axis = evaluation.axis
     if axis is not None and not (system.deterministic and axis in ("num_samples", "num_inference_steps")):
         settings[axis] = evaluation.point

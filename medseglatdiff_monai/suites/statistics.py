@@ -1,6 +1,6 @@
 """Intervals and tests of per-case scores whose cases come in groups: a patient's slices, a video's frames.
 
-Cases of one group are alike, so the group is what is resampled in the bootstrap and what counts once in the Wilcoxon
+Cases of one group are alike, so the bootstrap resamples groups, and each group counts once in the Wilcoxon
 signed-rank test. The figure that an interval belongs to is the mean over cases, sum_g S_g / sum_g n_g with S_g the sum
 of scores and n_g the number of cases of group g.
 """

@@ -1,7 +1,7 @@
 """Reading ``configs/suites/*.json``: which systems a suite has, how they are scored, and what is shown.
 
-A suite is a list of systems (an experiment and overrides each), a list of evaluations (settings that every system is
-scored with; one with a ``sweep`` stands for several), and the metrics that its tables, curves and comparisons show.
+A suite is a list of systems (each with an experiment and overrides), a list of evaluations (settings that every system
+is scored with; an entry with a ``sweep`` makes several), and the metrics that its tables, curves and comparisons show.
 Misspelt keys are errors; a key that begins with an underscore is a comment.
 """
 
@@ -55,7 +55,7 @@ class Evaluation:
         num_inference_steps: denoiser calls for each sample; ``None`` is each system's own.
         max_cases: score at most this many cases.
         overrides: further configuration keys of the evaluation.
-        subsample: sample ``num_samples`` masks once and score these smaller numbers of them as well.
+        subsample: sample ``num_samples`` masks once, and also score these smaller numbers of them.
         draws: how many random subsets of each number are averaged; 1 takes the first ones.
         systems: names of the systems it applies to; all if empty.
         metrics: what it shows; the suite's if empty.
@@ -89,7 +89,7 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """As it is written in a sentence: the point of a sweep, else the name."""
+        """Its name in a sentence: the point of a sweep, or else the name."""
         return self.name if self.axis is None else f"{self.axis} = {self.point:g}"
 
     @property
@@ -218,7 +218,7 @@ def _check(suite: Suite, path: Path) -> None:
             raise InputError(f"{path}: unknown metric {name!r}.{did_you_mean(name, COLUMNS)}")
     beyond = [name for name in suite.compare if name not in suite.metrics]
     if beyond:
-        raise InputError(f"{path}: compare has {', '.join(beyond)}, which metrics has not; add it there.")
+        raise InputError(f"{path}: compare has {', '.join(beyond)}, which are not in metrics; add them there.")
     for evaluation in suite.evaluations:
         _check_subsample(suite, evaluation, path)
     for system in suite.systems:
@@ -228,7 +228,7 @@ def _check(suite: Suite, path: Path) -> None:
 def _check_unique(found: Sequence[str], kind: str, path: Path) -> None:
     twice = sorted({name for name in found if found.count(name) > 1})
     if twice or not found:
-        raise InputError(f"{path}: expected {kind}, each with a name of its own; found {twice or 'none'}.")
+        raise InputError(f"{path}: expected {kind}, each with its own name; found {twice or 'none'}.")
 
 
 def _check_subsample(suite: Suite, evaluation: Evaluation, path: Path) -> None:
@@ -241,7 +241,7 @@ def _check_subsample(suite: Suite, evaluation: Evaluation, path: Path) -> None:
     if not evaluation.subsample:
         return
     if max(evaluation.subsample) > (evaluation.num_samples or 0):
-        raise InputError(f"{path}: {evaluation.name!r} draws fewer samples than subsample asks for.")
+        raise InputError(f"{path}: {evaluation.name!r} has fewer samples than subsample asks for.")
     known = [name for name, column in COLUMNS.items() if column.of_any_samples]
     if not set(suite.shown(evaluation)) <= set(known):
         raise InputError(f"{path}: {evaluation.name!r} sub-samples; it can show {', '.join(known)}.")
@@ -250,11 +250,11 @@ def _check_subsample(suite: Suite, evaluation: Evaluation, path: Path) -> None:
 def _check_system(suite: Suite, system: System, path: Path) -> None:
     if system.shares and system.reconstruction:
         raise InputError(
-            f"{path}: {system.name!r} has both shares and reconstruction; a codec is scored in a run of its own."
+            f"{path}: {system.name!r} has both shares and reconstruction; a codec is scored in its own run."
         )
     if system.shares in {other.name for other in suite.systems if other.shares}:
         raise InputError(
-            f"{path}: {system.name!r} shares the weights of {system.shares!r}, which has none of its own; name the "
+            f"{path}: {system.name!r} shares the weights of {system.shares!r}, which has no weights itself; name the "
             "system that is trained."
         )
     if system.reconstruction not in (None, *CODEC_STAGES):

@@ -13,7 +13,7 @@ __all__ = ["BatchAugmentation", "TransformAugmentation"]
 
 
 class BatchAugmentation:
-    """Flips and rotations, an affine map, gamma, brightness, contrast and colour, one draw a case, on a whole batch.
+    """Flips and rotations, an affine map, gamma, brightness, contrast and colour, drawn per case, on a whole batch.
 
     Args:
         flips: draw one of the eight symmetries of the square (four of a rectangle: flips only), or of the eight flips
@@ -25,8 +25,8 @@ class BatchAugmentation:
         rotation: largest angle in degrees, on top of the flips; images only, not volumes.
         scale: largest log-factor of the size, e.g. 0.2; images only.
         shift: largest shift as a share of the side; images only.
-        window: side of the part that is given out, from the middle; ``None``: the whole. An image that is larger than
-            the window brings real surroundings into it where it is turned or shifted; elsewhere they are mirrored.
+        window: side of the central part that is returned; ``None``: the whole image. If the image is larger than the
+            window, rotations and shifts bring real surroundings into it; beyond the image they are mirrored.
 
     Raises:
         InputError: a window without rotation, scale or shift.
@@ -58,17 +58,17 @@ class BatchAugmentation:
 
     @property
     def is_affine(self) -> bool:
-        """Whether images are resampled, so that no symmetry of the square describes what was done to them."""
+        """Whether images are resampled, so that a symmetry of the square does not describe the change."""
         return max(self.rotation, self.scale, self.shift) > 0
 
     def draw(self, image: torch.Tensor) -> torch.Tensor | None:
-        """Symmetry (B,) in [0, 8) that each case of a batch is to be turned by; ``None`` without ``flips``."""
+        """Draw the symmetry (B,) in [0, 8) of each case of a batch; ``None`` without ``flips``."""
         return draw_symmetry(len(image), *image.shape[2:], device=image.device) if self.flips else None
 
     def __call__(
         self, image: torch.Tensor, label: torch.Tensor, symmetry: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Augment images (B, C, H, W[, D]) in [0, 1] and labels (B, R, H, W[, D]) alike; ranges stay.
+        """Augment images (B, C, H, W[, D]) in [0, 1] and labels (B, R, H, W[, D]) in the same way; ranges are kept.
 
         ``symmetry`` is what :meth:`draw` gave, for callers who need to know it; it is drawn here otherwise.
         """
@@ -99,7 +99,7 @@ class BatchAugmentation:
         angle, scale, *shift = (torch.rand(4, batch, device=image.device) * 2 - 1).unbind()
         angle, scale = torch.deg2rad(angle * self.rotation), (scale * self.scale).exp()
         cosine, sine = scale * angle.cos(), scale * angle.sin()
-        # grid_sample counts in half sides of the image, so an oblong one needs its aspect in the rotation.
+        # grid_sample counts in half sides of the image, so the rotation of a rectangle needs its aspect ratio.
         height, width = image.shape[2:]
         across = torch.stack([cosine * out[1], -sine * out[0], 2 * self.shift * shift[0] * out[1]], 1) / width
         down = torch.stack([sine * out[1], cosine * out[0], 2 * self.shift * shift[1] * out[0]], 1) / height
@@ -110,7 +110,7 @@ class BatchAugmentation:
 
 
 class TransformAugmentation:
-    """MONAI's random dictionary transforms, drawn anew for each case of a batch.
+    """MONAI's random dictionary transforms, drawn again for each case of a batch.
 
     All random numbers follow from PyTorch's generator, so that a resumed run draws what an uninterrupted one would.
 
@@ -122,12 +122,12 @@ class TransformAugmentation:
         self.transforms = transforms
 
     def draw(self, image: torch.Tensor) -> None:
-        """``None``: what the transforms draw is no symmetry of the square alone."""
+        """``None``: the transforms do more than a symmetry of the square."""
 
     def __call__(
         self, image: torch.Tensor, label: torch.Tensor, symmetry: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Augment images (B, C, H, W[, D]) and labels (B, R, H, W[, D]) alike; ``symmetry`` is without effect."""
+        """Augment images (B, C, H, W[, D]) and labels (B, R, H, W[, D]) in the same way; ``symmetry`` is not used."""
         self.transforms.set_random_state(seed=int(torch.randint(2**31, (1,))))
         cases = [self.transforms({"image": x, "label": y}) for x, y in zip(image, label, strict=True)]
         images, labels = (torch.stack([torch.as_tensor(case[key]) for case in cases]) for key in ("image", "label"))

@@ -1,4 +1,4 @@
-"""``prepare_batch`` of every stage: from what the loader gives to what the network takes."""
+"""``prepare_batch`` of every stage: from the loader's batch to the network's input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.engines import PrepareBatch
 
-from ..data.transforms import ReaderConsensus
+from ..data.transforms import RaterConsensus
 from ..errors import InputError
 from .augmentation import BatchAugmentation, TransformAugmentation
 from .mask_latents import MaskLatents
@@ -20,7 +20,7 @@ def _load_batch(batch: dict, device: Any, non_blocking: bool, keys: tuple[str, .
     tensors = []
     for key in keys:
         if key not in batch:
-            raise InputError(f"A batch has no '{key}', only {sorted(batch)}. Name it so in the dataset's items.")
+            raise InputError(f"A batch has no '{key}', only {sorted(batch)}. Give the dataset's items this key.")
         value = batch[key].as_tensor() if hasattr(batch[key], "as_tensor") else batch[key]
         tensors.append(value.to(device, non_blocking=non_blocking))
     return tensors
@@ -46,14 +46,14 @@ class PrepareImages(_Augmented):
 
 
 class PrepareMasks(_Augmented):
-    """Mask codec: masks of single readers are input and target.
+    """Mask codec: masks of single raters are input and target.
 
-    Every case gives ``masks_per_case`` masks. Where only few readers marked anything, most masks would be empty and
-    teach nothing, so a non-empty one is taken wherever there is one, but for a share of ``empty_share``.
+    Every case gives ``masks_per_case`` masks. Where few raters marked anything, most masks would be empty and teach
+    nothing, so a non-empty mask is chosen if there is one, except in a share of ``empty_share`` of the choices.
 
     Args:
-        masks_per_case: masks drawn from each case.
-        empty_share: share of the draws that are made among all readers, empty masks included.
+        masks_per_case: masks chosen from each case.
+        empty_share: share of the choices that are made among all raters, empty masks included.
         augmentation: see :class:`BatchAugmentation`.
     """
 
@@ -69,21 +69,21 @@ class PrepareMasks(_Augmented):
         _, label = self._load(batchdata, device, non_blocking)
         marked = label.flatten(2).any(2).float()
         anyone = torch.rand(len(label), 1, device=label.device) < self.empty_share
-        # Readers to draw from: all where anyone goes or nobody marked, else those who marked.
+        # Raters to choose from: all if anyone is allowed or nobody marked, else those who marked.
         weight = torch.where(anyone | (marked.sum(1, keepdim=True) == 0), torch.ones_like(marked), marked)
-        reader = torch.multinomial(weight, self.masks_per_case, replacement=True)
+        rater = torch.multinomial(weight, self.masks_per_case, replacement=True)
         rows = torch.arange(len(label), device=label.device)[:, None]
-        masks = label[rows, reader].flatten(0, 1)[:, None].float()
+        masks = label[rows, rater].flatten(0, 1)[:, None].float()
         return masks, masks
 
 
 class PrepareDenoising(_Augmented):
-    """Segmenter: an image and its target masks, from which a denoiser's draws of noise start.
+    """Segmenter: an image and its target masks, to which a denoiser's draws of noise are added.
 
     Args:
         draws: draws of noise and timestep for each image.
-        target: ``"random_reader"``: the draws take the readers in random order, each reader equally often, readers
-            who marked nothing included; ``"consensus"``: all draws take the consensus of at least half of the readers.
+        target: ``"random_rater"``: the raters in random order, each equally often, including those who marked nothing;
+            ``"consensus"``: the consensus of at least half of the raters in every draw.
         augmentation: see :class:`BatchAugmentation`.
         latents: precomputed latents of the training masks, made for the same target and flips; ``None``: the network
             encodes the masks at every step.
@@ -95,25 +95,25 @@ class PrepareDenoising(_Augmented):
     def __init__(
         self,
         draws: int = 1,
-        target: str = "random_reader",
+        target: str = "random_rater",
         augmentation: BatchAugmentation | TransformAugmentation | None = None,
         latents: MaskLatents | None = None,
     ) -> None:
         super().__init__(augmentation)
-        turned_only = isinstance(augmentation, BatchAugmentation) and not augmentation.is_affine
-        if latents is not None and augmentation is not None and not turned_only:
+        flips_only = isinstance(augmentation, BatchAugmentation) and not augmentation.is_affine
+        if latents is not None and augmentation is not None and not flips_only:
             raise InputError(
-                "Latents are kept for flips and rotations by 90 degrees alone, and the augmentation does more: train "
+                "Latents are kept only for flips and rotations by 90 degrees, and the augmentation does more: train "
                 "with --cache_latents false."
             )
-        if target not in ("random_reader", "consensus"):
-            raise InputError(f"target must be 'random_reader' or 'consensus', found {target!r}.")
+        if target not in ("random_rater", "consensus"):
+            raise InputError(f"target must be 'random_rater' or 'consensus', found {target!r}.")
         if latents is not None and latents.target != target:
             raise InputError(f"target is {target!r}, the latents were made for {latents.target!r}.")
         self.latents = latents
         self.draws = draws
         self.target = target
-        self.consensus = ReaderConsensus()
+        self.consensus = RaterConsensus()
 
     def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
         """Batch → (image, label, (masks[, latents]), {}); masks (B, draws, H, W), latents (B, draws, d, h, w)."""
@@ -123,13 +123,13 @@ class PrepareDenoising(_Augmented):
             symmetry = self.augmentation.draw(image)
             image, label = self.augmentation(image, label, symmetry)
         if self.target == "consensus":
-            candidates = torch.stack([self.consensus(readers) for readers in label])
+            candidates = torch.stack([self.consensus(raters) for raters in label])
             order = torch.zeros(len(label), self.draws, dtype=torch.long, device=label.device)
         else:
             candidates = label
-            readers = label.shape[1]
-            rounds = math.ceil(self.draws / readers)
-            order = torch.rand(rounds, len(label), readers, device=label.device).argsort(-1)
+            raters = label.shape[1]
+            rounds = math.ceil(self.draws / raters)
+            order = torch.rand(rounds, len(label), raters, device=label.device).argsort(-1)
             order = order.transpose(0, 1).flatten(1)[:, : self.draws]
         masks = candidates[torch.arange(len(label), device=label.device)[:, None], order].float()
         if self.latents is None:
@@ -143,7 +143,7 @@ class PrepareScoring(_Augmented):
     """Scoring stage: an image and the masks that its samples are scored against.
 
     Args:
-        target: ``"random_reader"``: all raters; ``"consensus"``: that of at least half of them alone.
+        target: ``"random_rater"``: all raters; ``"consensus"``: only the consensus of at least half of them.
         augmentation: see :class:`BatchAugmentation`.
 
     Raises:
@@ -152,14 +152,14 @@ class PrepareScoring(_Augmented):
 
     def __init__(
         self,
-        target: str = "random_reader",
+        target: str = "random_rater",
         augmentation: BatchAugmentation | TransformAugmentation | None = None,
     ) -> None:
         super().__init__(augmentation)
-        if target not in ("random_reader", "consensus"):
-            raise InputError(f"target must be 'random_reader' or 'consensus', found {target!r}.")
+        if target not in ("random_rater", "consensus"):
+            raise InputError(f"target must be 'random_rater' or 'consensus', found {target!r}.")
         self.target = target
-        self.consensus = ReaderConsensus()
+        self.consensus = RaterConsensus()
 
     def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
         """Batch → (image, label, (raters,), {}); raters (B, R, H, W) float32, R = 1 for the consensus."""
@@ -169,7 +169,7 @@ class PrepareScoring(_Augmented):
 
 
 class PrepareEnsemble(PrepareBatch):
-    """Evaluation: the image, all readers' masks and the case ids that the noise belongs to."""
+    """Evaluation: the image, all raters' masks and the case ids that the noise belongs to."""
 
     def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
         """Batch → (image, label, (), {"cases": list of ids})."""
@@ -184,5 +184,5 @@ class PrepareInference(PrepareBatch):
     def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
         """Batch → (image, None)."""
         _load_batch(batchdata, device, non_blocking, ("image",))
-        # With its metadata: postprocessing brings the masks back along it.
+        # With its metadata: postprocessing needs it to map the masks back.
         return batchdata["image"].to(device, non_blocking=non_blocking).float(), None

@@ -1,7 +1,7 @@
 """Weights and training states on disk: tensors only, written whole or not at all.
 
 Weights are flat state dicts in half precision that ``torch.load(..., weights_only=True)`` reads; a training state
-holds the online and averaged weights, the optimizer and the position, and makes an interrupted stage go on.
+holds the online and averaged weights, the optimizer and the position, from which an interrupted stage resumes.
 """
 
 from __future__ import annotations
@@ -24,31 +24,30 @@ if TYPE_CHECKING:
 __all__ = ["StageCheckpoint", "start_from_weights"]
 
 logger = logging.getLogger(__name__)
-# Parts of a segmenter that weights to start from bring along as a whole, or that start anew as a whole.
+# Parts of a segmenter that are loaded from initial weights as a whole, or start from scratch as a whole.
 PARTS = (
     "mask_codec.", "conditioner.codec.", "conditioner.image_encoder.", "conditioner.", "denoiser.",
 )  # fmt: skip
 
 
 def start_from_weights(network: nn.Module, path: str | Path) -> list[str]:
-    """Load the parts of ``network`` whose tensors all are in a file, in the same shapes; the others start anew.
+    """Load the parts of ``network`` whose tensors are all in a file, in the same shapes; others start from scratch.
 
-    So weights of a smaller network, of another denoiser, or of before there was an image encoder can be gone on from.
-    Said in the log, part by part.
+    Training can therefore continue from weights of a smaller network, of another denoiser, or without an image encoder.
+    The log names the parts that start from scratch.
 
     Returns:
-        The parts that start anew, e.g. ``["denoiser"]``.
+        The parts that start from scratch, e.g. ``["denoiser"]``.
 
     Raises:
-        InputError: the file is missing or damaged, has another mask codec, which is not trained here, or nothing that
-            fits at all.
+        InputError: the file is missing or damaged, has another mask codec, which is not trained here, or no part fits.
     """
     state, own = load_tensors(path), network.state_dict()
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in own.items():
         part = next((beginning for beginning in PARTS if name.startswith(beginning)), "")
         parts.setdefault(part, {})[name] = value
-    anew = []
+    fresh = []
     for part, tensors in parts.items():
         fits = all(
             isinstance(state.get(name), torch.Tensor) and state[name].shape == value.shape
@@ -57,17 +56,17 @@ def start_from_weights(network: nn.Module, path: str | Path) -> list[str]:
         if fits:
             own |= {name: state[name].to(value.dtype) for name, value in tensors.items()}
         else:
-            anew.append(part.removesuffix("."))
-    if "mask_codec" in anew or len(anew) == len(parts):
+            fresh.append(part.removesuffix("."))
+    if "mask_codec" in fresh or len(fresh) == len(parts):
         raise InputError(
-            f"The weights {path} do not fit the network: {', '.join(anew)} would start anew, and the "
+            f"The weights {path} do not fit the network: {', '.join(fresh)} would start from scratch, and the "
             "mask codec is not trained in this stage. Use weights whose mask codec has the same sizes, or train all "
             "stages."
         )
     network.load_state_dict(own)
-    if anew:
-        logger.info("%s: trained anew, as its sizes differ or it is not there: %s.", path, ", ".join(anew))
-    return anew
+    if fresh:
+        logger.info("%s: trained from scratch, as its sizes differ or it is absent: %s.", path, ", ".join(fresh))
+    return fresh
 
 
 class StageCheckpoint:
@@ -129,7 +128,7 @@ class StageCheckpoint:
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _set_momentum(self, engine: Engine) -> None:
-        # Early on the average follows closely, or it would carry the random start along for thousands of steps.
+        # Early on the average follows closely, or the random start would stay in it for thousands of steps.
         state: Any = engine.state
         state.ema_momentum = max(1.0 - self.averaging_decay, 10.0 / (10.0 + state.iteration))
 
@@ -137,13 +136,13 @@ class StageCheckpoint:
         if stage_finished(self.weights_path):
             raise InputError(
                 f"This stage is finished: {self.weights_path} is there, and training again would overwrite it. Choose "
-                "another --output_dir, or move the file away to train the stage anew."
+                "another --output_dir, or move the file away to train the stage again."
             )
         if not self.state_path.is_file():
             taken: list[str] = []
             if self.initial_weights is not None:
-                anew = tuple(start_from_weights(self.network, self.initial_weights))
-                taken = [name for name in self.network.state_dict() if not name.startswith(anew)]
+                fresh = tuple(start_from_weights(self.network, self.initial_weights))
+                taken = [name for name in self.network.state_dict() if not name.startswith(fresh)]
             if self.published_encoder:
                 load_published_weights(self.network, taken)
             self.averaged.load_state_dict(self.network.state_dict())

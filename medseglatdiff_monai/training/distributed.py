@@ -54,18 +54,18 @@ def start(seed: int = 0) -> None:
             everywhere; the random numbers of training are seeded for each rank when an epoch starts.
     """
     device = local_device()
-    # Ignite takes the ranks from SLURM where it finds a job, and those are of torchrun's own processes, one a node.
+    # In a SLURM job Ignite takes the ranks from SLURM, which counts torchrun's own processes, one per node.
     os.environ.pop("SLURM_JOB_ID", None)
     if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and os.environ.get(FRESH_STORE) != "1":
         # Torchrun keeps one store for all restarts (seen in PyTorch 2.13): a restarted process that finds the address
-        # of one that died waits for it. Torchrun reads the variable: here it would be too late.
+        # of one that died waits for it. Torchrun reads the variable, so setting it here would be too late.
         warnings.warn(f"Set {FRESH_STORE}=1 for torchrun: without it a restart may hang.", stacklevel=2)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group(backend="nccl" if device.type == "cuda" else "gloo")
     set_determinism(seed=seed)
-    # MONAI's switch also forbids operations that have no deterministic version, which upsampling on CUDA has not.
+    # MONAI's switch also forbids operations without a deterministic version, such as upsampling on CUDA.
     torch.use_deterministic_algorithms(False)
 
 

@@ -1,8 +1,8 @@
 """What MONAI's SupervisedTrainer and SupervisedEvaluator need to train and score one-to-many segmenters.
 
-Batches hold ``image`` (B, C, H, W) in [0, 1] and ``label`` (B, R, H, W) with one channel a rater. The ``Prepare…``
-classes turn them into each stage's inputs and targets, augmenting the whole batch at once on the device; the handlers
-seed epochs, warm up and decay the learning rate, bound gradients and log the codebook's use.
+Batches hold ``image`` (B, C, H, W) in [0, 1] and ``label`` (B, R, H, W) with one channel per rater. The
+``Prepare…`` classes make each stage's inputs and targets from them, augmenting the whole batch at once on the device.
+The handlers seed epochs, warm up and decay the learning rate, bound gradients and log the codebook's use.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class SeedEachEpoch:
-    """Seed all random numbers from (seed, epoch, rank): a resumed run goes on exactly as an uninterrupted one."""
+    """Seed all random numbers from (seed, epoch, rank): a resumed run continues exactly as an uninterrupted one."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -46,7 +46,7 @@ class SeedEachEpoch:
         """Called at the start of an epoch."""
         state: Any = engine.state
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        # What a time limit left of an epoch would else repeat the batches and the noise of the epoch's beginning.
+        # Otherwise an epoch that a time limit cut would resume with the batches and the noise of its beginning.
         done = state.iteration - (state.epoch - 1) * state.epoch_length
         set_determinism(seed=(self.seed * 1_000_003 + state.epoch * 101 + rank + done * 7919) % 2**31)
         torch.use_deterministic_algorithms(False)
@@ -58,18 +58,18 @@ class SeedEachEpoch:
 class LearningRateSchedule:
     """Linear warm-up, constant rate, and a decay towards the end of the training.
 
-    The end is the last epoch, or the end of the time where a :class:`TrainingTimeLimit` comes first: the decay follows
-    the larger of the share of the iterations that are done and the share of the time that has passed. A call that goes
-    on with an interrupted training spreads what is left of the schedule over its own time; the rate then begins at
-    where the iterations stand, above that at which the call before it ended. Without a time limit the rate is a
-    function of the iteration alone.
+    The end is the last epoch, or the end of the time if a :class:`TrainingTimeLimit` comes first: the decay follows the
+    share of the iterations that are done or the share of the time that has passed, whichever is larger. A call that
+    resumes an interrupted training spreads the rest of the schedule over its own time. The rate then starts from the
+    share of the iterations, above the rate at which the previous call ended. Without a time limit the rate depends only
+    on the iteration.
 
     Args:
         optimizer: its groups' rates are set to a multiple of those they were made with.
         warmup_iterations: iterations until the full rate.
         decay_share: share of the training over which the rate falls to 1% of itself along half a cosine; 0 keeps it
             constant.
-        decay_power: polynomial decay (1 - share) ** decay_power over the whole training, nnU-Net's with 0.9; 0 is off.
+        decay_power: polynomial decay (1 - share) ** decay_power over the whole training, 0.9 in nnU-Net; 0 is off.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class LearningRateSchedule:
         self._done_before = None
 
     def _share_done(self, engine: Engine, iterations: int) -> float:
-        """Share of the training that is over after so many iterations, or by the clock if that is further on."""
+        """Share of the training that is done after this many iterations, or by the clock if that is larger."""
         state: Any = engine.state
         total = state.max_epochs * state.epoch_length
         before = (self._done_before or 0) / total
@@ -109,7 +109,7 @@ class LearningRateSchedule:
             self._done_before = iteration - 1
         factor = min(1.0, iteration / max(1, self.warmup_iterations))
         if self.decay_power > 0:
-            # From the iterations before this one: the last one still has a rate.
+            # Counted without this iteration, so that the last one still has a rate.
             factor *= (1.0 - self._share_done(engine, iteration - 1)) ** self.decay_power
         if self.decay_share > 0:
             left = (1.0 - self._share_done(engine, iteration)) / self.decay_share
@@ -145,7 +145,7 @@ class GradientClipping:
 
 
 class CodebookLogger:
-    """Keep the codebook's health in ``engine.state.metrics``: ``perplexity`` and ``codebook_usage``.
+    """Log the codebook's use in ``engine.state.metrics``: ``perplexity`` and ``codebook_usage``.
 
     Usage is the share of entries that are in use at all: moving-average share of at least a tenth of the even share.
     """
@@ -169,7 +169,7 @@ class CodebookLogger:
 
 
 class TrainingProgressBar(ProgressBar):
-    """Ignite's progress bar with the loss beside it, on rank 0 alone."""
+    """Ignite's progress bar with the loss beside it, only on rank 0."""
 
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
         """Register on a trainer."""
@@ -178,7 +178,7 @@ class TrainingProgressBar(ProgressBar):
 
 
 class EvaluationProgressBar(ProgressBar):
-    """Ignite's progress bar on rank 0 alone."""
+    """Ignite's progress bar, only on rank 0."""
 
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
         """Register on an evaluator."""
@@ -187,7 +187,7 @@ class EvaluationProgressBar(ProgressBar):
 
 
 class TrainingTimeLimit:
-    """End the run cleanly after some minutes: the iteration in flight is finished, and the checkpoint written.
+    """End the run cleanly after some minutes: the current iteration is finished, and the checkpoint written.
 
     ``engine.state.time_share`` is the share of the time that has passed, in [0, 1], the same on every rank; the
     :class:`LearningRateSchedule` follows it.

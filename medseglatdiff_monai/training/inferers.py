@@ -14,7 +14,7 @@ __all__ = ["AutocastInferer", "ReconstructionInferer"]
 class AutocastInferer(Inferer):
     """Training inferer: the network's forward pass, in bfloat16 autocast where ``mixed_precision`` is set.
 
-    MONAI's trainer offers mixed precision on CUDA alone; bfloat16 needs no loss scaling and pays on CPUs as well.
+    MONAI's trainer offers mixed precision only on CUDA; bfloat16 needs no loss scaling and is also faster on CPUs.
     """
 
     def __init__(self, mixed_precision: bool = False) -> None:

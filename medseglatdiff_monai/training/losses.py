@@ -67,11 +67,11 @@ def automatic_positive_weight(masks: torch.Tensor | Iterable[torch.Tensor], maxi
 
 
 def settle_positive_weight(codec: CodecT, dataset: Dataset) -> CodecT:
-    """Give a codec whose ``positive_weight`` is ``"automatic"`` the weight of its training masks, and return it.
+    """Set an ``"automatic"`` ``positive_weight`` of a codec from its training masks, and return the codec.
 
-    The weight is :func:`automatic_positive_weight` of all readers' non-empty masks of the data set, as preprocessing
-    leaves them: empty masks are hardly drawn in training. It depends on nothing but the data, is the same on every
-    rank, and stays in the codec's checkpoint. A codec that has a weight is returned as it is, and no data are read.
+    The weight is :func:`automatic_positive_weight` of all raters' non-empty masks of the data set, as preprocessing
+    leaves them: training rarely uses empty masks. It depends only on the data, is the same on every rank, and stays in
+    the codec's checkpoint. A codec that has a weight is returned as it is, and no data are read.
 
     Args:
         codec: mask codec.
@@ -155,12 +155,12 @@ class DenoisingLoss(nn.Module):
 
 
 def energy_score(to_raters: torch.Tensor, among_samples: torch.Tensor, fairness: float = 0.95) -> torch.Tensor:
-    """Energy score of m samples against R raters: mean d(s, y) - 1/2 mean d(s, s'), to be made small.
+    """Energy score of m samples against R raters: mean d(s, y) - 1/2 mean d(s, s'); lower is better.
 
-    A proper score (Gneiting and Raftery, JASA 102, 2007) for a distance of negative type: the expected score is least
+    A proper score (Gneiting and Raftery, JASA 102, 2007) for a distance of negative type: the expected score is lowest
     where samples are distributed as the raters. With self-pairs among the m² (``fairness`` 0) a small ensemble is
-    punished for its size, without them (1) it is not, but an ensemble of which one sample lies astray then costs
-    nothing; a fairness a little below 1 is the "almost fair" score of Lang et al. (arXiv 2412.15832, Eq. 4).
+    penalised for its size. Without them (1) it is not, but then a single stray sample in an ensemble costs nothing. A
+    fairness slightly below 1 is the "almost fair" score of Lang et al. (arXiv 2412.15832, Eq. 4).
 
     Args:
         to_raters: (B, m, R), the distances d(s, y).
@@ -199,8 +199,8 @@ def ruzicka_distance(a: torch.Tensor, b: torch.Tensor, smoothing: float = 1.0) -
 def latent_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Distance of latents for all pairs: half the root mean square difference, half its mean over the positions.
 
-    Both are Euclidean norms of the difference and not their squares, as the energy score needs them. Scored position
-    by position a sample has as many targets as there are positions; as a whole it must also be coherent.
+    Both are Euclidean norms of the difference, not their squares, as the energy score requires. The mean over positions
+    gives a sample as many targets as there are positions; the whole also makes it coherent.
 
     Args:
         a: (B, N, d, h, w[, e]).
@@ -217,16 +217,16 @@ def latent_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 class ScoringLoss(nn.Module):
     """Energy score of samples against all raters, on masks and on latents, beside the denoising loss.
 
-    Decoded logits are far from 0 and their sigmoid is flat there: they are squashed to sigmoid(2 asinh(logit)). On
-    latents the score has a gradient where a mask is empty, too.
+    Decoded logits are far from 0, where their sigmoid is flat, so sigmoid(2 asinh(logit)) is used instead. On latents
+    the score has a gradient even where a mask is empty.
 
     Args:
         fairness: see :func:`energy_score`.
         latent_weight: factor on the score of the latents.
         denoising_weight: factor on :class:`DenoisingLoss`'s squared error.
         mean_mask_weight: factor on the cross-entropy of the mean mask.
-        overlap_weight: factor on the Ruzicka distance of the mean mask, which teaches an image encoder sooner what the
-            cross-entropy's many easy pixels hide: that a structure was missed.
+        overlap_weight: factor on the Ruzicka distance of the mean mask. It shows an image encoder missed structures
+            sooner than the cross-entropy, in which the many easy pixels hide them.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""Mask latents of a training set, computed once: those of every reader's mask under every flip and rotation.
+"""Mask latents of a training set, computed once: those of every rater's mask under every flip and rotation.
 
-The mask codec is frozen while the denoiser is trained, so x_0 = scale · standardise(E(T_k m)) depends on nothing but
-the mask m and the symmetry T_k that augmentation drew. It is computed for the turned mask, as E(T_k m) ≠ T_k E(m) for
-a convolutional encoder. Image latents are not kept: by default the image encoder is trained together with the
-denoiser, and intensities are augmented, which gives another image at every draw.
+The mask codec is frozen while the denoiser is trained, so x_0 = scale · standardise(E(T_k m)) depends only on the
+mask m and the symmetry T_k that augmentation drew. It is computed from the flipped or rotated mask, since
+E(T_k m) ≠ T_k E(m) for a convolutional encoder. Image latents are not kept: by default the image encoder is trained
+together with the denoiser, and augmented intensities make every image different.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import Dataset
 
-from ..data.transforms import ReaderConsensus
+from ..data.transforms import RaterConsensus
 from ..errors import InputError
 from ..networks.segmenter import LatentDiffusionSegmenter
 from ..networks.symmetries import apply_symmetry, count_symmetries
@@ -28,29 +28,30 @@ logger = logging.getLogger(__name__)
 
 
 class MaskLatents:
-    """Scaled mask latents x_0 by case, reader and symmetry, in half precision in main memory.
+    """Scaled mask latents x_0 by case, rater and symmetry, in half precision in main memory.
 
-    They take 2 · S · d · h · w bytes a mask (S = 8 symmetries of a square, 4 of a rectangle, 1 without flips); empty
-    masks share one entry. At d = 8 that is 32 KiB a mask of 64 × 64 with f = 4, and 128 KiB a mask of 256 × 256 with
-    f = 8: 0.85 GB for the 26,000 marked masks of the 9,209 LIDC slices of the benchmark's training part. Every process
-    of a distributed run keeps all of them. Half precision moves x_0 by less than 0.1%, below what mixed precision does.
-    Filling the store costs as many encodings as S · R / draws epochs of training; longer training gains.
+    They take 2 · S · d · h · w bytes per mask (S = 8 symmetries of a square, 4 of a rectangle, 1 without flips); empty
+    masks share one entry. At d = 8 that is 32 KiB for a mask of 64 × 64 with f = 4, and 128 KiB for one of 256 × 256
+    with f = 8: 0.85 GB for the 26,000 marked masks of the 9,209 LIDC slices of the benchmark's training part. Every
+    process of a distributed run keeps all of them. Half precision changes x_0 by less than 0.1%, less than mixed
+    precision does.
+    Filling the store costs as many encodings as S · R / draws epochs of training, so it pays off for longer training.
 
     Args:
         dataset: the training set; items have ``label`` (R, H, W) in {0, 1}, all of one size, and ``case``, a unique id.
         segmenter: network whose mask codec encodes, on its device.
-        target: ``"random_reader"`` keeps each reader's mask, ``"consensus"`` that of at least half of the readers.
-        flips: keep all symmetries; without, masks as they are (k = 0).
+        target: ``"random_rater"`` keeps each rater's mask, ``"consensus"`` that of at least half of the raters.
+        flips: keep all symmetries; if False, only the masks as they are (k = 0).
 
     Raises:
-        InputError: an empty data set, a case without id, two of one id, or masks that differ in size or number.
+        InputError: an empty data set, a case without id, two with the same id, or masks that differ in size or number.
     """
 
     def __init__(
-        self, dataset: Dataset, segmenter: LatentDiffusionSegmenter, target: str = "random_reader", flips: bool = True
+        self, dataset: Dataset, segmenter: LatentDiffusionSegmenter, target: str = "random_rater", flips: bool = True
     ) -> None:
         self.target = target
-        self._consensus = ReaderConsensus()
+        self._consensus = RaterConsensus()
         self._positions: dict[str, int] = {}
         items = range(len(dataset))  # type: ignore[arg-type]
         marked: list[torch.Tensor] = []
@@ -63,7 +64,7 @@ class MaskLatents:
             if tuple(masks.shape) != shape:
                 raise InputError(
                     f"The masks of case {case} are {tuple(masks.shape)}, those of the cases before it {shape}. Latents "
-                    "are kept for masks of one size and number of readers: resize them, or train with "
+                    "are kept for masks of one size and number of raters: resize them, or train with "
                     "--cache_latents false."
                 )
             self._positions[case] = i
@@ -83,10 +84,10 @@ class MaskLatents:
             part = items[start : start + at_once]
             masks = torch.cat([self._read(dataset, i)[1] for i in part])[is_marked[part.start : part.stop].flatten()]
             if len(masks):
-                turned = masks[:, None].repeat_interleave(number, dim=0)
-                turned = apply_symmetry(turned, torch.arange(number).repeat(len(masks)))
+                flipped = masks[:, None].repeat_interleave(number, dim=0)
+                flipped = apply_symmetry(flipped, torch.arange(number).repeat(len(masks)))
                 first = int(self._rows[part.start : part.stop].max()) - len(masks) + 1
-                self._latents[first : first + len(masks)] = self._encode(turned, segmenter).unflatten(0, (-1, number))
+                self._latents[first : first + len(masks)] = self._encode(flipped, segmenter).unflatten(0, (-1, number))
         logger.info("Mask latents kept: %d, %.0f MB", len(self._latents), self.num_bytes / 1e6)
 
     @property
@@ -94,16 +95,16 @@ class MaskLatents:
         """Memory that the latents take."""
         return self._latents.numel() * self._latents.element_size()
 
-    def __call__(self, cases: Sequence[str], readers: torch.Tensor, symmetry: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, cases: Sequence[str], raters: torch.Tensor, symmetry: torch.Tensor | None) -> torch.Tensor:
         """Look latents up.
 
         Args:
             cases: B ids.
-            readers: (B, M) int64, the readers of each case's draws; 0 throughout where the target is the consensus.
-            symmetry: (B,) int64, what the images were turned by; ``None`` if they were not.
+            raters: (B, M) int64, the raters of each case's draws; 0 throughout where the target is the consensus.
+            symmetry: (B,) int64, the images' symmetries; ``None`` if they were not augmented.
 
         Returns:
-            x_0 (B, M, d, h, w) float32 on the device of ``readers``.
+            x_0 (B, M, d, h, w) float32 on the device of ``raters``.
 
         Raises:
             InputError: a case that is not in the training set, or a symmetry whose latents were not kept.
@@ -111,15 +112,15 @@ class MaskLatents:
         unknown = [case for case in cases if case not in self._positions]
         if unknown:
             raise InputError(f"Case {unknown[0]!r} is not in the training set whose latents were kept.")
-        turned = torch.zeros(len(cases), dtype=torch.long) if symmetry is None else symmetry.cpu()
-        if int(turned.max()) >= self._latents.shape[1]:
+        symmetry = torch.zeros(len(cases), dtype=torch.long) if symmetry is None else symmetry.cpu()
+        if int(symmetry.max()) >= self._latents.shape[1]:
             raise InputError(
-                f"Symmetry {int(turned.max())} was drawn, and latents of {self._latents.shape[1]} were kept. Give "
+                f"Symmetry {int(symmetry.max())} was drawn, and latents of {self._latents.shape[1]} were kept. Give "
                 "MaskLatents the augmentation's own flips."
             )
         positions = torch.tensor([self._positions[case] for case in cases])
-        rows = self._rows[positions[:, None], readers.cpu()]
-        return self._latents[rows, turned[:, None]].to(readers.device).float()
+        rows = self._rows[positions[:, None], raters.cpu()]
+        return self._latents[rows, symmetry[:, None]].to(raters.device).float()
 
     def _read(self, dataset: Dataset, index: int) -> tuple[str, torch.Tensor]:
         """Id and masks (R, H, W) bool, or (1, H, W) of the consensus."""

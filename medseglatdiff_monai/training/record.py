@@ -1,4 +1,4 @@
-"""What a training took, and what a sample of its network costs: ``training.json`` in a run's folder."""
+"""The time that training took and the cost of a sample: ``training.json`` in a run's folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["TrainingRecord", "count_multiply_accumulates"]
 
 
 class TrainingRecord:
-    """``training.json`` of a run: time and iterations of its stages, summed over calls, and what its network costs."""
+    """``training.json`` of a run: time and iterations of its stages, summed over calls, and its network's cost."""
 
     def __init__(self, run: Path, max_minutes: float | None, dataset_dir: str | Path) -> None:
         self.run = run
@@ -63,13 +63,12 @@ def count_multiply_accumulates(network: nn.Module, image: torch.Tensor, num_infe
     """Multiply-accumulates of one sample: conditioner, ``num_inference_steps`` steps of the sampler, decoder.
 
     Counted by PyTorch's ``FlopCounterMode`` (matrix products, convolutions, attention) as half its floating-point
-    operations. Two samplings of 2 and 4 steps are counted and extended to the asked number, as a step costs the same
-    each time.
+    operations. Runs of 2 and 4 steps are counted and extrapolated, as every step costs the same.
 
     Args:
         network: segmenter with ``ensemble_logits``.
         image: (1, C, H, W[, D]).
-        num_inference_steps: denoiser calls a sample.
+        num_inference_steps: denoiser calls per sample.
     """
     operations = []
     for steps in (2, 4):

@@ -1,8 +1,8 @@
 """Training a bundle: image codec, mask codec, diffusion, scoring, one after the other, each resumable.
 
-Every stage is a MONAI bundle configuration run by MONAI's own workflow; this package only decides which one is due, how
-much time is left for it, and where it is continued. Which stages there are is the configuration's ``training_stages``.
-What the training took, and what a sample costs, goes to ``training.json`` in the run's folder.
+Every stage is a MONAI bundle configuration run by MONAI's own workflow. This package only decides which stage is next,
+how much time is left for it, and where it resumes. The configuration's ``training_stages`` names the stages. The time
+that training took and the cost of a sample are written to ``training.json`` in the run's folder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def train(
     initial_weights: str | Path | None = None,
     **overrides: Any,
 ) -> Path:
-    """Train image codec, mask codec and diffusion; finished stages are skipped, interrupted ones continued.
+    """Train image codec, mask codec and diffusion; finished stages are skipped, interrupted ones resumed.
 
     Example: medseglatdiff train lung_nodule_ct_latent_diffusion --dataset-dir data/lidc --output-dir runs/lung
 
@@ -49,11 +49,11 @@ def train(
         bundle: bundle folder, or a name under bundles/.
         dataset_dir: prepared folder (medseglatdiff prepare).
         experiment: overlay: a JSON file or a name under configs/experiments/.
-        output_dir: the run's folder, a bundle of its own when done. Default: runs/BUNDLE, or runs/BUNDLE_EXPERIMENT.
-        max_minutes: stop cleanly after this many minutes, all stages together; the same call continues from there. A
-            decay of the learning rate comes to its end with the time.
-        initial_weights: a bundle's models/model.pt to start from, e.g. to adapt it to images of your own; it holds the
-            mask codec and the image encoder, so that only the last stage is run, the scoring stage where there is one.
+        output_dir: the run's folder, a bundle when done. Default: runs/BUNDLE, or runs/BUNDLE_EXPERIMENT.
+        max_minutes: stop cleanly after this many minutes, all stages together; the same call resumes from there. A
+            decay of the learning rate ends when the time does.
+        initial_weights: a bundle's models/model.pt to start from, e.g. to adapt it to your own images. It holds the
+            mask codec and the image encoder, so only the last stage is run (the scoring stage if there is one).
         overrides: configuration keys, e.g. --max_epochs 3 --batch_size 8.
 
     Returns:
@@ -96,7 +96,7 @@ def train(
 
 def _read_stages(config: Mapping[str, Any]) -> list[str]:
     """``training_stages`` of a configuration, checked."""
-    # Bundles from before the key have the stages that there were.
+    # Bundles without the key are older and have these stages.
     stages = config.get("training_stages", ["image_codec", "mask_codec", "train"])
     order = [stage for stage in TRAINING_STAGES if stage in stages]
     if list(stages) != order or not order:
@@ -115,8 +115,8 @@ def _check_dataset(dataset_dir: str | Path, info: Mapping[str, Any], config: Map
     dims, expected = info.get("spatial_dims", 2), config.get("spatial_dims", 2)
     if dims != expected:
         raise InputError(
-            f"{dataset_dir} holds images of {dims} dimensions, the configuration expects {expected}: volumes go with "
-            "--experiment volumetric, images without."
+            f"{dataset_dir} holds images of {dims} dimensions, the configuration expects {expected}: use "
+            "--experiment volumetric for volumes, and not for images."
         )
     for section in ("training", "validation"):
         if not info.get(section):

@@ -1,4 +1,4 @@
-"""The stages of a training, one after the other, as far as the time allows."""
+"""Running the stages of a training, one after the other, as far as the time allows."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def run_stages(run: Path, weights: Mapping[str, str], dataset_dir: str | Path, m
                 workflow.finalize()
                 record.add(stage, iterations, seconds / 60.0)
         if not stage_finished(path):
-            logger.warning("Time is up in stage %s: the same command goes on from here.", stage)
+            logger.warning("Time is up in stage %s: the same command resumes from here.", stage)
             break
     record.write_costs()
 
 
 def check_stages(stages: Sequence[str], config: Mapping[str, Any], initial_weights: str | Path | None) -> None:
-    """Refuse what a later stage would refuse after hours, and stages after which the sampler does not fit.
+    """Refuse early what a later stage would refuse after hours, and stages that do not fit the sampler.
 
     Args:
         stages: those to be run.
@@ -74,7 +74,7 @@ def check_stages(stages: Sequence[str], config: Mapping[str, Any], initial_weigh
         initial_weights: file to start from.
 
     Raises:
-        InputError: see above; weights that are missing or none; published weights that are not installed.
+        InputError: see above; a missing or damaged file of weights; published weights that are not installed.
     """
     if initial_weights is not None:
         load_tensors(initial_weights)
@@ -83,10 +83,10 @@ def check_stages(stages: Sequence[str], config: Mapping[str, Any], initial_weigh
     samples = str(config.get("network_def", {}).get("_target_", "")).endswith("LatentDiffusionSegmenter")
     if samples and stages[-1] == "train" and config.get("sampler") == "direct":
         raise InputError(
-            "The sampler 'direct' is for what the scoring stage leaves, and training_stages ends with 'train': add "
+            "The sampler 'direct' needs a network from the scoring stage, and training_stages ends with 'train': add "
             "'scoring', or give --sampler dpm++ --num_inference_steps 10."
         )
-    # An expression is left to the stage itself.
+    # If image_encoder is an expression, the stage itself checks it.
     if initial_weights is None and config.get("image_encoder") in ENCODERS and config.get("published_encoder"):
         find_published_weights(config["image_encoder"])
 

@@ -23,7 +23,7 @@ CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 
 
 def make_items(height: int = 16, width: int = 16, cases: int = 5) -> list[dict]:
-    """Masks of four readers without any symmetry of their own; one reader of every other case saw nothing."""
+    """Masks of four raters without any symmetry of their own; one rater of every other case saw nothing."""
     generator = torch.Generator().manual_seed(1)
     items = []
     for number in range(cases):
@@ -70,24 +70,24 @@ def test_drawn_symmetries_are_all_there_are_and_alike_likely(size: tuple[int, in
 def test_latent_is_that_of_the_turned_mask(make_segmenter, number: int) -> None:
     segmenter, items = make_segmenter(), make_items()
     latents = MaskLatents(items, segmenter)
-    readers = torch.tensor([[3, 0, 1, 2]]).expand(5, 4)
-    found = latents([item["case"] for item in items], readers, torch.full((5,), number))
+    raters = torch.tensor([[3, 0, 1, 2]]).expand(5, 4)
+    found = latents([item["case"] for item in items], raters, torch.full((5,), number))
     for item, case in zip(items, found, strict=True):
         expected = segmenter.encode_masks(turn(item["label"], number)[[3, 0, 1, 2], None])
         torch.testing.assert_close(case, expected, **CLOSE)
     # Had the latents been turned instead of the masks, they would differ.
-    assert (turn(found[0], number) - latents(["c0"], readers[:1], None)[0]).abs().max() > 0.01 or number == 0
+    assert (turn(found[0], number) - latents(["c0"], raters[:1], None)[0]).abs().max() > 0.01 or number == 0
 
 
 def test_memory_and_shared_empty_masks(make_segmenter) -> None:
     latents = MaskLatents(make_items(), make_segmenter())
-    # 5 cases of 4 readers, of which 3 (of cases 0, 2, 4) saw nothing; one row for empty masks; d = 3, f = 4.
+    # 5 cases of 4 raters, of which 3 (of cases 0, 2, 4) saw nothing; one row for empty masks; d = 3, f = 4.
     assert latents.num_bytes == (20 - 3 + 1) * 8 * (3 * 4 * 4) * 2
     empty = latents(["c0", "c2", "c4"], torch.tensor([[0], [2], [0]]), torch.tensor([0, 3, 6]))
     assert (empty == empty[0]).all()
 
 
-@pytest.mark.parametrize("target", ["random_reader", "consensus"])
+@pytest.mark.parametrize("target", ["random_rater", "consensus"])
 @pytest.mark.parametrize("size", [(16, 16), (16, 24)])
 def test_training_sees_what_it_sees_without(make_segmenter, target: str, size: tuple[int, int]) -> None:
     segmenter, items = make_segmenter(), make_items(*size, cases=12)
@@ -120,7 +120,7 @@ def test_without_augmentation_masks_are_as_they_are(make_segmenter) -> None:
     batch = next(iter(DataLoader(items, batch_size=5)))
     _, _, (_, x_0), _ = PrepareDenoising(4, latents=latents)(batch)
     expected = segmenter.encode_masks(batch["label"].flatten(0, 1)[:, None]).unflatten(0, (5, 4))
-    # Four draws are each reader once, in random order.
+    # Four draws are each rater once, in random order.
     assert torch.allclose(x_0.mean(1), expected.mean(1), rtol=1e-3, atol=1e-3)
     with pytest.raises(InputError, match="Symmetry 5 was drawn"):
         latents(["c0"], torch.zeros(1, 1, dtype=torch.long), torch.tensor([5]))
@@ -141,7 +141,7 @@ def test_errors(make_segmenter) -> None:
         MaskLatents([{"label": items[0]["label"]}], segmenter)
     with pytest.raises(InputError, match="no 'case'"):
         PrepareDenoising(latents=latents)({key: items[0][key][None] for key in ("image", "label")})
-    with pytest.raises(ValueError, match="made for 'random_reader'"):
+    with pytest.raises(ValueError, match="made for 'random_rater'"):
         PrepareDenoising(target="consensus", latents=latents)
 
 

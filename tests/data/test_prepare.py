@@ -26,7 +26,7 @@ from medseglatdiff_monai.data.sources.folder import FolderSource
 from medseglatdiff_monai.data.sources.images import read_mask
 from medseglatdiff_monai.data.sources.source import (
     SOURCES,
-    CaseStub,
+    Case,
     LeftOut,
     PreparedCase,
     SourceInfo,
@@ -184,22 +184,22 @@ def test_split_file_leaves_groups_out_and_counts_them(tmp_path):
     assert len(list((tmp_path / "out" / "images").iterdir())) == 2
 
 
-def test_a_stub_may_give_several_cases_and_leave_some_out(tmp_path, monkeypatch):
+def test_a_case_may_give_several_prepared_cases_and_leave_some_out(tmp_path, monkeypatch):
     class Slices(FolderSource):
         info = SourceInfo("slices", "CT", "Test.", {"0": "background", "1": "nodule"}, "patient", num_raters=2)
 
-        def read(self, stub: CaseStub):
-            yield LeftOut("clusters of more than four readers", 2)
+        def read(self, case: Case):
+            yield LeftOut("clusters of more than four raters", 2)
             for number in range(2):
                 image = np.full((4, 4), -1000 + number, dtype=np.int16)
                 yield PreparedCase(
-                    f"{stub.key}_slice-{number}", image, np.zeros((2, 4, 4), bool), (0.7, 0.7), extra={"slice": number}
+                    f"{case.key}_slice-{number}", image, np.zeros((2, 4, 4), bool), (0.7, 0.7), extra={"slice": number}
                 )
 
     monkeypatch.setattr("medseglatdiff_monai.data.sources.folder.FolderSource", Slices)
     dataset = read_dataset(prepare("folder", make_folder(tmp_path / "m", 3), output_dir=tmp_path / "out", workers=1))
     assert len(list_items(dataset)) == 6
-    assert dataset["provenance"]["left_out"] == {"clusters of more than four readers": 6}
+    assert dataset["provenance"]["left_out"] == {"clusters of more than four raters": 6}
     item = dataset["training"][1]
     assert item["slice"] == 1
     assert item["image"].endswith(".nii.gz")
@@ -410,11 +410,11 @@ def test_an_interrupted_run_is_continued_and_half_written_cases_are_done_again(t
     prepare("folder", src, output_dir=tmp_path / "whole", workers=1)
     read, seen = FolderSource.read, []
 
-    def read_until_interrupted(self, stub):
+    def read_until_interrupted(self, case):
         if len(seen) == 3:
             raise KeyboardInterrupt
-        seen.append(stub.key)
-        return read(self, stub)
+        seen.append(case.key)
+        return read(self, case)
 
     output = tmp_path / "out"
     monkeypatch.setattr(FolderSource, "read", read_until_interrupted)
@@ -431,20 +431,20 @@ def test_an_interrupted_run_is_continued_and_half_written_cases_are_done_again(t
     (output / "masks" / "p0_1.nii.gz").write_bytes(b"")
 
     again = []
-    monkeypatch.setattr(FolderSource, "read", lambda self, stub: (again.append(stub.key), read(self, stub))[1])
+    monkeypatch.setattr(FolderSource, "read", lambda self, case: (again.append(case.key), read(self, case))[1])
     prepare("folder", src, output_dir=output, workers=1)
     assert again == ["p0_1", "p1_3", "p2_4", "p2_5"]
     assert read_tree(output) == read_tree(tmp_path / "whole")
 
 
-def test_a_mended_file_is_read_again(tmp_path, monkeypatch):
+def test_a_repaired_file_is_read_again(tmp_path, monkeypatch):
     src, output = make_folder(tmp_path / "mine"), tmp_path / "out"
     break_kind(src)
     with pytest.raises(InputError, match="differ in kind"):
         prepare("folder", src, output_dir=output, workers=1)
     save(src / "images" / "p1_3.png", np.full((HEIGHT, WIDTH), 7, dtype=np.uint8))
     read, again = FolderSource.read, []
-    monkeypatch.setattr(FolderSource, "read", lambda self, stub: (again.append(stub.key), read(self, stub))[1])
+    monkeypatch.setattr(FolderSource, "read", lambda self, case: (again.append(case.key), read(self, case))[1])
     prepare("folder", src, output_dir=output, workers=1)
     assert again == ["p1_3"]
     assert set(np.array(Image.open(output / "images" / "p1_3.png")).ravel()) == {7}
@@ -455,7 +455,7 @@ def test_an_archive_that_was_prepared_is_not_read_again(tmp_path, monkeypatch):
         tar.add(make_folder(tmp_path / "mine"), arcname="mine")
     prepare("folder", tmp_path / "mine.tar", output_dir=tmp_path / "out", workers=1)
     before = read_tree(tmp_path / "out")
-    monkeypatch.setattr(FolderSource, "read", lambda self, stub: pytest.fail(f"{stub.key} was read again"))
+    monkeypatch.setattr(FolderSource, "read", lambda self, case: pytest.fail(f"{case.key} was read again"))
     prepare("folder", tmp_path / "mine.tar", output_dir=tmp_path / "out", workers=1)
     assert read_tree(tmp_path / "out") == before
 
@@ -463,11 +463,11 @@ def test_an_archive_that_was_prepared_is_not_read_again(tmp_path, monkeypatch):
 def test_an_unexpected_failure_names_the_case_and_keeps_the_finished_ones(tmp_path, monkeypatch):
     src, read = make_folder(tmp_path / "mine"), FolderSource.read
 
-    def fail_late(self, stub):
-        if stub.key == "p1_2":
-            yield from read(self, stub)
+    def fail_late(self, case):
+        if case.key == "p1_2":
+            yield from read(self, case)
             raise ZeroDivisionError("late")
-        yield from read(self, stub)
+        yield from read(self, case)
 
     monkeypatch.setattr(FolderSource, "read", fail_late)
     with pytest.raises(RuntimeError, match="p1_2: ZeroDivisionError: late"):
@@ -543,7 +543,7 @@ def test_cvc_with_sequences_of_ones_own(tmp_path):
     for frame in "ab":
         save(tmp_path / "src" / "Original" / f"{frame}.png", np.zeros((2, 2, 3), np.uint8))
         save(tmp_path / "src" / "Ground Truth" / f"{frame}.png", np.zeros((2, 2), np.uint8))
-    with pytest.raises(InputError, match=r"a\.png: no frame of CVC-ClinicDB .*--sequences-file"):
+    with pytest.raises(InputError, match=r"a\.png: not a frame of CVC-ClinicDB .*--sequences-file"):
         prepare("cvc-clinicdb", tmp_path / "src", output_dir=tmp_path / "out", workers=1)
     sequences = tmp_path / "sequences.csv"
     sequences.write_text("frame,sequence\na,x\nb,x\n")

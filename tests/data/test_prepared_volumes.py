@@ -48,8 +48,8 @@ def test_folder_of_volumes_is_kept_whole_and_loads_row_first(tmp_path: Path) -> 
         data = LoadCased(spatial_dims=3)(paths)
         native = read(src / "images" / f"{item['case']}.nii.gz").swapaxes(0, 1)
         assert torch.equal(data["image"].as_tensor(), torch.from_numpy(native.astype(np.float32))[None])
-        readers = [read(src / f"masks-{rater}" / f"{item['case']}.nii.gz").swapaxes(0, 1) for rater in range(2)]
-        assert torch.equal(data["label"].as_tensor(), torch.from_numpy(np.stack(readers).astype(np.uint8)))
+        raters = [read(src / f"masks-{rater}" / f"{item['case']}.nii.gz").swapaxes(0, 1) for rater in range(2)]
+        assert torch.equal(data["label"].as_tensor(), torch.from_numpy(np.stack(raters).astype(np.uint8)))
         # Row, column, slice → the place in the patient that the original header gives to x, y, z.
         affine = nibabel.load(paths["image"]).affine
         np.testing.assert_allclose(affine @ [1, 2, 1, 1], np.diag([*SPACING, 1.0]) @ [2, 1, 1, 1])

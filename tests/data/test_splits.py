@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medseglatdiff_monai.data.sources.source import CaseStub
+from medseglatdiff_monai.data.sources.source import Case
 from medseglatdiff_monai.data.splits import normalize_split, parse_ratios, read_split_file, split_by_ratio
 from medseglatdiff_monai.errors import InputError
 
@@ -64,11 +64,11 @@ def test_a_missing_split_file_is_named(tmp_path):
         read_split_file(tmp_path / "absent.csv")
 
 
-def test_select_leaves_absent_groups_out_and_counts_groups_not_stubs(tmp_path):
+def test_select_leaves_absent_groups_out_and_counts_groups_not_cases(tmp_path):
     table = read_split_file(write(tmp_path / "s.csv", "patient,split\nA,train\nC,val\nZ,test\n"))
-    stubs = [CaseStub("A1", "A"), CaseStub("B1", "B"), CaseStub("B2", "B"), CaseStub("C1", "C")]
-    kept, chosen, absent = table.select(stubs)
-    assert [stub.key for stub in kept] == ["A1", "C1"]
+    cases = [Case("A1", "A"), Case("B1", "B"), Case("B2", "B"), Case("C1", "C")]
+    kept, chosen, absent = table.select(cases)
+    assert [case.key for case in kept] == ["A1", "C1"]
     assert chosen == {"A1": "training", "C1": "validation"}
     assert absent == 1
     assert table.count_absent(kept) == 1  # Z
@@ -76,16 +76,16 @@ def test_select_leaves_absent_groups_out_and_counts_groups_not_stubs(tmp_path):
 
 def test_numbers_match_without_leading_zeros_and_text_does_not(tmp_path):
     table = read_split_file(write(tmp_path / "s.csv", "patient,split\n1,train\nP1,val\n"))
-    _, chosen, absent = table.select([CaseStub("a", "01"), CaseStub("b", "P01")])
+    _, chosen, absent = table.select([Case("a", "01"), Case("b", "P01")])
     assert chosen == {"a": "training"}
     assert absent == 1
 
 
 def test_a_split_by_frame_is_obeyed_with_a_warning(tmp_path):
     table = read_split_file(write(tmp_path / "s.csv", "frame,split\n7,train\n8,val\n"))
-    stubs = [CaseStub("x", "1", columns={"frame": "7"}), CaseStub("y", "1", columns={"frame": "8"})]
+    cases = [Case("x", "1", columns={"frame": "7"}), Case("y", "1", columns={"frame": "8"})]
     with pytest.warns(UserWarning, match="more than one side"):
-        _, chosen, _ = table.select(stubs)
+        _, chosen, _ = table.select(cases)
     assert chosen == {"x": "training", "y": "validation"}
 
 

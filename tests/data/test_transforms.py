@@ -15,10 +15,10 @@ from PIL import Image
 from medseglatdiff_monai.data import (
     NormalizeCrop,
     NormalizeCropd,
-    RandomReader,
-    RandomReaderd,
-    ReaderConsensus,
-    ReaderConsensusd,
+    RandomRater,
+    RandomRaterd,
+    RaterConsensus,
+    RaterConsensusd,
     WindowHU,
     WindowHUd,
 )
@@ -68,59 +68,59 @@ def test_normalize_crop_of_a_constant_crop_is_0_and_of_nan_an_error():
         NormalizeCrop()(torch.tensor([[[0.0, float("nan")]]]))
 
 
-def test_reader_consensus_ties():
-    # Columns: 0, 1, 2, 3, 4 of four readers.
+def test_rater_consensus_ties():
+    # Columns: 0, 1, 2, 3, 4 of four raters.
     masks = torch.tensor(
         [[[0, 1, 1, 1, 1]], [[0, 0, 1, 1, 1]], [[0, 0, 0, 1, 1]], [[0, 0, 0, 0, 1]]], dtype=torch.uint8
     )
-    assert ReaderConsensus()(masks).tolist() == [[[0, 0, 1, 1, 1]]]
-    assert ReaderConsensus(tie="background")(masks).tolist() == [[[0, 0, 0, 1, 1]]]
-    assert ReaderConsensus(level=1.0)(masks).tolist() == [[[0, 0, 0, 0, 1]]]
-    assert ReaderConsensus(level=0.25)(masks).tolist() == [[[0, 1, 1, 1, 1]]]
-    fused = ReaderConsensusd("label")({"label": MetaTensor(masks)})["label"]
+    assert RaterConsensus()(masks).tolist() == [[[0, 0, 1, 1, 1]]]
+    assert RaterConsensus(tie="background")(masks).tolist() == [[[0, 0, 0, 1, 1]]]
+    assert RaterConsensus(level=1.0)(masks).tolist() == [[[0, 0, 0, 0, 1]]]
+    assert RaterConsensus(level=0.25)(masks).tolist() == [[[0, 1, 1, 1, 1]]]
+    fused = RaterConsensusd("label")({"label": MetaTensor(masks)})["label"]
     assert fused.shape == (1, 1, 5)
     assert fused.dtype == torch.uint8
 
 
-def test_reader_consensus_counts_absent_readers_and_survives_rounding():
+def test_rater_consensus_counts_absent_raters_and_survives_rounding():
     one_of_two = torch.tensor([[[1]], [[0]]])
-    assert ReaderConsensus()(one_of_two).item() == 1
-    assert ReaderConsensus()(torch.tensor([[[1]], [[0]], [[0]]])).item() == 0
+    assert RaterConsensus()(one_of_two).item() == 1
+    assert RaterConsensus()(torch.tensor([[[1]], [[0]], [[0]]])).item() == 0
     seven_of_ten = torch.tensor([1] * 7 + [0] * 3).reshape(10, 1, 1)
-    assert ReaderConsensus(level=0.7)(seven_of_ten).item() == 1
-    assert ReaderConsensus(level=0.7, tie="background")(seven_of_ten).item() == 0
+    assert RaterConsensus(level=0.7)(seven_of_ten).item() == 1
+    assert RaterConsensus(level=0.7, tie="background")(seven_of_ten).item() == 0
 
 
 @pytest.mark.parametrize(
     "arguments", [{"level": 0}, {"level": 1.1}, {"tie": "coin"}, {"level": 1.0, "tie": "background"}]
 )
-def test_reader_consensus_refuses_bad_arguments(arguments):
-    with pytest.raises(InputError, match="ReaderConsensus"):
-        ReaderConsensus(**arguments)
+def test_rater_consensus_refuses_bad_arguments(arguments):
+    with pytest.raises(InputError, match="RaterConsensus"):
+        RaterConsensus(**arguments)
 
 
-def test_random_reader_picks_every_slot_equally_often_also_the_empty_one():
-    masks = torch.stack([torch.full((2, 2), value) for value in (0, 1, 2, 3)])  # slot 0 is the reader who saw nothing
-    pick = RandomReader().set_random_state(seed=0)
+def test_random_rater_picks_every_slot_equally_often_also_the_empty_one():
+    masks = torch.stack([torch.full((2, 2), value) for value in (0, 1, 2, 3)])  # slot 0 is the rater who saw nothing
+    pick = RandomRater().set_random_state(seed=0)
     counts = np.bincount([int(pick(masks)[0, 0, 0]) for _ in range(4000)], minlength=4)
     # 1000 each, standard deviation sqrt(4000 * 1/4 * 3/4) = 27.4; four of them.
     assert np.abs(counts - 1000).max() < 110
     assert pick(masks).shape == (1, 2, 2)
 
 
-def test_random_reader_is_reproducible_and_gives_all_keys_one_slot():
+def test_random_rater_is_reproducible_and_gives_all_keys_one_slot():
     masks = torch.arange(4).reshape(4, 1, 1)
     data = {"label": masks, "copy": masks}
-    first, second = (RandomReaderd(["label", "copy"]).set_random_state(seed=3) for _ in range(2))
+    first, second = (RandomRaterd(["label", "copy"]).set_random_state(seed=3) for _ in range(2))
     drawn = [first(data) for _ in range(20)]
     assert [int(entry["label"]) for entry in drawn] == [int(second(data)["label"]) for _ in range(20)]
     assert all(torch.equal(entry["label"], entry["copy"]) for entry in drawn)
     assert len({int(entry["label"]) for entry in drawn}) > 1
 
 
-def test_random_reader_without_readers_is_an_error():
+def test_random_rater_without_raters_is_an_error():
     with pytest.raises(InputError, match="no mask to pick from"):
-        RandomReader()(torch.zeros(0, 4, 4))
+        RandomRater()(torch.zeros(0, 4, 4))
 
 
 def test_load_case_is_row_first_for_every_format(tmp_path):
@@ -146,7 +146,7 @@ def test_load_case_is_row_first_for_every_format(tmp_path):
     assert label.nonzero().tolist() == [[3, 1, 2]]
 
 
-def test_load_case_keeps_the_reader_axis_of_a_single_reader(tmp_path):
+def test_load_case_keeps_the_rater_axis_of_a_single_rater(tmp_path):
     masks = np.ones((2, 3, 1), dtype=np.uint8)
     assert LoadCase(is_label=True)(write_nifti(tmp_path / "m.nii.gz", masks)).shape == (1, 2, 3)
 
@@ -168,7 +168,7 @@ def test_the_transforms_work_in_a_plain_compose_and_loader(tmp_path):
         "label": write_nifti(tmp_path / "m.nii.gz", masks),
         "spacing_mm": [0.7, 0.7],
     }
-    chain = Compose([LoadCased(), NormalizeCropd("image"), ReaderConsensusd("label")])
+    chain = Compose([LoadCased(), NormalizeCropd("image"), RaterConsensusd("label")])
     batch = next(iter(DataLoader(Dataset([item, item], chain), batch_size=2)))
     assert batch["image"].shape == batch["label"].shape == (2, 1, 8, 8)
     assert batch["image"].max() == 1

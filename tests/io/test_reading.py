@@ -153,7 +153,7 @@ def test_nifti_that_is_no_image(tmp_path: Path):
             open_input(tmp_path / "a.nii.gz", 1)
     colours = np.zeros((4, 4, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), tmp_path / "rgb.nii.gz")
-    with pytest.raises(InputError, match=r"rgb\.nii\.gz: voxels of type.*one number a voxel"):
+    with pytest.raises(InputError, match=r"rgb\.nii\.gz: voxels of type.*one number per voxel"):
         open_input(tmp_path / "rgb.nii.gz", 1)
     with pytest.raises(InputError, match="a NIfTI holds one channel; the bundle expects three"):
         open_input(tmp_path / "rgb.nii.gz", 3)

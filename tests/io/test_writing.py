@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from medseglatdiff_monai.io import OutputFolder, open_input, save_png, save_volume
-from medseglatdiff_monai.plots.panel import draw_panel
+from medseglatdiff_monai.plots.panel import plot_panel
 
 
 def test_nifti_keeps_shape_codes_and_oblique_affine(tmp_path: Path):
@@ -57,7 +57,7 @@ def test_panel_shows_the_samples(tmp_path: Path, number: int, colour: bool):
         samples = np.zeros((number, 40, 60), bool)
         samples[:, 10:20, 15:30] = filled
         confidence = samples.mean(0)
-        draw_panel(image, samples, confidence, confidence >= 0.5, confidence * 0, tmp_path / "panel.png", title="A")
+        plot_panel(image, samples, confidence, confidence >= 0.5, confidence * 0, tmp_path / "panel.png", title="A")
         pixels = np.array(Image.open(tmp_path / "panel.png").convert("RGB")).astype(int)
         amber.append(int((np.abs(pixels - [0xFF, 0xB0, 0x00]).sum(-1) < 12).sum()))
     assert amber[0] > 100

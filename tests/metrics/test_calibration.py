@@ -1,4 +1,4 @@
-"""Confidence against the mean reader map: hand-worked figures, MONAI's own calibration error, degenerate maps."""
+"""Confidence against the mean rater map: hand-worked figures, MONAI's own calibration error, degenerate maps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def row(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64).view(1, 1, 1, -1)
 
 
-# Six pixels: background right, band in the samples alone, in the readers alone, in both, a miss, a hit.
+# Six pixels: background right, band in the samples alone, in the raters alone, in both, a miss, a hit.
 CONFIDENCE = row(0, 0.5, 0, 0.75, 0, 1)
 TARGET = row(0, 0, 0.25, 0.5, 1, 1)
 
@@ -44,7 +44,7 @@ def test_hand_worked_values():
     assert brier_score(CONFIDENCE, TARGET).item() == pytest.approx(sum(errors) / 6, abs=1e-12)
     # The band: pixels 1, 2 and 3.
     assert brier_score(CONFIDENCE, TARGET, "band").item() == pytest.approx(sum(errors[1:4]) / 3, abs=1e-12)
-    # Four bins: {0, 0, 0}, {0.5}, {0.75, 1} with mean reader shares 1.25/3, 0 and 1.5/2.
+    # Four bins: {0, 0, 0}, {0.5}, {0.75, 1} with mean rater shares 1.25/3, 0 and 1.5/2.
     bins = calibration_bins(CONFIDENCE, TARGET, num_bins=4)
     assert bins[0].tolist() == [[3, 0, 1, 2], [0, 0, 0.5, 1.75], [1.25, 0, 0, 1.5]]
     assert calibration_error(bins).item() == pytest.approx((1.25 + 0.5 + 0.25) / 6, abs=1e-12)
@@ -97,7 +97,7 @@ def test_identical_and_empty_sets():
     _, raters = draw(0, cases=1)
     nothing = torch.zeros_like(raters)
     for region in ("image", "band"):
-        # Four copies of every reader are the same map.
+        # Four copies of every rater are the same map.
         assert BrierScore(region)(raters.repeat(1, 4, 1, 1), raters).item() == 0
         assert ExpectedCalibrationError(region).compute_cases(raters.repeat(1, 4, 1, 1), raters).item() == 0
     assert SoftDice()(raters.repeat(1, 4, 1, 1), raters).item() == 1
@@ -119,7 +119,7 @@ def test_one_sample_and_one_rater():
 
 
 def test_calibration_error_pools_the_pixels_of_all_cases():
-    # Half of the samples mark everything; in one case all readers do, in the other none: calibrated on the whole only.
+    # Half of the samples mark everything; in one case all raters do, in the other none: calibrated on the whole only.
     half = torch.zeros((2, 2, 2, 2), dtype=torch.bool)
     half[:, 0] = True
     raters = torch.zeros((2, 3, 2, 2), dtype=torch.bool)

@@ -79,14 +79,14 @@ def test_u_statistic_of_a_single_mask_is_nan_and_v_is_not(samples, raters):
     assert generalized_energy_distance(samples, raters).isfinite().all()
 
 
-def test_samples_that_are_the_readers_score_zero():
+def test_samples_that_are_the_raters_score_zero():
     raters = case(FULL, TOP, LEFT, EMPTY)
     assert generalized_energy_distance(raters.repeat(1, 4, 1, 1), raters).item() == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 3])
-def test_bias_of_draws_from_the_readers(num_samples):
-    # Over all R**N equally likely draws E GED_V = D / N and E GED_U = -D / (R - 1), D the readers' V-mean.
+def test_bias_of_draws_from_the_raters(num_samples):
+    # Over all R**N equally likely draws E GED_V = D / N and E GED_U = -D / (R - 1), D the raters' V-mean.
     masks = [FULL, TOP, LEFT, EMPTY]
     draws = torch.stack([torch.stack(draw) for draw in itertools.product(masks, repeat=num_samples)])
     raters = case(*masks).expand(len(draws), -1, -1, -1)
@@ -98,7 +98,7 @@ def test_bias_of_draws_from_the_readers(num_samples):
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 3])
-def test_floor_is_the_mean_over_all_draws_from_the_readers(num_samples):
+def test_floor_is_the_mean_over_all_draws_from_the_raters(num_samples):
     masks = [FULL, TOP, LEFT, EMPTY]
     draws = torch.stack([torch.stack(draw) for draw in itertools.product(masks, repeat=num_samples)])
     raters = case(*masks).expand(len(draws), -1, -1, -1)
@@ -107,15 +107,15 @@ def test_floor_is_the_mean_over_all_draws_from_the_readers(num_samples):
     assert floor.item() == pytest.approx(generalized_energy_distance(draws, raters).mean().item(), abs=1e-12)
 
 
-def test_floor_of_readers_who_agree_is_zero():
+def test_floor_of_raters_who_agree_is_zero():
     assert energy_distance_floor(torch.cat([case(TOP, TOP, TOP), case(EMPTY, EMPTY, EMPTY)]), 16).tolist() == [0, 0]
     assert energy_distance_floor(case(FULL), 16).tolist() == [0]
     with pytest.raises(InputError, match="num_samples: found 0"):
         energy_distance_floor(case(FULL), 0)
 
 
-def readers(cases: int, number: int, seed: int) -> torch.Tensor:
-    """(cases, number, 32, 32): each case a disc of its own, each reader another radius, and some see nothing."""
+def random_raters(cases: int, number: int, seed: int) -> torch.Tensor:
+    """(cases, number, 32, 32): each case a disc of its own, each rater another radius, and some see nothing."""
     generator = torch.Generator().manual_seed(seed)
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     centre = 16 + 2 * torch.randn((cases, 1, 2, 1, 1), generator=generator)
@@ -132,21 +132,21 @@ def within_chance(values: torch.Tensor, expected: torch.Tensor | float) -> bool:
 
 
 @pytest.mark.parametrize("num_samples", [4, 16])
-def test_drawing_from_the_readers_themselves_reaches_the_floor(num_samples):
-    raters = readers(400, 4, seed=0)
+def test_drawing_from_the_raters_themselves_reaches_the_floor(num_samples):
+    raters = random_raters(400, 4, seed=0)
     chosen = torch.randint(4, (400, num_samples), generator=torch.Generator().manual_seed(1))
     samples = raters[torch.arange(400)[:, None], chosen]
     ged, floor = generalized_energy_distance(samples, raters), energy_distance_floor(raters, num_samples)
     assert within_chance(ged, floor)
-    # The test can fail: a fused mask, or readers of another case, are far off.
+    # The test can fail: a fused mask, or raters of another case, are far off.
     assert not within_chance(generalized_energy_distance(fuse_masks(raters), raters), floor)
     assert not within_chance(generalized_energy_distance(samples.roll(1, 0), raters), floor)
 
 
 @pytest.mark.parametrize("num_samples", [4, 16])
-def test_drawing_from_the_population_of_readers(num_samples):
-    # Sixteen samples and four readers of one population: V costs D (1/N + 1/R), U nothing.
-    everyone = readers(600, 4 + num_samples, seed=2)
+def test_drawing_from_the_population_of_raters(num_samples):
+    # Sixteen samples and four raters of one population: V costs D (1/N + 1/R), U nothing.
+    everyone = random_raters(600, 4 + num_samples, seed=2)
     raters, samples = everyone[:, :4], everyone[:, 4:]
     spread = sample_diversity(everyone)
     v, u = (generalized_energy_distance(samples, raters, unbiased=unbiased) for unbiased in (False, True))
@@ -156,7 +156,7 @@ def test_drawing_from_the_population_of_readers(num_samples):
 
 
 @pytest.mark.data
-def test_drawing_from_real_readers_reaches_the_floor(unpack):
+def test_drawing_from_real_raters_reaches_the_floor(unpack):
     folder = unpack("lidc_idri_slices_train_val.tar.xz", r"/LIDC-IDRI-000[1-4]/.*mask-", stop_at="/LIDC-IDRI-0006/")
     slices = sorted(folder.rglob("mask-0/*.png"))
     masks = np.stack(

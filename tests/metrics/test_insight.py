@@ -25,7 +25,7 @@ def test_hand_worked_values():
     samples, raters = case(FULL, TOP), case(TOP, LEFT, EMPTY)
     assert maximum_dice(samples, raters).item() == pytest.approx((1 + 2 / 3 + 0) / 3, abs=1e-12)
     index = {name: value.item() for name, value in collective_insight(samples, raters).items()}
-    # The union of the samples is everything; the readers' three pixels are in it.
+    # The union of the samples is everything; the raters' three pixels are in it.
     assert index["sensitivity"] == 1
     # Differences: full-top 0 0 1 1, variance 1/4. Top-left 0 1 -1 0: 1/2; top-empty 1 1 0 0: 1/4; left-empty 1/4.
     assert index["agreement"] == pytest.approx(1 - (0 + 1 / 4) / 2, abs=1e-12)
@@ -64,7 +64,7 @@ def test_equal_loops_over_pairs(seed, random_case):
         # sensitivity, maximum Dice, agreement, score
         ([EMPTY] * 3, [EMPTY] * 4, (1, 1, 1, 1)),
         ([FULL] * 2, [FULL] * 2, (1, 1, 1, 1)),
-        # Copies of a reader have V_min = 0, different readers here 1/4.
+        # Copies of a rater have V_min = 0, different raters here 1/4.
         ([TOP, LEFT, EMPTY] * 2, [TOP, LEFT, EMPTY], (1, 1, 7 / 8, 3 * (7 / 8) / (2 + 7 / 8))),
         ([FULL] * 3, [EMPTY] * 4, (0, 0, 1, 0)),
         ([EMPTY] * 3, [FULL] * 4, (0, 0, 1, 0)),

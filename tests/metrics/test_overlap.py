@@ -42,7 +42,7 @@ def test_equals_monai(seed, ignore_empty, random_case):
 
 def test_fusion_levels_and_ties():
     votes = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
-    masks = votes.T[None, :, None, :]  # four readers, five pixels with 0 to 4 votes
+    masks = votes.T[None, :, None, :]  # four raters, five pixels with 0 to 4 votes
     assert fuse_masks(masks).shape == (1, 1, 1, 5)
     assert fuse_masks(masks).flatten().tolist() == [False, False, True, True, True]
     assert fuse_masks(masks, tie="background").flatten().tolist() == [False, False, False, True, True]
@@ -88,12 +88,12 @@ def test_channels_that_differ_are_named():
 
 def test_consensus_metrics_fuse_both_sides():
     samples, raters = case(FULL, TOP, TOP), case(TOP, LEFT, EMPTY, EMPTY)
-    # Samples fuse to the top row; the readers agree by two on the top left pixel alone.
+    # Samples fuse to the top row; the raters agree by two on the top left pixel alone.
     assert ConsensusDice()(samples, raters).tolist() == [[pytest.approx(2 / 3)]]
     assert ConsensusIoU()(samples, raters).tolist() == [[pytest.approx(1 / 2)]]
-    # One sample in three suffices: full. One reader in four suffices: three pixels.
+    # One sample in three suffices: full. One rater in four suffices: three pixels.
     assert ConsensusDice(threshold=0.3, level=0.25)(samples, raters).tolist() == [[pytest.approx(6 / 7)]]
-    # More than half of the readers: nothing.
+    # More than half of the raters: nothing.
     assert ConsensusDice(tie="background")(samples, raters).tolist() == [[0]]
     assert ConsensusDice(tie="background", ignore_empty=True)(samples, raters).isnan().all()
 

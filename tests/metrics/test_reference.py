@@ -31,7 +31,7 @@ def reference(samples: np.ndarray, raters: np.ndarray) -> tuple[float, float, fl
         ged_u = 2 * (1 - between).mean() - among_s.sum() / (n * n - n) - among_y.sum() / (r * r - r)
     else:
         ged_u = float("nan")
-    # Every sample gives 1/N, every reader takes 1/R: the optimum is that of the replicated one-to-one matching.
+    # Every sample gives 1/N, every rater takes 1/R: the optimum is that of the replicated one-to-one matching.
     rows = np.kron(np.eye(n), np.ones(r))
     columns = np.kron(np.ones(n), np.eye(r))
     plan = linprog(

@@ -95,7 +95,7 @@ def test_metrics_fuse_both_sides_and_average():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(InputError, match="y: found 2 masks a case, expected one"):
+    with pytest.raises(InputError, match="y: found 2 masks per case, expected one"):
         hausdorff_95(square(4, 4), square(4, 4).repeat(1, 2, 1, 1))
     with pytest.raises(InputError, match="spacing: found 0"):
         hausdorff_95(square(4, 4), square(4, 4), spacing=0)

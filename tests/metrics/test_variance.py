@@ -22,7 +22,7 @@ def test_hand_worked_values():
     assert variance_correlation(a, b).item() == pytest.approx(-1 / 3, abs=1e-12)
     # The same pixel, another amount.
     assert variance_correlation(a, votes(1, 0, 0, 4, slots=4)).item() == pytest.approx(1, abs=1e-12)
-    # 1/2 and 1/4 of the readers at two pixels, variances 1/4 and 3/16; of the samples the other way round.
+    # 1/2 and 1/4 of the raters at two pixels, variances 1/4 and 3/16; of the samples the other way round.
     # (4, 3, 0, 0) and (3, 4, 0, 0) centred: covariance 24 - 49 / 4, power 25 - 49 / 4.
     swapped = variance_correlation(votes(1, 2, 0, 4, slots=4), votes(2, 1, 0, 0, slots=4))
     assert swapped.item() == pytest.approx((24 - 49 / 4) / (25 - 49 / 4), abs=1e-12)
@@ -49,10 +49,10 @@ def test_identical_sets_correlate_perfectly():
     ("samples", "raters"),
     [
         (votes(0, 0, 0, slots=3), votes(0, 0, 0, slots=4)),  # all empty
-        (votes(1, 0, 0, slots=3), votes(4, 0, 0, slots=4)),  # readers agree
-        (votes(1, 0, 0, slots=3), votes(1, 0, 0, slots=1)),  # one reader
+        (votes(1, 0, 0, slots=3), votes(4, 0, 0, slots=4)),  # raters agree
+        (votes(1, 0, 0, slots=3), votes(1, 0, 0, slots=1)),  # one rater
         (votes(1, 0, 0, slots=1), votes(2, 0, 0, slots=4)),  # one sample
-        (votes(1, 0, 0, slots=3), votes(2, 2, 2, slots=4)),  # readers disagree alike everywhere
+        (votes(1, 0, 0, slots=3), votes(2, 2, 2, slots=4)),  # raters disagree alike everywhere
     ],
 )
 def test_undefined_cases(samples, raters):

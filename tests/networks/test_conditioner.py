@@ -53,7 +53,7 @@ def test_context_reaches_across_the_image() -> None:
 
 
 def test_mean_mask_is_learned(make_segmenter) -> None:
-    """Two of four readers mark the bright square: the head comes to say one half there, and nothing elsewhere."""
+    """Two of four raters mark the bright square: the head comes to say one half there, and nothing elsewhere."""
     network = make_segmenter()
     network.conditioner = make_conditioner(context_channels=(16, 24))
     training = DenoisingNetwork(network).train()
@@ -124,7 +124,7 @@ def test_refusals() -> None:
         make_conditioner(trainable=False, context_channels=(16, 24))
     with pytest.raises(ValueError, match="never be trained"):
         make_conditioner(trainable=False, image_encoder="efficientnet-lite0")
-    with pytest.raises(ValueError, match="is for images"):
+    with pytest.raises(ValueError, match="is for 2D images"):
         make_conditioner(dims=3, image_encoder="efficientnet-lite0")
     with pytest.raises(ValueError, match="multiple of 16"):
         make_conditioner(context_channels=(16, 16, 16))(torch.rand(1, 1, 24, 32))

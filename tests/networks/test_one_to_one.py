@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from medseglatdiff_monai.ensemble.inferer import EnsembleInferer, drawing_settings
+from medseglatdiff_monai.ensemble.inferer import EnsembleInferer, sampling_settings
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks import OneToOneSegmenter, SegmentationLoss, SegmentingNetwork
 from medseglatdiff_monai.predict.record import describe_steps
@@ -51,7 +51,7 @@ def test_inferer_takes_it_for_a_segmenter_without_disagreement() -> None:
 
 def test_record_says_that_there_is_no_sampler_whatever_the_settings() -> None:
     """And so does the panel, which is made from the record."""
-    record = drawing_settings(EnsembleInferer(num_inference_steps=7, sampler="dpm++"), OneToOneSegmenter(Scaled()))
+    record = sampling_settings(EnsembleInferer(num_inference_steps=7, sampler="dpm++"), OneToOneSegmenter(Scaled()))
     assert (record["sampler"], record["num_inference_steps"], record["noise_scale"]) == (None, 1, None)
     assert describe_steps({**record, "seed": 0}) == "one mask, no steps"
 

@@ -344,7 +344,7 @@ def test_fewer_samples_are_fused_as_all_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("others", [0, 1])
 def test_an_empty_band_is_no_curve(data: Path, tmp_path: Path, scored: list[str], others: int) -> None:
-    """One reader and a system without spread: no pixel lies in the band."""
+    """One rater and a system without spread: no pixel lies in the band."""
     suite = write_suite(tmp_path)
     results = run_suite(suite, data, tmp_path / "out", LUNG, systems=["U-Net"])
     empty = {"count": [0.0, 0.0], "confidence": [None, None], "target": [None, None]}

@@ -101,7 +101,7 @@ def test_results_carry_costs_versions_and_comparisons(done: Path) -> None:
         # Cases without a consensus are without Dice for both, so differences of means are means of differences.
         assert row["mean"] == pytest.approx(means[0] - means[1])
         assert row["p_holm"] >= row["p"]
-    # A deterministic system is scored with two equal samples: their correlation with the readers is defined, as 0.
+    # A deterministic system is scored with two equal samples: their correlation with the raters is defined, as 0.
     assert results["not_applicable"] == {}
     assert rows(done, system="U-Net", metric="ncc")[0]["mean"] == 0.0
     assert {entry["num_samples"] for entry in results["evaluations"] if entry["system"] == "U-Net"} == {2}
@@ -180,13 +180,13 @@ def test_no_time_is_said(data: Path, suite: Path, tmp_path: Path) -> None:
     assert {entry["what"] for entry in results["left_out"]} == {"Ours, seed 0", "U-Net, seed 0"}
 
 
-def test_one_reader_names_what_does_not_apply_and_goes_on(tmp_path: Path) -> None:
+def test_one_rater_names_what_does_not_apply_and_goes_on(tmp_path: Path) -> None:
     data = write_prepared(tmp_path / "data", SKIN, training=4, validation=2)
     path = write_suite(tmp_path, systems=SUITE["systems"][:1], metrics=["ged_v", "ged_u", "ncc", "dice"],
                        evaluations=[{"name": "e", "num_samples": 2}])  # fmt: skip
     results = run_suite(path, data, tmp_path / "out", SKIN, **sizes(SKIN))
     assert results["failures"] == []
-    reason = "needs at least two readers, the data set has one"
+    reason = "needs at least two raters, the data set has one"
     assert results["not_applicable"] == {"GED, unbiased, Ours, e": reason, "NCC, Ours, e": reason}
     (row,) = rows(tmp_path / "out", metric="ged_v")
     assert np.isfinite(row["mean"])

@@ -1,4 +1,4 @@
-"""CHASE_DB1: retinal fundus images of both eyes of children, vessels drawn by two observers.
+"""CHASE_DB1: retinal fundus images of both eyes of children, vessels outlined by two observers.
 
 Layout: ``Image_NNL.jpg`` with ``Image_NNL_1stHO.png`` and ``Image_NNL_2ndHO.png``, and the same for the right eye (R).
 The two eyes of a child are alike, so groups are patients.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from .images import read_image, read_masks
-from .source import CaseStub, PreparedCase, Source, SourceInfo
+from .source import Case, PreparedCase, Source, SourceInfo
 
 __all__ = ["CHASESource"]
 
@@ -35,10 +35,10 @@ class CHASESource(Source):
         """Only images and masks are needed."""
         return member_name.lower().endswith((".jpg", ".png"))
 
-    def find_cases(self, src: Path | None) -> list[CaseStub]:
-        """One stub an eye."""
+    def find_cases(self, src: Path | None) -> list[Case]:
+        """One case per eye."""
         assert src is not None  # src_required
-        stubs = []
+        cases = []
         for path in src.rglob("Image_*.jpg"):
             match = re.fullmatch(r"Image_(\d+)([LR])", path.stem)
             if match is None:
@@ -48,13 +48,13 @@ class CHASESource(Source):
                 if not mask.is_file():
                     raise InputError(f"{path}: has no mask; expected {mask}.")
             files = (str(path), *(str(mask) for mask in masks))
-            stubs.append(CaseStub(path.stem, match[1], files, {"image": path.stem}, files))
-        if not stubs:
+            cases.append(Case(path.stem, match[1], files, {"image": path.stem}, files))
+        if not cases:
             raise InputError(f"{src}: no Image_NNL.jpg or Image_NNR.jpg in it; expected the files of CHASE_DB1.")
-        return stubs
+        return cases
 
-    def read(self, stub: CaseStub) -> Iterator[PreparedCase]:
+    def read(self, case: Case) -> Iterator[PreparedCase]:
         """The image at native size."""
-        image_path, *mask_paths = (Path(path) for path in stub.payload)
+        image_path, *mask_paths = (Path(path) for path in case.payload)
         image = read_image(image_path)
-        yield PreparedCase(stub.key, image.array, read_masks(mask_paths, image_path, image.array))
+        yield PreparedCase(case.key, image.array, read_masks(mask_paths, image_path, image.array))

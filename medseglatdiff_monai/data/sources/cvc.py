@@ -13,11 +13,11 @@ from pathlib import Path
 
 from ...errors import InputError
 from .images import find_images, read_image, read_masks
-from .source import CaseStub, PreparedCase, Source, SourceInfo
+from .source import Case, PreparedCase, Source, SourceInfo
 
 __all__ = ["CVCSource"]
 
-# First frame of sequences 1 to 29, as published with the data set; frames are numbered through, 1 to 612.
+# First frame of sequences 1 to 29, as published with the data set; frames are numbered 1 to 612 throughout.
 SEQUENCE_STARTS = (
     *(1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429, 448, 467),
     *(479, 504, 529, 547, 572, 592),
@@ -55,8 +55,8 @@ class CVCSource(Source):
         """Only frames and masks are needed."""
         return member_name.lower().endswith((".png", ".tif", ".tiff", ".bmp"))
 
-    def find_cases(self, src: Path | None) -> list[CaseStub]:
-        """One stub a frame; a PNG folder is preferred to a TIF folder beside it."""
+    def find_cases(self, src: Path | None) -> list[Case]:
+        """One case per frame; a PNG folder is preferred to a TIF folder beside it."""
         assert src is not None  # src_required
         folders = sorted(
             (path for path in [src / IMAGE_FOLDER, *src.rglob(IMAGE_FOLDER)] if path.is_dir()),
@@ -71,15 +71,15 @@ class CVCSource(Source):
         masks = find_images(mask_folder) if mask_folder.is_dir() else {}
         if not images:
             raise InputError(f"{folders[0]}: holds no image; expected frames 1.png to {NUM_FRAMES}.png.")
-        stubs = []
+        cases = []
         for name, path in images.items():
             if name not in masks:
                 raise InputError(f"{path}: has no mask; expected {mask_folder / path.name}.")
             sequence = self._find_sequence(name, path)
-            case = f"sequence-{sequence}_frame-{name}"
+            key = f"sequence-{sequence}_frame-{name}"
             files = (str(path), str(masks[name]))
-            stubs.append(CaseStub(case, sequence, files, {"frame": name, "image": name}, files))
-        return stubs
+            cases.append(Case(key, sequence, files, {"frame": name, "image": name}, files))
+        return cases
 
     def _find_sequence(self, name: str, path: Path) -> str:
         if self.sequences is not None:
@@ -90,19 +90,19 @@ class CVCSource(Source):
             return self.sequences[name]
         if not name.isdecimal() or not 1 <= int(name) <= NUM_FRAMES:
             raise InputError(
-                f"{path}: no frame of CVC-ClinicDB (1 to {NUM_FRAMES}); give frames of your own a --sequences-file "
+                f"{path}: not a frame of CVC-ClinicDB (1 to {NUM_FRAMES}); give your own frames a --sequences-file "
                 "(frame,sequence)."
             )
         return str(bisect_right(SEQUENCE_STARTS, int(name)))
 
-    def read(self, stub: CaseStub) -> Iterator[PreparedCase]:
+    def read(self, case: Case) -> Iterator[PreparedCase]:
         """The frame at native size."""
-        image_path, mask_path = (Path(path) for path in stub.payload)
+        image_path, mask_path = (Path(path) for path in case.payload)
         image = read_image(image_path)
-        yield PreparedCase(stub.key, image.array, read_masks([mask_path], image_path, image.array))
+        yield PreparedCase(case.key, image.array, read_masks([mask_path], image_path, image.array))
 
     def default_split(self, groups: Sequence[str]) -> dict[str, str] | None:
-        """Sequences 19-23 for validation, 24-29 for test; None for sequences of the user's own."""
+        """Sequences 19-23 for validation, 24-29 for test; None for the user's own sequences."""
         if self.sequences is not None and not all(group.isdecimal() for group in groups):
             return None
         side = dict.fromkeys(VALIDATION_SEQUENCES, "validation") | dict.fromkeys(TEST_SEQUENCES, "test")

@@ -1,4 +1,4 @@
-"""Anyone's own images, or NIfTI volumes, with one mask folder a rater, matched by file name.
+"""Anyone's own images, or NIfTI volumes, with one mask folder per rater, matched by file name.
 
 Either ``--images DIR --masks DIR1,DIR2,…``, or SRC with ``images/`` and ``masks/`` (one rater), ``masks-0/``,
 ``masks-1/``, … or ``masks/<rater>/``. A mask has its image's name, whatever the suffix, or the name followed by
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from .images import IMAGE_SUFFIXES, find_images, read_image, read_masks
-from .source import CaseStub, PreparedCase, Source, SourceInfo, natural_key
+from .source import Case, PreparedCase, Source, SourceInfo, natural_key
 
 __all__ = ["FolderSource"]
 
@@ -21,7 +21,7 @@ MASK_ENDINGS = ("", "_mask", "_segmentation", "_seg")
 
 
 class FolderSource(Source):
-    r"""Images and masks of one's own; every image is a group of its own unless `group_pattern` says otherwise.
+    r"""The user's own images and masks; every image is its own group unless `group_pattern` says otherwise.
 
     Masks: labels 0 and 1 (value > 0), or 0 to 255 (value > 127). Images of 8 bits (grey or RGB) become PNG, grey images
     of 16 bits and 2D NIfTI become NIfTI. With `volumes` every file is a NIfTI volume of grey values and is kept whole,
@@ -29,7 +29,7 @@ class FolderSource(Source):
 
     Args:
         images: image folder, if not SRC/images.
-        masks: mask folders, one a rater, as a list or separated by commas.
+        masks: mask folders, one per rater, as a list or separated by commas.
         group_pattern: regular expression searched in the image's name without suffix; its first group, or the whole
             match, is the case's group, e.g. ``^(patient\d+)_``.
         volumes: the images are NIfTI volumes.
@@ -66,15 +66,15 @@ class FolderSource(Source):
         self.images = images
         self.masks = [str(name).strip() for name in names if str(name).strip()]
         if masks is not None and not self.masks:
-            raise InputError("--masks is empty; give one folder a rater, separated by commas.")
+            raise InputError("--masks is empty; give one folder per rater, separated by commas.")
         try:
             self.group_pattern = None if group_pattern is None else re.compile(str(group_pattern))
         except re.error as error:
             raise InputError(f"--group-pattern {group_pattern!r}: no regular expression ({error}).") from error
         if self.group_pattern is None:
             self.grouping_warning = (
-                "No --group-pattern: every image is taken for a patient of its own, so images of one patient may land "
-                "in training and in validation, and scores would be too good. Say where a name holds the patient, e.g. "
+                "No --group-pattern: every image counts as another patient, so images of one patient may land in "
+                "training and in validation, and scores would be too good. Say where a name holds the patient, e.g. "
                 r"--group-pattern '^(p\d+)_' for p07_1.png and p07_2.png, or give a --split-file; where every image is "
                 "of another patient, --group-pattern '.+' says so."
             )
@@ -83,8 +83,8 @@ class FolderSource(Source):
         """Only files that can be images."""
         return member_name.lower().endswith(IMAGE_SUFFIXES)
 
-    def find_cases(self, src: Path | None) -> list[CaseStub]:
-        """One stub an image."""
+    def find_cases(self, src: Path | None) -> list[Case]:
+        """One case per image."""
         if src is not None and self.images is not None:
             raise InputError("the source 'folder' takes SRC or --images with --masks, not both.")
         if self.images is not None:
@@ -97,12 +97,12 @@ class FolderSource(Source):
             if not folder.is_dir():
                 raise InputError(f"{folder}: no such folder.")
         if len(set(mask_folders)) < len(mask_folders):
-            raise InputError(f"--masks names {mask_folders[0]} or another folder twice; give one folder a rater.")
+            raise InputError(f"--masks names {mask_folders[0]} or another folder twice; give one folder per rater.")
         images = find_images(image_folder)
         if not images:
             raise InputError(f"{image_folder}: holds no image; expected {', '.join(IMAGE_SUFFIXES)} files.")
         masks = [find_images(folder) for folder in mask_folders]
-        stubs = []
+        cases = []
         for stem, path in images.items():
             found = []
             for folder, names in zip(mask_folders, masks, strict=True):
@@ -113,10 +113,10 @@ class FolderSource(Source):
                         "nothing)."
                     )
                 found.append(str(mask))
-            case = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "case"
+            case_id = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "case"
             group = self._find_group(stem, path)
-            stubs.append(CaseStub(stem, group, (case, str(path), found), {"image": stem}, (str(path), *found)))
-        return stubs
+            cases.append(Case(stem, group, (case_id, str(path), found), {"image": stem}, (str(path), *found)))
+        return cases
 
     def _find_group(self, stem: str, path: Path) -> str:
         if self.group_pattern is None:
@@ -124,7 +124,7 @@ class FolderSource(Source):
         match = self.group_pattern.search(stem)
         if match is None:
             raise InputError(
-                f"{path}: --group-pattern {self.group_pattern.pattern!r} does not match {stem!r}; mend the pattern."
+                f"{path}: --group-pattern {self.group_pattern.pattern!r} does not match {stem!r}; fix the pattern."
             )
         group = match[1] if match.re.groups else match[0]
         if not group:
@@ -133,12 +133,12 @@ class FolderSource(Source):
             )
         return group
 
-    def read(self, stub: CaseStub) -> Iterator[PreparedCase]:
+    def read(self, case: Case) -> Iterator[PreparedCase]:
         """The image at native size."""
-        case, image_path, mask_paths = stub.payload
+        case_id, image_path, mask_paths = case.payload
         image = read_image(Path(image_path), self.volumes)
         masks = read_masks([Path(path) for path in mask_paths], Path(image_path), image.array, self.volumes)
-        yield PreparedCase(case, image.array, masks, image.spacing_mm, image.affine)
+        yield PreparedCase(case_id, image.array, masks, image.spacing_mm, image.affine)
 
 
 def _find_layout(src: Path) -> tuple[Path, list[Path]]:
@@ -152,7 +152,7 @@ def _find_layout(src: Path) -> tuple[Path, list[Path]]:
     masks = src / "masks"
     if not numbered and not masks.is_dir():
         raise InputError(
-            f"{src}: no masks/ in it; expected masks/, masks-0/, masks-1/, … or masks/<rater>/, one a rater."
+            f"{src}: no masks/ in it; expected masks/, masks-0/, masks-1/, … or masks/<rater>/, one per rater."
         )
     if numbered and masks.is_dir():
         raise InputError(f"{src}: has masks/ and {numbered[0].name}/; keep one layout, or give --images and --masks.")

@@ -43,7 +43,7 @@ def image_stem(path: Path) -> str:
 
 
 def find_images(folder: Path) -> dict[str, Path]:
-    """Stem to path of the images right in a folder; hidden files are skipped.
+    """Stem to path of the images directly in a folder; hidden files are skipped.
 
     Raises:
         InputError: two files of one stem, such as ``a.png`` and ``a.jpg``.
@@ -64,8 +64,8 @@ def read_image(path: Path, volume: bool = False) -> RasterImage:
     Palette and CMYK images become RGB, an alpha channel is dropped. With `volume` it is a NIfTI volume, always int16.
 
     Raises:
-        InputError: unreadable or truncated file, a volume or none against `volume`, values that neither 8 bits nor
-            int16 can hold.
+        InputError: unreadable or truncated file, a volume although `volume` is False or the reverse, values that
+            neither 8 bits nor int16 can hold.
     """
     if path.name.lower().endswith(NIFTI_SUFFIXES):
         array, spacing_mm, affine = _read_nifti(path, volume)
@@ -83,7 +83,7 @@ def read_mask(path: Path, volume: bool = False) -> np.ndarray:
     """Read a binary mask, (H, W) or with `volume` (H, W, D), uint8 in {0, 1}.
 
     Where no value is above 1 the mask is value > 0 (labels 0 and 1), else value > 127 (0 and 255, grey edges included).
-    Of colour masks the largest channel counts.
+    For colour masks the largest channel counts.
 
     Raises:
         InputError: unreadable file, or values that are neither 0/1 nor 0…255 (a label map of several classes).
@@ -105,17 +105,17 @@ def read_mask(path: Path, volume: bool = False) -> np.ndarray:
         raise InputError(f"{path}: mask values from {array.min()} to {top}; expected 0 and 1, or 0 and 255.")
     if top <= 1:
         return (array > 0).astype(np.uint8)
-    # Without this a map of classes 0…5 would become an empty mask in silence. JPEG noise on an empty mask is none.
+    # Without this a map of classes 0…5 would silently become an empty mask. JPEG noise on an empty mask is no such map.
     if top <= 127 and not path.name.lower().endswith(LOSSY_SUFFIXES):
         raise InputError(
             f"{path}: mask values run up to {top}; expected 0 and 1, or 0 and 255 (threshold > 127). Save one binary "
-            "mask a file."
+            "mask per file."
         )
     return (array > 127).astype(np.uint8)
 
 
 def read_masks(paths: list[Path], image_path: Path, image: np.ndarray, volume: bool = False) -> np.ndarray:
-    """Read one mask a rater and stack them, (R, H, W[, D]) uint8.
+    """Read one mask per rater and stack them, (R, H, W[, D]) uint8.
 
     Raises:
         InputError: as `read_mask`, or a mask whose size is not the image's (names both files and both sizes).
@@ -127,7 +127,7 @@ def read_masks(paths: list[Path], image_path: Path, image: np.ndarray, volume: b
         if mask.shape != expected:
             raise InputError(
                 f"{path} is {_size_text(mask.shape)} (width×height{'×slices' if volume else ''}), its image "
-                f"{image_path} is {_size_text(expected)}; expected the same size: draw or resample the mask on the "
+                f"{image_path} is {_size_text(expected)}; expected the same size: outline or resample the mask on the "
                 "image's grid."
             )
         masks.append(mask)

@@ -1,4 +1,4 @@
-"""ISIC-2018 Task 1: dermoscopy images with one lesion mask each; every image is a group of its own.
+"""ISIC-2018 Task 1: dermoscopy images with one lesion mask each; every image is its own group.
 
 Layout: ``ISIC2018_Task1-2_Training_Input/ISIC_*.jpg`` with
 ``ISIC2018_Task1_Training_GroundTruth/ISIC_*_segmentation.png`` (and the same for Validation and Test, where they are
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from .images import read_image, read_masks
-from .source import CaseStub, PreparedCase, Source, SourceInfo
+from .source import Case, PreparedCase, Source, SourceInfo
 
 __all__ = ["ISICSource"]
 
@@ -35,8 +35,8 @@ class ISICSource(Source):
         """Only images and masks are needed."""
         return member_name.lower().endswith((".jpg", ".jpeg", ".png"))
 
-    def find_cases(self, src: Path | None) -> list[CaseStub]:
-        """One stub an image, wherever in the folder it lies."""
+    def find_cases(self, src: Path | None) -> list[Case]:
+        """One case per image, wherever in the folder it lies."""
         assert src is not None  # src_required
         masks = {path.name[: -len(MASK_ENDING)]: path for path in src.rglob(f"ISIC_*{MASK_ENDING}")}
         images = [path for path in src.rglob("ISIC_*") if path.suffix.lower() in (".jpg", ".jpeg")]
@@ -44,7 +44,7 @@ class ISICSource(Source):
             raise InputError(
                 f"{src}: no ISIC_*.jpg in it; expected ISIC2018_Task1-2_Training_Input/ISIC_*.jpg and its masks."
             )
-        stubs = []
+        cases = []
         for path in images:
             if path.stem not in masks:
                 raise InputError(
@@ -52,11 +52,11 @@ class ISICSource(Source):
                     f"under {src}."
                 )
             files = (str(path), str(masks[path.stem]))
-            stubs.append(CaseStub(path.stem, path.stem, files, files=files))
-        return stubs
+            cases.append(Case(path.stem, path.stem, files, files=files))
+        return cases
 
-    def read(self, stub: CaseStub) -> Iterator[PreparedCase]:
+    def read(self, case: Case) -> Iterator[PreparedCase]:
         """The image at native size."""
-        image_path, mask_path = (Path(path) for path in stub.payload)
+        image_path, mask_path = (Path(path) for path in case.payload)
         image = read_image(image_path)
-        yield PreparedCase(stub.key, image.array, read_masks([mask_path], image_path, image.array))
+        yield PreparedCase(case.key, image.array, read_masks([mask_path], image_path, image.array))

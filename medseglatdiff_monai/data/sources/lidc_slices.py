@@ -1,8 +1,8 @@
-"""LIDC-IDRI nodule crops as published by "LIDC-IDRI-slices": 128×128, 8-bit, four masks a slice.
+"""LIDC-IDRI nodule crops as published by "LIDC-IDRI-slices": 128×128, 8-bit, four masks per slice.
 
-Layout: ``LIDC-IDRI-XXXX/nodule-N/images/slice-K.png`` with ``nodule-N/mask-{0,1,2,3}/slice-K.png``. A mask is a slot,
-not a certain radiologist; an all-zero one is a reader who did not mark the nodule. Each crop is min-max normalised by
-itself.
+Layout: ``LIDC-IDRI-XXXX/nodule-N/images/slice-K.png`` with ``nodule-N/mask-{0,1,2,3}/slice-K.png``. The mask's
+number is a slot, not a certain radiologist; an all-zero mask is of a rater who did not mark the nodule. Each crop is
+min-max normalised by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from .images import read_image, read_masks
-from .source import CaseStub, PreparedCase, Source, SourceInfo, natural_key
+from .source import Case, PreparedCase, Source, SourceInfo, natural_key
 
 __all__ = ["LIDCSlicesSource"]
 
@@ -22,7 +22,7 @@ CROP_SIZE = 128
 
 
 class LIDCSlicesSource(Source):
-    """The published crops; groups are patients, one stub a nodule.
+    """The published crops; groups are patients, one case per nodule.
 
     Args:
         crop: 128, the size of the published crops, or None; nothing else is possible.
@@ -34,7 +34,7 @@ class LIDCSlicesSource(Source):
     info = SourceInfo(
         name="LIDC-IDRI-slices",
         modality="CT",
-        description="LIDC-IDRI nodule crops, 128×128 at native pixel spacing, min-max normalised, four readers.",
+        description="LIDC-IDRI nodule crops, 128×128 at native pixel spacing, min-max normalised, four raters.",
         labels={"0": "background", "1": "nodule"},
         group_unit="patient",
         num_raters=NUM_RATERS,
@@ -51,8 +51,8 @@ class LIDCSlicesSource(Source):
         """Only the PNG files are needed."""
         return member_name.lower().endswith(".png")
 
-    def find_cases(self, src: Path | None) -> list[CaseStub]:
-        """One stub a nodule folder."""
+    def find_cases(self, src: Path | None) -> list[Case]:
+        """One case per nodule folder."""
         assert src is not None  # src_required
         nodules: dict[Path, list[str]] = {}
         for folder, subfolders, files in os.walk(src):
@@ -63,7 +63,7 @@ class LIDCSlicesSource(Source):
         if not nodules:
             raise InputError(f"{src}: no LIDC-XXXX/nodule-N/images/ in it; expected the layout of LIDC-IDRI-slices.")
         return [
-            CaseStub(
+            Case(
                 key=f"{nodule.parent.name}_{nodule.name}",
                 group=nodule.parent.name,
                 payload=(str(nodule), slices),
@@ -77,9 +77,9 @@ class LIDCSlicesSource(Source):
             for nodule, slices in nodules.items()
         ]
 
-    def read(self, stub: CaseStub) -> Iterator[PreparedCase]:
+    def read(self, case: Case) -> Iterator[PreparedCase]:
         """Every slice of the nodule."""
-        nodule, slices = Path(stub.payload[0]), stub.payload[1]
+        nodule, slices = Path(case.payload[0]), case.payload[1]
         if not slices:
             raise InputError(f"{nodule / 'images'}: holds no PNG; unpack the data set again.")
         for name in slices:
@@ -90,7 +90,7 @@ class LIDCSlicesSource(Source):
                     raise InputError(f"{path}: missing mask of {image_path}; expected mask-0 to mask-{NUM_RATERS - 1}.")
             image = read_image(image_path)
             yield PreparedCase(
-                case=f"{stub.key}_{image_path.stem}",
+                case=f"{case.key}_{image_path.stem}",
                 image=image.array,
                 masks=read_masks(mask_paths, image_path, image.array),
             )

@@ -22,14 +22,14 @@ def write_phantom_dicom_series(patient_id: str, output_dir: str | Path, seed: in
     Args:
         patient_id: "LIDC-IDRI-0023".
         output_dir: the series goes to ``output_dir/patient/StudyInstanceUID/SeriesInstanceUID`` (pylidc's layout).
-        seed: of the drawing; the source ``phantom`` draws with its ``phantom_seed``.
+        seed: seed of the anatomy; in the source ``phantom`` it is ``phantom_seed``.
         margin: slices to add above and below the nodules.
 
     Returns:
         The folder of the series; an earlier one of the same series is replaced.
 
     Raises:
-        InputError: as of `load_phantom_scan`, or a negative margin.
+        InputError: as for `load_phantom_scan`, or a negative margin.
     """
     if margin < 0:
         raise InputError(f"margin is {margin}; expected at least 0 slices.")
@@ -67,7 +67,7 @@ def _make_dicom(record: Any, scan: PhantomScan, index: int, number: int) -> Any:
     image.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     image.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
     image.Modality = "CT"
-    image.SeriesDescription = "Synthetic phantom with real reader contours: no patient"
+    image.SeriesDescription = "Synthetic phantom with real rater contours: no patient"
     image.PatientName = "PHANTOM"
     image.PatientID = record.patient_id
     image.StudyInstanceUID = record.study_instance_uid

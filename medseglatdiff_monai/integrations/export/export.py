@@ -1,6 +1,6 @@
 """Bundles for other programs, and TorchScript: (image, noise) → confidence map, sampling unrolled over the steps.
 
-:mod:`~medseglatdiff_monai.integrations.export.onnx` writes the networks apart from each other instead. MONAI's
+:mod:`~medseglatdiff_monai.integrations.export.onnx` writes separate networks instead. MONAI's
 ``ckpt_export`` traces the same network on the image alone, with the noise of the bundle's seed inside.
 """
 

@@ -1,7 +1,7 @@
-"""ONNX of a bundle's networks: conditioner, denoiser and mask decoder, and what the sampling between them needs.
+"""ONNX of a bundle's networks: conditioner, denoiser and mask decoder, and the settings for sampling with them.
 
 The loop over timesteps stays outside the networks, in :mod:`~medseglatdiff_monai.integrations.export.onnx_runner`,
-which needs neither torch nor MONAI: samples, steps and seed are chosen when masks are drawn, not when the bundle is
+which needs neither torch nor MONAI: samples, steps and seed are chosen when masks are sampled, not when the bundle is
 exported.
 """
 
@@ -21,7 +21,7 @@ from monai.utils import optional_import
 from torch import nn
 
 from ...bundle.segmenter import Segmenter, load_segmenter
-from ...ensemble.inferer import drawing_settings
+from ...ensemble.inferer import sampling_settings
 from ...errors import InputError
 from ...files import save_bytes, save_json
 from ...networks.segmenter import LatentDiffusionSegmenter
@@ -31,7 +31,7 @@ from .torchscript import check_exportable
 __all__ = ["export_onnx"]
 
 OPSET = 18
-# What the runner takes over of drawing_settings.
+# Entries of sampling_settings that the runner uses.
 SAMPLING = (
     "num_inference_steps", "sampler", "timestep_power", "last_timestep", "noise_scale", "test_time_augmentation",
 )  # fmt: skip
@@ -81,8 +81,8 @@ def export_onnx(
     segmenter = load_segmenter(bundle, weights, device="cpu", **overrides)
     network = check_exportable(segmenter)
     if len(segmenter.image_size) != 2:
-        raise InputError("The runner of ONNX exports draws masks of images, not of volumes: use --format torchscript.")
-    sampling = drawing_settings(segmenter.inferer, network)
+        raise InputError("The runner of ONNX exports works on images, not on volumes: use --format torchscript.")
+    sampling = sampling_settings(segmenter.inferer, network)
     if sampling["sampler"] not in ("direct", "dpm++", "ddim"):
         raise InputError(
             "The runner of ONNX exports samples with direct, dpm++ or ddim, found "
@@ -136,7 +136,7 @@ def _write(module: nn.Module, inputs: tuple[torch.Tensor, ...], names: list[str]
     batch = torch.export.Dim("batch", min=1, max=65536)
     logger, level = logging.getLogger("torch.onnx"), logging.getLogger("torch.onnx").level
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        # The exporter reports its progress and its own deprecations, of which a user can make nothing.
+        # The exporter reports its progress and its own deprecations, which tell a user nothing.
         warnings.simplefilter("ignore")
         logger.setLevel(logging.ERROR)
         try:

@@ -1,10 +1,10 @@
-"""Draws masks with onnxruntime and numpy alone: no torch, no MONAI. Exports carry a copy of this file.
+"""Samples masks with onnxruntime and numpy alone: no torch, no MONAI. Exports carry a copy of this file.
 
-The networks beside it were written by ``medseglatdiff export BUNDLE --format onnx``; this module holds what stands
+The networks beside it were written by ``medseglatdiff export BUNDLE --format onnx``; this module holds what comes
 between them: the noise, the passes of the direct sampler, the steps of DPM-Solver++(2M) (Lu et al., arXiv 2211.01095)
 or DDIM (Song et al., arXiv 2010.02502, Eq. 12 with sigma = 0), the symmetries of test-time augmentation, and the fusion
-of the masks. Noise is that of PyTorch's CPU generator, number for number, so that an export draws the masks that the
-bundle draws, and not merely masks like them.
+of the masks. Noise is that of PyTorch's CPU generator, number for number, so that an export samples exactly the masks
+that the bundle samples.
 
     segmenter = OnnxSegmenter("lung_onnx")
     result = segmenter(image)      # (B, C, H, W) float32 in [0, 1] → confidence_map, consensus_mask, samples
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 4
-# Of an image in test-time augmentation: rotations, then mirror images; a rectangle has those below 4.
+# Symmetries of an image in test-time augmentation: rotations, then mirror images; a rectangle has those below 4.
 SYMMETRIES = (0, 3, 5, 6, 1, 2, 4, 7)
 # Masks that go through the networks at once: bounds the memory.
 CHUNK_SIZE = 64
@@ -41,14 +41,14 @@ CHUNK_SIZE = 64
 def torch_normal(seed: int, size: int) -> np.ndarray:
     """``torch.randn(size, generator=torch.Generator().manual_seed(seed))`` without torch, for at least 16 numbers.
 
-    PyTorch draws 24-bit uniform numbers from MT19937 and turns each block of 16 into normal ones by Box and Muller's
-    transform; the last 16 are drawn anew where ``size`` is not a multiple of 16. Equal up to rounding (1e-6).
+    PyTorch takes 24-bit uniform numbers from MT19937 and converts each block of 16 into normal ones by Box and Muller's
+    transform; the last 16 are generated again where ``size`` is not a multiple of 16. Equal up to rounding (1e-6).
 
     Raises:
-        ValueError: fewer than 16 numbers, which PyTorch draws in another way.
+        ValueError: fewer than 16 numbers, which PyTorch generates in another way.
     """
     if size < 16:
-        raise ValueError(f"size is {size}: expected at least 16. Draw the noise elsewhere and pass it as `noise`.")
+        raise ValueError(f"size is {size}: expected at least 16. Generate the noise elsewhere and pass it as `noise`.")
     generator = np.random.MT19937()
     # RandomState seeds its bit generator in MT19937's original way, as PyTorch does.
     np.random.RandomState(generator).seed(seed & 0xFFFFFFFF)
@@ -164,11 +164,11 @@ def solve_directly(
     prediction_type: str,
     noise_scale: float = 1.0,
 ) -> np.ndarray:
-    """Latents x_0 (M, d, h, w) in a pass a timestep; before each pass but the first, x_0 is given fresh noise.
+    """Latents x_0 (M, d, h, w) in one pass per timestep; before each pass but the first, x_0 is given fresh noise.
 
     Args:
         denoise: see :func:`solve`.
-        noise: of all passes, stacked: (M, passes · d, h, w), standard normal.
+        noise: noise of all passes, stacked: (M, passes · d, h, w), standard normal.
         alpha_bar: (T,).
         timesteps: see :func:`direct_timesteps`.
         prediction_type: ``"sample"`` or ``"v_prediction"``.
@@ -187,7 +187,7 @@ def solve_directly(
 
 
 def turn(x: np.ndarray, symmetry: int) -> np.ndarray:
-    """Images (..., H, W) turned by the bits of ``symmetry``: 0 up-down, 1 left-right, and then 2 transposed."""
+    """Images (..., H, W) flipped by the bits of ``symmetry``: 0 up-down, 1 left-right, and then 2 transposed."""
     x = x[..., ::-1, :] if symmetry & 1 else x
     x = x[..., ::-1] if symmetry & 2 else x
     return np.ascontiguousarray(x.swapaxes(-1, -2) if symmetry & 4 else x)
@@ -201,7 +201,7 @@ def turn_back(x: np.ndarray, symmetry: int) -> np.ndarray:
 
 
 class OnnxSegmenter:
-    """An exported bundle, ready to draw.
+    """An exported bundle, ready to sample.
 
     Args:
         folder: what ``medseglatdiff export BUNDLE --format onnx`` wrote.
@@ -244,16 +244,16 @@ class OnnxSegmenter:
         cases: Sequence[str] | None = None,
         noise: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
-        """Draw an ensemble for each image; up to 64 masks go through the networks at once.
+        """Sample an ensemble for each image; up to 64 masks go through the networks at once.
 
         Args:
             image: (B, C, H, W) float32 in [0, 1], after the bundle's preprocessing.
-            num_samples: N masks an image; by default the bundle's.
-            num_inference_steps: denoiser calls a mask; by default the bundle's.
+            num_samples: N masks per image; by default the bundle's.
+            num_inference_steps: denoiser calls per mask; by default the bundle's.
             seed: seed of the noise; by default the bundle's.
             cases: B case ids that the noise belongs to; without them all images share the noise of (seed, sample).
-            noise: (B, N, d, h, w) standard normal, instead of the noise drawn here; of more than one pass of the direct
-                sampler (B, N, passes · d, h, w).
+            noise: (B, N, d, h, w) standard normal, instead of the noise generated here; for more than one pass of
+                the direct sampler (B, N, passes · d, h, w).
 
         Returns:
             ``samples`` (B, N, H, W) bool, ``logits`` (the same) float32, ``confidence_map`` (B, 1, H, W) float32 in
@@ -333,7 +333,7 @@ class OnnxSegmenter:
         }
 
     def _turns(self, num_samples: int) -> list[int]:
-        """Symmetry in which each sample sees the image: with test-time augmentation each another one."""
+        """Symmetry in which each sample sees the image: with test-time augmentation a different one each."""
         if not self.settings["test_time_augmentation"]:
             return [0] * num_samples
         height, width = self.settings["image_size"]

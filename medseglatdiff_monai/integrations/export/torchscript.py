@@ -24,7 +24,7 @@ def check_exportable(segmenter: Segmenter) -> LatentDiffusionSegmenter:
     """
     if not isinstance(segmenter.network, LatentDiffusionSegmenter):
         raise InputError(
-            f"{segmenter.bundle_dir} holds a {type(segmenter.network).__name__}, which draws no samples. Only "
+            f"{segmenter.bundle_dir} holds a {type(segmenter.network).__name__}, which does not sample. Only "
             "diffusion models are exported; of a one-to-one network trace the network itself."
         )
     inferer = segmenter.inferer
@@ -48,15 +48,15 @@ def export_torchscript(
     Args:
         bundle: folder, or name under ``bundles/``.
         output_file: receives the TorchScript. Called with image (B, C, H, W) in the range of the bundle's
-            preprocessing and standard normal noise (B, N, d, H/f, W/f), of k passes of the sampler ``direct``
+            preprocessing and standard normal noise (B, N, d, H/f, W/f), for k passes of the sampler ``direct``
             (B, N, k · d, H/f, W/f), it returns (B, 1, H, W) in [0, 1]. B is free; N, H and W are those of the trace.
         weights: other weights than the bundle's own.
-        device: where the file will run: the trace keeps the device of what is made on the way.
+        device: where the file will run: the trace keeps the device of tensors made inside.
         overrides: configuration keys.
 
     Raises:
         InputError: see :func:`~medseglatdiff_monai.bundle.segmenter.load_segmenter` and :func:`check_exportable`; a
-            sampler that draws noise at each step; a confidence that is not the mean of the samples.
+            sampler that adds noise at each step; a confidence that is not the mean of the samples.
     """
     segmenter = load_segmenter(bundle, weights, device=device, **overrides)
     network, inferer = check_exportable(segmenter), segmenter.inferer
@@ -67,7 +67,7 @@ def export_torchscript(
         )
     if network.sampler == "ddpm":
         raise InputError(
-            "The sampler 'ddpm' draws noise at every step and cannot be traced: use --sampler dpm++ or ddim."
+            "The sampler 'ddpm' adds noise at every step and cannot be traced: use --sampler dpm++ or ddim."
         )
     image = torch.rand(2, segmenter.in_channels, *segmenter.image_size, device=segmenter.device)
     noise = network.draw_noise(image, network.num_samples, network.seed, ["a", "b"], network.count_passes())

@@ -54,7 +54,7 @@ class BundleModel(PythonModel):
 
         Args:
             context: MLflow's, unused.
-            model_input: images (B, C, H, W), grey values as a file of the bundle's kind holds them; any H and W that
+            model_input: images (B, C, H, W), grey values as in a file of the bundle's kind; any H and W that
                 ``medseglatdiff predict`` takes.
             params: ``num_samples``, ``num_inference_steps`` and ``seed``; 0, 0 and 0 stand for the bundle's own number
                 of samples, its own number of steps, and seed 0.
@@ -104,14 +104,14 @@ def _signature(channels: int) -> ModelSignature:
 
 
 def _requirements() -> list[str]:
-    # A build's own suffix, as in 2.13.0+cpu, is known to no package index.
+    # A build's own suffix, as in 2.13.0+cpu, is in no package index.
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in LIBRARIES]
 
 
 @contextlib.contextmanager
 def _tracking(uri: str) -> Iterator[None]:
     """MLflow's process-wide addresses, put back afterwards; those that were not set are not set again."""
-    # MLflow keeps what is set in these; its getters would give a default, which set would then be everybody's address.
+    # MLflow keeps what is set in these; its getters would give a default, which would then be set for everybody.
     tracking, registry = (os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"))
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
@@ -148,7 +148,7 @@ def log_bundle(opened: Bundle, tracking_uri: str, name: str, experiment_name: st
             {"run_id": run_id} if run_id is not None else {"experiment_id": experiment_id, "run_name": root.name}
         )
         with _tracking(tracking_uri), mlflow.start_run(**where), warnings.catch_warnings():
-            # Of type hints that MLflow would like, and of its own deprecations.
+            # Warnings about type hints that MLflow would like, and about its own deprecations.
             warnings.simplefilter("ignore")
             info = mlflow.pyfunc.log_model(
                 name="segmenter",

@@ -1,4 +1,4 @@
-"""The command `register`: the bundle is looked for before torch and MLflow are imported, which takes seconds."""
+"""The command `register`: the bundle is checked before torch and MLflow are imported, which takes seconds."""
 
 from __future__ import annotations
 

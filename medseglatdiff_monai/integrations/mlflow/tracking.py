@@ -2,10 +2,10 @@
 
 A stage's run holds the parameters, loss, learning rate, validation metrics, codebook use, pictures of validation
 cases, the environment, and which data it was trained on. What is logged each iteration and epoch, and how, is MONAI's
-``MLFlowHandler``; added here are parent runs, resumption, pictures and what happens without a server. Run ids are kept
-in the run folder's ``mlruns.json``, so that a stage that was interrupted goes on in its own run. Without a server all
+``MLFlowHandler``; added here are parent runs, resumption, pictures and the behaviour without a server. Run ids are kept
+in the run folder's ``mlruns.json``, so that an interrupted stage resumes in its own run. Without a server all
 goes to one SQLite file beside the models (MLflow 3 takes no plain folder as a store); a server that does not answer
-never stops a training: the log goes on in that file.
+never stops a training: the log continues in that file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from monai.utils import flatten_dict
 
 from ...data.datalist import load_dataset_info
 from ...files import save_json
-from ...plots.comparison import ComparedCase, draw_comparison
+from ...plots.comparison import ComparedCase, plot_comparison
 
 __all__ = ["RunTracker", "open_store", "read_run_ids", "sqlite_uri", "tracked_values"]
 
@@ -43,7 +43,7 @@ RECORD = "mlruns.json"
 DIFFUSION = "diffusion"
 # Stages whose validation samples masks.
 SEGMENTER_STAGES = (DIFFUSION, "scoring")
-# A server that is down must not hold a training up; MLflow's own patience is minutes for every call.
+# A server that is down must not delay a training; MLflow itself waits minutes for every call.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -51,7 +51,7 @@ PATIENCE = {
 }
 # MLflow refuses longer values, and longer lists of parameters.
 MAX_PARAMETER, MAX_DIGEST, MAX_PARAMETERS = 500, 36, 100
-# Of the top-level keys: an address may hold a password, and a deadline is the reading of one machine's clock.
+# Top-level keys that are not logged: an address may hold a password, and a deadline depends on one machine's clock.
 UNTRACKED = ("tracking_uri", "deadline")
 
 
@@ -114,7 +114,7 @@ def _without_password(uri: str) -> str:
 
 
 def tracked_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The top-level keys of a configuration whose value is a number, a text, a truth value, or a list of those.
+    """The top-level keys of a configuration whose value is a number, a string, a Boolean, or a list of those.
 
     Args:
         values: ids of the configuration and what they were resolved to; nested ids hold ``::``.
@@ -148,7 +148,7 @@ class RunTracker(MLFlowHandler):
         validator: the stage's evaluator.
         experiment_name: MLflow experiment.
         log_interval: iterations between two entries of loss and learning rate.
-        num_panel_cases: cases of the first validation batch that are drawn after each validation; 0 for none.
+        num_panel_cases: cases of the first validation batch that are plotted after each validation; 0 for none.
         last: whether the parent run is finished with this stage.
     """
 
@@ -213,7 +213,7 @@ class RunTracker(MLFlowHandler):
             super().epoch_completed(engine)
 
     def complete(self) -> None:
-        """End the stage's run; one that a time limit stopped goes on another time."""
+        """End the stage's run; one that a time limit stopped resumes another time."""
         self._end("KILLED" if self._trainer.should_terminate else "FINISHED")
 
     def _open(self, uri: str) -> None:
@@ -244,7 +244,7 @@ class RunTracker(MLFlowHandler):
                     client.update_run(run_id, status="RUNNING")
                     return run_id
             except MlflowException as error:
-                # Deleted for good, or a new database at the old address: begin anew. Silence is no such answer.
+                # Deleted for good, or a new database at the old address: start over. Silence is no such answer.
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
         return client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
@@ -296,7 +296,7 @@ class RunTracker(MLFlowHandler):
             self.client.log_text(run_id, json.dumps(config, indent=2) + "\n", f"configs/{path.name}")
 
     def _send(self, call: Callable[[], Any]) -> None:
-        """Make a call of the client; where the store fails, say so and go on in the file beside the models."""
+        """Make a call of the client; where the store fails, say so and continue in the file beside the models."""
         local = sqlite_uri(self.output_dir)
         try:
             if self.cur_run is None:
@@ -310,14 +310,14 @@ class RunTracker(MLFlowHandler):
         except Exception as error:
             reason = type(error).__name__
             if not isinstance(error, ConnectionError | requests.RequestException) and str(error).strip():
-                # Of a connection the name says it; the rest is addresses of objects.
+                # For a connection the name says it; the rest is addresses of objects.
                 reason = str(error).strip().splitlines()[0][:200]
             if self.tracking_uri == local:
-                logger.warning("MLflow: %s cannot be written (%s); training goes on without a record.", local, reason)
+                logger.warning("MLflow: %s cannot be written (%s); training continues without a record.", local, reason)
                 self.tracking_uri, self.cur_run = None, None
                 return
             logger.warning(
-                "MLflow: %s does not answer (%s). Training goes on and is logged to %s; look at it with "
+                "MLflow: %s does not answer (%s). Training continues and is logged to %s; look at it with "
                 "'mlflow ui --backend-store-uri %s'.",
                 _without_password(str(self.tracking_uri)), reason, local, local,
             )  # fmt: skip
@@ -326,12 +326,12 @@ class RunTracker(MLFlowHandler):
 
     @staticmethod
     def _check(uri: str) -> None:
-        """Whether anything answers at an HTTP address, in seconds and not in MLflow's minutes."""
+        """Whether anything answers at an HTTP address, within seconds instead of MLflow's minutes."""
         if uri.startswith(("http://", "https://")):
             requests.get(uri, timeout=5, stream=True).close()
 
     def _log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """MONAI's, of finite values alone, and to another store where this one fails."""
+        """MONAI's, for finite values only, and to another store if this one fails."""
         found = {key: float(value) for key, value in flatten_dict(metrics).items()}
         finite = {key: value for key, value in found.items() if np.isfinite(value)}
         if finite and self.tracking_uri is not None:
@@ -346,18 +346,18 @@ class RunTracker(MLFlowHandler):
             label = _array(output["label"][row])
             if isinstance(prediction, Mapping):
                 image, samples = _array(output["image"][row]), _array(prediction["samples"][row]) > 0
-                readers = label > 0
+                raters = label > 0
             else:
                 # A codec: its target beside its reconstruction, masks as masks and images at their median.
                 found = _array(prediction[row])
                 image = label
                 level = 0.5 if set(np.unique(label)) <= {0.0, 1.0} else float(np.median(label))
-                samples, readers = found > level, label > level
+                samples, raters = found > level, label > level
             if image.ndim != 3:
-                # Volumes are not drawn.
+                # Volumes are not plotted.
                 return
             name = str(names[row]) if row < len(names) else f"case {row + 1}"
-            cases.append(ComparedCase(name, image.mean(0), readers, samples))
+            cases.append(ComparedCase(name, image.mean(0), raters, samples))
         self._panel = cases
 
     def _log_panel(self, engine: Engine) -> None:
@@ -367,7 +367,7 @@ class RunTracker(MLFlowHandler):
         folder = Path(tempfile.mkdtemp())
         try:
             path = folder / f"epoch_{epoch:04d}.png"
-            draw_comparison(self._panel, path, f"{self.stage}, epoch {epoch}", self._caption())
+            plot_comparison(self._panel, path, f"{self.stage}, epoch {epoch}", self._caption())
             self._send(lambda: self.client.log_artifact(self.cur_run.info.run_id, str(path), "panels"))
         except Exception as error:
             # Hours of training are worth more than their pictures.
@@ -377,8 +377,8 @@ class RunTracker(MLFlowHandler):
 
     def _caption(self) -> str:
         if self.stage in SEGMENTER_STAGES:
-            return "Validation cases: readers and samples"
-        return "Validation cases: target (as reader) and reconstruction (as sample)"
+            return "Validation cases: raters and samples"
+        return "Validation cases: target (as rater) and reconstruction (as sample)"
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
         self._end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")

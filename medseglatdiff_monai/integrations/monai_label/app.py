@@ -1,6 +1,6 @@
 """MONAI Label's ``monaibundle`` app with this package's tasks; its ``main.py`` is written by ``server.layout_app``.
 
-An error that the client can mend is answered with status 422 and ``{"detail": {"error": "INVALID_INPUT", "message"}}``;
+An error that the client can fix is answered with status 422 and ``{"detail": {"error": "INVALID_INPUT", "message"}}``;
 MONAI Label by itself answers every error with status 500 and no word.
 """
 

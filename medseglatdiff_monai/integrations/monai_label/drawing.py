@@ -1,7 +1,7 @@
-"""From a request of MONAI Label to a mask in the image's own axes and the numbers that go with it.
+"""From a request of MONAI Label to a mask in the image's own axes and its measurements.
 
 Voxels clicked in a viewer arrive as ``foreground``, a list of (i, j, k); ``point`` is the same in LPS millimetres. In a
-volume every nodule pointed at is segmented with its neighbouring slices, a picture or a single slice is taken whole.
+volume every nodule pointed at is segmented with its neighbouring slices; a picture or a single slice is used whole.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ...bundle.segmenter import Segmenter
-from ...ensemble.inferer import drawing_settings
+from ...ensemble.inferer import sampling_settings
 from ...errors import InputError
 from ...io.places import find_points, parse_places
 from ...io.reading import RasterInput, VolumeInput, open_input
@@ -30,11 +30,11 @@ __all__ = ["Drawing", "draw_request"]
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a request is answered with.
+    """The answer to a request.
 
     Attributes:
-        mask: consensus, uint8 in {0, 1}; (X, Y, Z) of a NIfTI, (W, H) of a picture: x first, as MONAI Label writes it.
-        affine: (4, 4), voxel index to RAS millimetres; ``None`` of a picture.
+        mask: consensus, uint8 in {0, 1}; (X, Y, Z) for a NIfTI, (W, H) for a picture: x first, as in MONAI Label.
+        affine: (4, 4), voxel index to RAS millimetres; ``None`` for a picture.
         result: JSON values, see :func:`draw_request`.
     """
 
@@ -78,7 +78,7 @@ def draw_request(segmenter: Segmenter, request: Mapping[str, Any]) -> Drawing:
     inferer = segmenter.inferer
     result: dict[str, Any] = {
         "num_samples": inferer.num_samples,
-        "num_inference_steps": drawing_settings(inferer, segmenter.network)["num_inference_steps"],
+        "num_inference_steps": sampling_settings(inferer, segmenter.network)["num_inference_steps"],
         "seed": inferer.seed,
         "interval_percent": list(INTERVAL_PERCENT),
     }

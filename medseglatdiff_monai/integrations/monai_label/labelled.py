@@ -1,7 +1,7 @@
-"""Training on what was labelled in MONAI Label: a prepared folder is made of it, and a bundle goes on from that.
+"""Training on what was labelled in MONAI Label: it becomes a prepared folder, and a bundle trains on.
 
-Pictures are taken whole. Of a volume every connected region of the label is a nodule: a crop is cut around its middle
-out of every axial slice that it touches. With weights at hand the last stage goes on from them and the codecs stay as
+Pictures are used whole. In a volume every connected region of the label is a nodule: a crop is cut around its middle
+out of every axial slice that it touches. With weights at hand the last stage continues from them and the codecs stay as
 they are, so that latents keep their meaning; without, all stages are trained.
 """
 
@@ -98,7 +98,7 @@ def train_labelled(
         items: see :func:`prepare_labelled`.
         output_dir: new folder; gets ``dataset`` and ``run``.
         val_split: share of the images for validation.
-        pretrained: go on from the bundle's weights, if it has any.
+        pretrained: continue from the bundle's weights, if it has any.
         overrides: configuration keys, e.g. ``max_epochs=1``.
 
     Returns:
@@ -123,7 +123,7 @@ def _load(path: Path) -> Any:
 
 
 def _cut_nodules(image: Path, label: Path, images: Path, masks: Path, stem: str, size: int) -> None:
-    """Write a crop a nodule and slice: NIfTI (column, row), int16 and uint8."""
+    """Write one crop per nodule and slice: NIfTI (column, row), int16 and uint8."""
     volume, regions = _load(image), _load(label)
     array = np.asarray(volume.dataobj, dtype=np.float32).reshape(volume.shape[:3])
     marked = np.asarray(regions.dataobj).reshape(regions.shape[:3]) > 0

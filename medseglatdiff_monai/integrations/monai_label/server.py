@@ -29,7 +29,7 @@ from medseglatdiff_monai.integrations.monai_label.app import EnsembleTasks
 class MyApp(EnsembleTasks, monaibundle.MyApp, MONAILabelApp):
     """MONAI Label looks for the class that names MONAILabelApp among its bases."""
 '''
-# monailabel imports two functions that draw images for TensorBoard, of which none is used here. torchvision itself
+# monailabel imports two functions that render images for TensorBoard, of which none is used here. torchvision itself
 # must have been built for the very torch that is installed.
 STAND_IN = '''"""Stands in for torchvision, which is not installed, so that monailabel can be imported."""
 
@@ -128,8 +128,8 @@ def start(
         studies: folder of the images (NIfTI, PNG, JPEG), or the address of a DICOMweb server.
         bundles: bundle folders or names, separated by commas; by default those under bundles/.
         app_dir: folder of the app; keeps the weights that are trained there.
-        host: address to listen on. MONAI Label asks nobody who they are: leave it at this machine's own, or put
-            something that does in front of it.
+        host: address to listen on. MONAI Label has no login: leave it at this machine's own, or put
+            something in front of it that authenticates.
         port: port to listen on.
     """
     chosen = bundles.split(",") if isinstance(bundles, str) else list(bundles or _own_bundles())

@@ -1,7 +1,7 @@
 """Active learning: the image on which the samples disagree most is labelled next.
 
 Disagreement is the mean of 1 - IoU over pairs of samples, what the generalised energy distance calls the diversity of
-the model. A reader's label tells a model most where it does not know, and the ensemble says where that is.
+the model. A rater's label tells a model most where it does not know, and the ensemble says where that is.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Disagreement(Strategy):
         stamp = {"weights": task.weights_stamp(), **options}
         scores: dict[str, float] = {}
         left_out: dict[str, str] = {}
-        pending = drawn = 0
+        pending = scored = 0
         device = {"device": request["device"]} if "device" in request else {}
         for image in images:
             info = datastore.get_image_info(image)
@@ -70,10 +70,10 @@ class Disagreement(Strategy):
             if kept.get("stamp") == {**stamp, **place}:
                 scores[image] = kept["disagreement"]
                 continue
-            if drawn >= most:
+            if scored >= most:
                 pending += 1
                 continue
-            drawn += 1
+            scored += 1
             started = time.monotonic()
             try:
                 value = self._score(task, {**options, **place, "image": datastore.get_image_uri(image), **device})

@@ -40,7 +40,7 @@ WEIGHTS = "model.pt"
 
 
 class EnsembleInferTask(BundleInferTask):
-    """Draws an ensemble: the mask is the consensus, ``params`` of the answer holds sizes with intervals and entropy.
+    """Samples an ensemble: the mask is the consensus, ``params`` of the answer holds sizes with intervals and entropy.
 
     The options ``num_samples``, ``num_inference_steps`` and ``seed`` are the bundle's ``displayable_configs``, which
     its inferer takes.
@@ -63,7 +63,7 @@ class EnsembleInferTask(BundleInferTask):
         )
         if self.valid:
             self._metadata = json.loads((Path(path) / "configs" / "metadata.json").read_text())
-            # Of the answer: the network works on slices, the mask is a volume's.
+            # Dimensions of the answer: the network works on slices, the mask is a volume's.
             self.dimension = 3 if self.clicked else 2
 
     def pre_transforms(self, data: Any = None) -> Sequence[Callable]:
@@ -75,7 +75,7 @@ class EnsembleInferTask(BundleInferTask):
         return []
 
     def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cpu") -> dict[str, Any]:
-        """Draw the request; ``data`` gets ``pred`` (x first) and ``result``."""
+        """Answer the request; ``data`` gets ``pred`` (x first) and ``result``."""
         network = self._get_network(device, data)
         segmenter = Segmenter(
             network=network,
@@ -181,7 +181,7 @@ class EnsembleTrainTask(BundleTrainTask):
 
 
 def publish_weights(weights: Path, models: Path) -> None:
-    """Put weights in the place of ``models/model.pt``, whole or not at all; the former ones are kept beside it."""
+    """Put weights in the place of ``models/model.pt``, completely or not at all; the former ones are kept beside it."""
     target = models / WEIGHTS
     if target.is_file():
         # MONAI Label takes the shortest name of *.pt for the default: any other must be longer.

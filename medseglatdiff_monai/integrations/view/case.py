@@ -1,4 +1,4 @@
-"""What the page looks at, without the page: an opened image, and the ensemble sampled of it.
+"""The content of the page, without the page: an opened image, and the ensemble sampled of it.
 
 A volume is segmented slice by slice from the clicked one as `predict` does, so that the page and the command give the
 same numbers.
@@ -28,7 +28,7 @@ from ...metrics.overlap import dice_score, iou_score
 from ...predict.ensemble import Ensemble, stack_planes
 from ...predict.image import segment_image
 from ...predict.nodule import segment_nodule
-from .readers import cut_masks, load_masks, open_mask_volume
+from .raters import cut_masks, load_masks, open_mask_volume
 
 __all__ = ["OpenCase", "Shown", "open_case"]
 
@@ -38,15 +38,15 @@ class Shown:
     """What the page shows of an ensemble.
 
     Attributes:
-        ensemble: over S slices, 1 of a picture.
+        ensemble: over S slices, 1 for a picture.
         threshold: the bundle's.
-        readers: readers' masks (R, S, h, w) bool, or ``None``.
-        notes: what a reader of the sizes should know.
+        raters: raters' masks (R, S, h, w) bool, or ``None``.
+        notes: remarks for whoever reads the sizes.
     """
 
     ensemble: Ensemble
     threshold: float
-    readers: np.ndarray | None = None
+    raters: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -56,27 +56,27 @@ class Shown:
         return slice(top, bottom), slice(left, right)
 
     def compare(self, threshold: float) -> dict[str, Any]:
-        """The consensus at a threshold against each reader, and the ensemble against all of them.
+        """The consensus at a threshold against each rater, and the ensemble against all of them.
 
         Returns:
-            ``readers``: for each reader ``dice`` and ``iou`` over all slices (both empty → 1); ``ged`` (V-statistic)
+            ``raters``: for each rater ``dice`` and ``iou`` over all slices (both empty → 1); ``ged`` (V-statistic)
             and ``hm_iou`` of the ensemble, which no threshold changes.
 
         Raises:
-            InputError: there are no readers' masks.
+            InputError: there are no raters' masks.
         """
-        if self.readers is None:
-            raise InputError("No readers' masks are open; give them with --readers.")
+        if self.raters is None:
+            raise InputError("No raters' masks are open; give them with --raters.")
         # The functions take (B, N, H, W[, D]).
-        ours = np.broadcast_to(self.ensemble.consensus(threshold), self.readers.shape)[None]
-        dice, iou = (score(ours, self.readers[None], ignore_empty=False)[0] for score in (dice_score, iou_score))
-        readers = [{"dice": float(dice[i]), "iou": float(iou[i])} for i in range(len(self.readers))]
-        return {"readers": readers, **self._ensemble_scores}
+        ours = np.broadcast_to(self.ensemble.consensus(threshold), self.raters.shape)[None]
+        dice, iou = (score(ours, self.raters[None], ignore_empty=False)[0] for score in (dice_score, iou_score))
+        raters = [{"dice": float(dice[i]), "iou": float(iou[i])} for i in range(len(self.raters))]
+        return {"raters": raters, **self._ensemble_scores}
 
     @functools.cached_property
     def _ensemble_scores(self) -> dict[str, float]:
-        assert self.readers is not None  # `compare` has looked
-        ours, truth = self.ensemble.samples[None], self.readers[None]
+        assert self.raters is not None  # `compare` has looked
+        ours, truth = self.ensemble.samples[None], self.raters[None]
         return {
             "ged": float(generalized_energy_distance(ours, truth)[0]),
             "hm_iou": float(hungarian_matched_iou(ours, truth)[0]),
@@ -89,14 +89,14 @@ class OpenCase:
 
     Attributes:
         source: what was opened.
-        readers: readers' masks (R, H, W) bool of a picture, opened mask volumes of a volume, or ``None``.
+        raters: raters' masks (R, H, W) bool of a picture, opened mask volumes of a volume, or ``None``.
         segmenter: the loaded bundle.
-        num_slices: from the feet upwards; 1 of a picture.
+        num_slices: from the feet upwards; 1 for a picture.
         needs_point: whether it must be said where the nodule is.
     """
 
     source: RasterInput | VolumeInput
-    readers: np.ndarray | tuple[NiftiInput, ...] | None
+    raters: np.ndarray | tuple[NiftiInput, ...] | None
     segmenter: Segmenter
     num_slices: int
     needs_point: bool
@@ -147,7 +147,7 @@ class OpenCase:
             progress: called with the number of slices that are done.
 
         Raises:
-            InputError: a number below 1, a point that is missing, not needed or outside, readers' masks that do not
+            InputError: a number below 1, a point that is missing, not needed or outside, raters' masks that do not
                 fit, an image that the network cannot take.
         """
         if num_samples < 1 or num_inference_steps < 1:
@@ -167,30 +167,30 @@ class OpenCase:
                 progress(1)
         notes = [
             f"Towards the {side} the {'scan' if end == 'volume' else 'search'} ends while the consensus is not empty: "
-            "the volume is a part."
+            "the volume covers only part of the nodule."
             for side, end in (found.find_cut_ends() if found.voxel_mm3 is not None else [])
         ]
-        readers = cut_masks(self.readers, found.planes, segmenter.crop_size)
-        return Shown(found, sampling.threshold, readers, tuple(notes))
+        raters = cut_masks(self.raters, found.planes, segmenter.crop_size)
+        return Shown(found, sampling.threshold, raters, tuple(notes))
 
 
 def open_case(
-    path: str | Path, segmenter: Segmenter, readers: str | Path | Sequence[str | Path] | None = None
+    path: str | Path, segmenter: Segmenter, raters: str | Path | Sequence[str | Path] | None = None
 ) -> OpenCase:
     """Open an image for the page.
 
     Args:
         path: PNG, JPEG or NIfTI file, or a folder with one DICOM series.
         segmenter: the loaded bundle.
-        readers: masks to compare with: a file of a prepared folder (``masks/CASE.nii.gz``, one channel per reader),
-            one PNG or NIfTI per reader, or for a volume one NIfTI per reader on the volume's own grid. Several as a
+        raters: masks to compare with: a file of a prepared folder (``masks/CASE.nii.gz``, one channel per rater),
+            one PNG or NIfTI per rater, or for a volume one NIfTI per rater on the volume's own grid. Several as a
             list, or text with commas between.
 
     Raises:
         InputError: see :func:`~medseglatdiff_monai.io.open_input`; masks of another size or grid than the image.
     """
     source = open_input(path, segmenter.in_channels)
-    names = [part.strip() for part in readers.split(",")] if isinstance(readers, str) else readers
+    names = [part.strip() for part in raters.split(",")] if isinstance(raters, str) else raters
     paths = [Path(name) for name in ([names] if isinstance(names, Path) else names or []) if str(name)]
     if isinstance(source, RasterInput):
         return OpenCase(source, load_masks(paths, source.size, source), segmenter, 1, False, _only(source.read_plane()))

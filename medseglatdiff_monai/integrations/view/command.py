@@ -21,7 +21,7 @@ __all__ = ["view"]
 def view(
     input: str | Path | None = None,
     bundle: str | Path = "lung_nodule_ct_latent_diffusion",
-    readers: str | Sequence[str] | None = None,
+    raters: str | Sequence[str] | None = None,
     point: Any = None,
     weights: str | Path | None = None,
     experiment: str | Path | None = None,
@@ -36,12 +36,12 @@ def view(
     The page is served on this computer alone, until it is interrupted. Needs the extra 'view'.
 
     Example: medseglatdiff view SERIES --point=-62.5,41,-120
-    Example: medseglatdiff view data/lidc/images/CASE.nii.gz --readers data/lidc/masks/CASE.nii.gz
+    Example: medseglatdiff view data/lidc/images/CASE.nii.gz --raters data/lidc/masks/CASE.nii.gz
 
     Args:
         input: a PNG or JPEG image, a NIfTI file, or a folder with one DICOM series; it can also be opened later.
         bundle: bundle folder, or a name under bundles/.
-        readers: raters' masks: a prepared file with a channel per rater, or a PNG or NIfTI file per rater with commas
+        raters: raters' masks: a prepared file with a channel per rater, or a PNG or NIfTI file per rater with commas
             between; of a volume NIfTI on its own grid.
         point: x,y,z of the nodule in patient millimetres (LPS); without it the nodule is clicked in the page.
         weights: other weights than the bundle's own.
@@ -60,8 +60,8 @@ def view(
             "The page needs NiceGUI, which is not installed; expected the extra 'view': "
             "pip install -e '.[view]' in the source tree. 'medseglatdiff report' makes a page without it."
         )
-    if input is None and (readers is not None or point is not None):
-        raise InputError("--readers and --point belong to an image; give its path, too.")
+    if input is None and (raters is not None or point is not None):
+        raise InputError("--raters and --point belong to an image; give its path, too.")
     if not 1 <= port <= 65535:
         raise InputError(f"--port is {port!r}; expected a number from 1 to 65535.")
     _check_port(port)
@@ -73,7 +73,7 @@ def view(
     with heavy_imports():
         from .page import serve
 
-    serve(segmenter, input, readers, places[0][1] if places else None, num_samples, seed, port, show)
+    serve(segmenter, input, raters, places[0][1] if places else None, num_samples, seed, port, show)
 
 
 def _check_port(port: int) -> None:

@@ -30,15 +30,15 @@ class Start:
 
     Attributes:
         path: image, or ``None``.
-        readers: its readers' masks.
+        raters: its raters' masks.
         point: its nodule, LPS millimetres; segmented at once if given, or not needed.
         num_samples: of the ensemble.
-        num_inference_steps: of a sample; ``None`` of a network that takes none.
+        num_inference_steps: of a sample; ``None`` for a network that takes none.
         seed: of the noise.
     """
 
     path: str | Path | None
-    readers: str | Sequence[str] | None
+    raters: str | Sequence[str] | None
     point: Sequence[float] | None
     num_samples: int
     num_inference_steps: int | None
@@ -85,20 +85,20 @@ class Controls:
         self.scan.visible = self.result.visible = False
 
     def _build_input(self, start: Start, actions: Actions) -> None:
-        readers = start.readers if isinstance(start.readers, str) else ",".join(map(str, start.readers or ()))
+        raters = start.raters if isinstance(start.raters, str) else ",".join(map(str, start.raters or ()))
         with ui.row().classes("w-full items-end gap-3 no-wrap"):
             path = str(start.path or "")
             self.path = ui.input("PNG, JPEG, NIfTI, or folder of a DICOM series", value=path).classes("grow")
             self.path.on("keydown.enter", actions.open)
-            self.readers = ui.input("Readers' masks (may be empty; commas between)", value=readers).classes("grow")
-            self.readers.on("keydown.enter", actions.open)
+            self.raters = ui.input("Raters' masks (may be empty; commas between)", value=raters).classes("grow")
+            self.raters.on("keydown.enter", actions.open)
             ui.button("Open", on_click=actions.open).mark("open")
         with ui.row().classes("w-full items-end gap-3"):
             self.number = ui.number("Samples", value=start.num_samples, min=1, max=256, precision=0).classes("w-24")
             steps = start.num_inference_steps or 1
             self.steps = ui.number("Steps", value=steps, min=1, max=1000, precision=0).classes("w-24")
             self.seed = ui.number("Seed", value=start.seed, precision=0).classes("w-24")
-            self.segment = ui.button("Draw masks", on_click=actions.segment).mark("draw")
+            self.segment = ui.button("Sample masks", on_click=actions.segment).mark("draw")
             self.segment.disable()
             self.spinner = ui.spinner(size="1.6em")
             self.spinner.visible = False
@@ -148,7 +148,7 @@ class Controls:
         with ui.row().classes("gap-x-1 gap-y-0"):
             self.layers = {
                 name: ui.checkbox(name, value=name != "All samples", on_change=lambda: actions.show_masks())
-                for name in ("Consensus", "Sample", "All samples", "Readers")
+                for name in ("Consensus", "Sample", "All samples", "Raters")
             }
         self.sizes = ui.html(sanitize=False).classes("sizes")
         self.comparison = ui.html(sanitize=False).classes("comparison")

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...plots.comparison import READER_COLOURS
+from ...plots.comparison import RATER_COLOURS
 from ...plots.panel import CONSENSUS_COLOUR, SAMPLE_COLOUR
 from ...predict.ensemble import Ensemble
 from ...predict.measure import Measurement, format_number
 from .case import Shown
 from .picture import find_scale, to_path, to_svg
 
-__all__ = ["describe_readers", "describe_sizes", "draw_layers", "format_point"]
+__all__ = ["describe_raters", "describe_sizes", "draw_layers", "format_point"]
 
 SIZE_ROWS = {
     "volume_mm3": ("Volume", "mm³"),
@@ -31,7 +31,7 @@ def draw_layers(shown: Shown, threshold: float, sample: int, number: int, names:
         threshold: of the consensus.
         sample: its number from 0.
         number: of the slice.
-        names: some of "Consensus", "Sample", "All samples", "Readers".
+        names: some of "Consensus", "Sample", "All samples", "Raters".
     """
     ensemble, part = shown.ensemble, shown.part
     scale = find_scale(ensemble.confidence[number][part].shape)
@@ -44,10 +44,10 @@ def draw_layers(shown: Shown, threshold: float, sample: int, number: int, names:
         layers += [to_svg(path(mask), SAMPLE_COLOUR, "all", width=0.8) for mask in ensemble.samples]
     if "Consensus" in names:
         layers.append(to_svg(path(ensemble.consensus(threshold)), CONSENSUS_COLOUR, "consensus", fill=True))
-    if "Readers" in names and shown.readers is not None:
+    if "Raters" in names and shown.raters is not None:
         layers += [
-            to_svg(path(mask), READER_COLOURS[i % len(READER_COLOURS)], f"reader-{i + 1}", width=2.0, dash="7 4")
-            for i, mask in enumerate(shown.readers)
+            to_svg(path(mask), RATER_COLOURS[i % len(RATER_COLOURS)], f"rater-{i + 1}", width=2.0, dash="7 4")
+            for i, mask in enumerate(shown.raters)
         ]
     if "Sample" in names:
         layers.append(to_svg(path(ensemble.samples[sample]), SAMPLE_COLOUR, "sample"))
@@ -83,27 +83,27 @@ def _format(value: float, key: str) -> str:
     return f"{value:.0f}" if key == "area_pixels" else format_number(value)
 
 
-def describe_readers(shown: Shown, threshold: float) -> str:
-    """Table of the consensus at the threshold against each reader, HTML; areas are those in the clicked slice."""
+def describe_raters(shown: Shown, threshold: float) -> str:
+    """Table of the consensus at the threshold against each rater, HTML; areas are those in the clicked slice."""
     found, ensemble = shown.compare(threshold), shown.ensemble
-    assert shown.readers is not None  # `compare` has looked
+    assert shown.raters is not None  # `compare` has looked
     if ensemble.voxel_mm3 is not None:
-        key, sizes = "volume_mm3", [ensemble.measure_volume(mask) for mask in shown.readers]
+        key, sizes = "volume_mm3", [ensemble.measure_volume(mask) for mask in shown.raters]
     elif ensemble.affine is not None:
-        key, sizes = "area_mm2", [ensemble.measure_area(mask) * ensemble.pixel_mm2 for mask in shown.readers]
+        key, sizes = "area_mm2", [ensemble.measure_area(mask) * ensemble.pixel_mm2 for mask in shown.raters]
     else:
-        key, sizes = "area_pixels", [ensemble.measure_area(mask) for mask in shown.readers]
+        key, sizes = "area_pixels", [ensemble.measure_area(mask) for mask in shown.raters]
     name, unit = SIZE_ROWS[key]
     rows = [
         f'<tr><td><span style="display: inline-block; width: 26px; vertical-align: middle; border-top: 4px dashed '
-        f'{READER_COLOURS[i % len(READER_COLOURS)]}"></span> Reader {i + 1}</td>'
-        f'<td>{_format(size, key)}</td><td class="dice">{reader["dice"]:.3f}</td>'
-        f"<td>{reader['iou']:.3f}</td></tr>"
-        for i, (reader, size) in enumerate(zip(found["readers"], sizes, strict=True))
+        f'{RATER_COLOURS[i % len(RATER_COLOURS)]}"></span> Rater {i + 1}</td>'
+        f'<td>{_format(size, key)}</td><td class="dice">{rater["dice"]:.3f}</td>'
+        f"<td>{rater['iou']:.3f}</td></tr>"
+        for i, (rater, size) in enumerate(zip(found["raters"], sizes, strict=True))
     ]
     head = f"<tr><th>consensus against</th><th>{name.split()[0]}, {unit}</th><th>Dice</th><th>IoU</th></tr>"
     return (
-        f'<table class="seg-table">{head}{"".join(rows)}</table><div>All samples against all readers: '
+        f'<table class="seg-table">{head}{"".join(rows)}</table><div>All samples against all raters: '
         f"GED {found['ged']:.3f} (0 is best), HM-IoU {found['hm_iou']:.3f} (1 is best)</div>"
     )
 

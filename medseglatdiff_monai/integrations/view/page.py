@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...bundle.segmenter import Segmenter
-from ...ensemble.inferer import drawing_settings
+from ...ensemble.inferer import sampling_settings
 from ...errors import InputError
 from ...plots.panel import SAMPLE_COLOUR
 from .address import HOST
 from .case import OpenCase, Shown, open_case
-from .layers import describe_readers, describe_sizes, draw_layers, format_point
+from .layers import describe_raters, describe_sizes, draw_layers, format_point
 from .picture import WINDOWS, find_scale, render, to_uri
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ __all__ = ["serve"]
 def serve(
     segmenter: Segmenter,
     path: str | Path | None,
-    readers: str | Sequence[str] | None,
+    raters: str | Sequence[str] | None,
     point: Sequence[float] | None,
     num_samples: int,
     seed: int,
@@ -42,7 +42,7 @@ def serve(
     Args:
         segmenter: the loaded bundle.
         path: image to open at once, or ``None``.
-        readers: its readers' masks.
+        raters: its raters' masks.
         point: its nodule, LPS millimetres; segmented at once if given.
         num_samples: to begin with.
         seed: to begin with.
@@ -50,25 +50,25 @@ def serve(
         show: open the browser.
     """
     # Before the browser opens: a wrong path is an error of the command.
-    case = None if path is None else open_case(path, segmenter, readers)
+    case = None if path is None else open_case(path, segmenter, raters)
 
     from nicegui import app, ui
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from .controls import Start
 
-    # A page elsewhere must not reach this one under a name of its own that leads to 127.0.0.1.
+    # A page elsewhere must not reach this one under another name that leads to 127.0.0.1.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     lock = threading.Lock()
-    steps = drawing_settings(segmenter.inferer, segmenter.network)["num_inference_steps"]
-    start = Start(path, readers, point, num_samples, steps, seed)
+    steps = sampling_settings(segmenter.inferer, segmenter.network)["num_inference_steps"]
+    start = Start(path, raters, point, num_samples, steps, seed)
 
     def root() -> None:
         Page(segmenter, lock, start, case)
 
     # Flushed: the address is wanted now, also through a pipe.
     print(f"Open http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
-    # A browser that was busy for a while comes back to the same page; without the last messages it would load anew.
+    # A browser that was busy for a while comes back to the same page; without the last messages it would load again.
     ui.run(
         root, host=HOST, port=port, title="medseglatdiff", favicon="🫁", reload=False, show=show,
         show_welcome_message=False, message_history_length=100, reconnect_timeout=30.0,
@@ -111,13 +111,13 @@ class Page:
         controls.result.visible = controls.scan.visible = False
         controls.segment.disable()
         self.case = self.shown = None
-        path, readers = controls.path.value.strip(), controls.readers.value.strip()
+        path, raters = controls.path.value.strip(), controls.raters.value.strip()
         if not path:
             controls.message.text = "Give the path of an image, and open it."
             return
         controls.message.text = "Opening …"
         try:
-            case = await run.io_bound(open_case, path, self.segmenter, readers or None)
+            case = await run.io_bound(open_case, path, self.segmenter, raters or None)
         except InputError as error:
             controls.message.text = str(error)
             return
@@ -126,7 +126,7 @@ class Page:
             await self._take(case)
 
     async def _take(self, case: OpenCase) -> None:
-        """Show an opened image, and segment it where it is known what in it."""
+        """Show an opened image, and segment it if the place is known."""
         from nicegui import run
 
         controls = self.controls
@@ -167,7 +167,7 @@ class Page:
         controls.segment.disable()
         controls.spinner.visible = True
         self.done = 0
-        controls.message.text = "Drawing …"
+        controls.message.text = "Sampling …"
         try:
             number, steps, seed = (int(field.value) for field in (controls.number, controls.steps, controls.seed))
             point = self.point if case.needs_point else None
@@ -198,7 +198,7 @@ class Page:
 
     def _show_progress(self) -> None:
         if self.controls.spinner.visible and self.case is not None and self.case.needs_point:
-            self.controls.message.text = f"Drawing … {self.done} slice(s) done"
+            self.controls.message.text = f"Sampling … {self.done} slice(s) done"
 
     def _show_ensemble(self, case: OpenCase) -> None:
         shown, controls = self.shown, self.controls
@@ -211,9 +211,9 @@ class Page:
         controls.slice.value = shown.ensemble.clicked
         controls.slice_row.visible = slices > 1
         controls.threshold.value = shown.threshold
-        controls.layers["Readers"].visible = controls.comparison.visible = shown.readers is not None
+        controls.layers["Raters"].visible = controls.comparison.visible = shown.raters is not None
         where = f" at {format_point(self.point)} mm" if case.needs_point else ""
-        controls.message.text = " ".join([f"{count} masks drawn of {slices} slice(s){where}.", *shown.notes])
+        controls.message.text = " ".join([f"{count} masks sampled for {slices} slice(s){where}.", *shown.notes])
         controls.result.visible = True
         self._show_base()
 
@@ -269,5 +269,5 @@ class Page:
         controls.threshold_label.text = f"Consensus ≥ {threshold:.2f} of samples"
         controls.sample_label.text = f"Sample {sample + 1} of {len(shown.ensemble.samples)}"
         controls.sizes.set_content(describe_sizes(shown, threshold, sample, number))
-        if shown.readers is not None:
-            controls.comparison.set_content(describe_readers(shown, threshold))
+        if shown.raters is not None:
+            controls.comparison.set_content(describe_raters(shown, threshold))

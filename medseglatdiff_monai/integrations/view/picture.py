@@ -22,7 +22,7 @@ WINDOWS = {"Full range": None, "Lung": (-1350.0, 150.0), "Soft tissue": (-160.0,
 
 
 def find_scale(shape: Sequence[int]) -> float:
-    """Screen pixels a pixel: a whole number for small images, whose pixels are to be seen, below 1 for large ones."""
+    """Screen pixels per pixel: a whole number for small images, so that pixels are visible; below 1 for large ones."""
     longest = max(shape[:2])
     return float(max(1, SIDE // longest)) if longest <= 2 * SIDE else 2 * SIDE / longest
 

@@ -1,4 +1,4 @@
-"""Readers' masks that the viewing page compares an ensemble with."""
+"""Raters' masks that the viewing page compares an ensemble with."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_masks(paths: Sequence[Path], size: tuple[int, int], source: RasterInput
         mask = _load_mask(path, source)
         if mask.shape[1:] != size:
             raise InputError(
-                f"--readers {path}: masks of {mask.shape[1]}x{mask.shape[2]} pixels; expected those of "
+                f"--raters {path}: masks of {mask.shape[1]}x{mask.shape[2]} pixels; expected those of "
                 f"{source.path.name}, {size[0]}x{size[1]}."
             )
         # 0 and 1, or 0 and 255 as pictures have it.
@@ -40,7 +40,7 @@ def load_masks(paths: Sequence[Path], size: tuple[int, int], source: RasterInput
 def _load_mask(path: Path, source: RasterInput | VolumeInput) -> np.ndarray:
     """Masks (R, H, W) of one file, row first."""
     if isinstance(source, NiftiInput) and path.name.lower().endswith((".nii", ".nii.gz")):
-        # On the image's own grid it is turned as the image is; otherwise it is a prepared one, rows first.
+        # On the image's own grid it is flipped as the image is; otherwise it is a prepared one, rows first.
         found = open_input(path, 1)
         assert isinstance(found, NiftiInput)
         if _same_grid(found, source):
@@ -49,17 +49,17 @@ def _load_mask(path: Path, source: RasterInput | VolumeInput) -> np.ndarray:
 
 
 def open_mask_volume(path: Path, source: VolumeInput) -> NiftiInput:
-    """A reader's mask on the grid of a volume.
+    """A rater's mask on the grid of a volume.
 
     Raises:
         InputError: another kind of file, or another grid.
     """
     found = open_input(path, 1)
     if not isinstance(found, NiftiInput):
-        raise InputError(f"--readers {path}: expected a NIfTI on the grid of {source.path.name}, as predict writes it.")
+        raise InputError(f"--raters {path}: expected a NIfTI on the grid of {source.path.name}, as predict writes it.")
     if not _same_grid(found, source):
         raise InputError(
-            f"--readers {path}: a grid of shape {found.shape} that is not that of {source.path.name}, "
+            f"--raters {path}: a grid of shape {found.shape} that is not that of {source.path.name}, "
             f"{source.shape}; resample the masks to the image first."
         )
     return found
@@ -70,20 +70,20 @@ def _same_grid(found: VolumeInput, source: VolumeInput) -> bool:
 
 
 def cut_masks(
-    readers: np.ndarray | Sequence[NiftiInput] | None, planes: Sequence[MetaTensor], crop_size: int | None
+    raters: np.ndarray | Sequence[NiftiInput] | None, planes: Sequence[MetaTensor], crop_size: int | None
 ) -> np.ndarray | None:
-    """The readers' masks (R, S, h, w) bool on the S planes of a nodule, or on the picture itself."""
-    if readers is None:
+    """The raters' masks (R, S, h, w) bool on the S planes of a nodule, or on the picture itself."""
+    if raters is None:
         return None
-    if isinstance(readers, np.ndarray):
-        return readers[:, None]
+    if isinstance(raters, np.ndarray):
+        return raters[:, None]
     stacks = []
-    for reader in readers:
+    for rater in raters:
         masks = []
         for plane in planes:
             height, width = plane.shape[1:]
-            # The same pixel is the middle of the reader's crop, on the same grid.
+            # The same pixel is the middle of the rater's crop, on the same grid.
             middle = index_to_point((height // 2, width // 2, 0.0), np.asarray(plane.affine, dtype=float))
-            masks.append(reader.cut(middle.tolist(), crop_size).as_tensor().numpy()[0] > 0.5)
+            masks.append(rater.cut(middle.tolist(), crop_size).as_tensor().numpy()[0] > 0.5)
         stacks.append(np.stack(masks))
     return np.stack(stacks)

@@ -29,7 +29,7 @@ MAX_FEATURES = {2: 512, 3: 320}
 
 @dataclass(frozen=True)
 class UNetPlan:
-    """Topology of a U-Net, one entry a stage, the finest first.
+    """Topology of a U-Net, one entry per stage, the finest first.
 
     Attributes:
         strides: how much each stage reduces each axis; 1 throughout in the first.
@@ -73,7 +73,7 @@ def plan_unet(image_size: Sequence[int], spacing: Sequence[float], base_features
         large = [axis for axis in axes if sides[axis] >= 2 * MIN_SIDE]
         finest = min((steps[axis] for axis in large), default=0.0)
         halved = [axis for axis in large if steps[axis] / finest < ANISOTROPY]
-        # A single axis is not driven down to the minimum alone.
+        # An axis is not reduced to the minimum on its own.
         if not halved or (len(halved) == 1 and sides[halved[0]] < 3 * MIN_SIDE):
             break
         # Once an axis has a kernel of 3 it keeps it.
@@ -95,7 +95,7 @@ def plan_unet(image_size: Sequence[int], spacing: Sequence[float], base_features
 
 
 def _spacing(spacing_mm: Sequence[float] | None, dims: int) -> Sequence[float]:
-    """Spacing along ``dims`` axes; pictures without one have square pixels."""
+    """Spacing along ``dims`` axes; images without one have square pixels."""
     return [1.0] * dims if spacing_mm is None else list(spacing_mm)
 
 
@@ -104,7 +104,7 @@ def _divides(plan: UNetPlan, image_size: Sequence[int]) -> bool:
 
 
 def _nearest_size(image_size: Sequence[int], spacing: Sequence[float]) -> list[int]:
-    """Size next to ``image_size`` whose own plan divides it; of two as near, the larger."""
+    """The size nearest to ``image_size`` that its own plan divides; of two equally near ones, the larger."""
     plan = plan_unet(image_size, spacing)
     size = [
         max(1, int(side / factor + 0.5)) * factor for side, factor in zip(image_size, plan.divisible_by, strict=True)

@@ -1,4 +1,4 @@
-"""One-to-one segmenters: one mask an image, behind the interface of the one-to-many ones, and their training.
+"""One-to-one segmenters: one mask per image, behind the interface of the one-to-many ones, and their training.
 
 :class:`OneToOneSegmenter` wraps any network from image to mask logits (MONAI's UNet, DynUNet, SwinUNETR, ...), so that
 training, evaluation and prediction treat it as an ensemble whose samples are all the same mask.
@@ -46,7 +46,7 @@ class OneToOneSegmenter(nn.Module):
         """Refuse an image that the network cannot halve often enough.
 
         Raises:
-            InputError: a side is not a multiple of ``downsampling``; the message names the nearest right size.
+            InputError: a side is not a multiple of ``downsampling``; the message names the nearest size that fits.
         """
         check_divisible(spatial_shape, self.downsampling, f"{self.downsampling}, by which the network reduces it")
 
@@ -74,7 +74,7 @@ class OneToOneSegmenter(nn.Module):
         Args:
             image: (B, C, H, W[, D]).
             num_samples: N.
-            seed: without effect, as nothing is drawn; so are ``cases``, ``num_inference_steps`` and ``sampler``.
+            seed: without effect, as nothing is random; so are ``cases``, ``num_inference_steps`` and ``sampler``.
             cases: see ``seed``.
             num_inference_steps: see ``seed``.
             sampler: see ``seed``.
@@ -105,11 +105,11 @@ class SegmentingNetwork(nn.Module):
         self.segmenter = segmenter
 
     def forward(self, image: torch.Tensor, masks: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits and targets; the image passes once, whatever the number of its targets.
+        """Logits and targets; the image passes through the network once, however many targets it has.
 
         Args:
             image: (B, C, H, W[, D]).
-            masks: (B, M, H, W[, D]) in {0, 1}, M targets an image.
+            masks: (B, M, H, W[, D]) in {0, 1}, M targets per image.
 
         Returns:
             ``logits`` (B * M, K, 1, H, W[, D]) of K heads, the finest first, and ``target`` (B * M, 1, H, W[, D]).
@@ -154,7 +154,7 @@ class SegmentationLoss(nn.Module):
         if logits.shape[1] != len(self.head_strides):
             raise InputError(
                 f"The network has {logits.shape[1]} heads, head_strides names {len(self.head_strides)}: "
-                f"{self.head_strides}. Give one stride a head."
+                f"{self.head_strides}. Give one stride per head."
             )
         loss = logits.new_zeros(())
         for head, stride, weight in zip(logits.unbind(1), self.head_strides, self.weights, strict=True):

@@ -1,7 +1,7 @@
 """Denoisers of diffusion in pixel space: those of SegDiff and MedSegDiff.
 
 SegDiff (Amit et al., arXiv 2112.00390) adds features of the image, F(x_t) + G(I), where G is a chain of
-residual-in-residual dense blocks; G is the conditioner here and runs once an image. MedSegDiff (Wu et al., arXiv
+residual-in-residual dense blocks; G is the conditioner here and runs once per image. MedSegDiff (Wu et al., arXiv
 2211.00611) lets an image encoder run beside the mask's at every step: dynamic conditional encoding, with a learned
 frequency filter (FF-Parser) on the noisy mask's features.
 """
@@ -83,7 +83,7 @@ class SegDiffDenoiser(nn.Module):
     Args:
         mask_channels: channels of x_t.
         condition_channels: channels of G(I).
-        **unet: arguments of MONAI's ``DiffusionModelUNet`` but its channels in and out.
+        **unet: arguments of MONAI's ``DiffusionModelUNet`` except its input and output channels.
     """
 
     def __init__(self, mask_channels: int, condition_channels: int, **unet: Any) -> None:
@@ -129,9 +129,9 @@ class FrequencyParser(nn.Module):
                 f"The frequency filter is learned for features of {self.side}×{self.side}, found "
                 f"{x.shape[-2]}×{x.shape[-1]}. MedSegDiff takes images of the image_size it was trained with."
             )
-        # A network in the memory format channels_last would hold the parts of a number apart.
+        # In the memory format channels_last the real and imaginary parts would not be adjacent.
         weight = self.weight.float().contiguous()
-        # Half precision has no FFT of every size.
+        # In half precision some sizes have no FFT.
         spectrum = torch.fft.rfft2(x.float(), norm="ortho") * torch.view_as_complex(weight)
         return torch.fft.irfft2(spectrum, s=(self.side, self.side), norm="ortho").to(x.dtype)
 
@@ -162,12 +162,12 @@ class MedSegDiffDenoiser(DiffusionModelUNet):
         image_size: side of the image, by which the filters are sized; a multiple of 2 ** (levels - 1).
         channels: channels of each level.
         attention_levels: which levels have self-attention.
-        num_res_blocks: residual blocks a level.
+        num_res_blocks: residual blocks per level.
         num_head_channels: channels of an attention head.
         norm_num_groups: groups of the group norms.
 
     Raises:
-        InputError: ``image_size`` cannot be halved once a level.
+        InputError: ``image_size`` cannot be halved at every level.
     """
 
     def __init__(
