@@ -235,12 +235,16 @@ def test_bad_overlay_is_an_error_in_every_stage(overlay: Any, message: str, stag
 
 
 def test_keys_that_begin_with_an_underscore_are_comments(tmp_path: Path) -> None:
-    overlay = {"_why": "all", "draws": 3, "stages": {"_which": "both", "train": {"_how": "more", "draws": 4}}}
+    overlay = {
+        "_why": "all",
+        "warmup_iterations": 3,
+        "stages": {"_which": "both", "train": {"_how": "more", "warmup_iterations": 4}},
+    }
     file = write_json(tmp_path / "mine.json", overlay)
     for arguments in ({"experiment": file}, {"overrides": overlay}):
         found = load_stage_config(LUNG, "train", **arguments)
-        assert found == {**load_stage_config(LUNG, "train"), "draws": 4}
-        assert load_stage_config(LUNG, "scoring", **arguments)["draws"] == 3
+        assert found == {**load_stage_config(LUNG, "train"), "warmup_iterations": 4}
+        assert load_stage_config(LUNG, "scoring", **arguments)["warmup_iterations"] == 3
 
 
 def test_comments_of_a_run_may_change(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from ..bundle.config import find_bundle
 from ..data.datalist import load_dataset_info
 from ..errors import InputError
 from ..startup import heavy_imports
-from .suite import load_suite
+from .names import find_suite
 
 __all__ = ["run_suite"]
 
@@ -54,7 +54,7 @@ def run_suite(
     Raises:
         InputError: unknown suite, bundle, system or part; a result file of another version or suite in ``output_dir``.
     """
-    loaded = load_suite(suite)
+    path = find_suite(suite)
     if bundle is not None:
         find_bundle(bundle)
     load_dataset_info(dataset_dir)
@@ -66,8 +66,9 @@ def run_suite(
     with heavy_imports():
         from .request import read_request
         from .runner import run_request
+        from .suite import load_suite
 
-    request = read_request(loaded, dataset_dir, output_dir, bundle, max_minutes, max_cases, split, overrides)
+    request = read_request(load_suite(path), dataset_dir, output_dir, bundle, max_minutes, max_cases, split, overrides)
     return run_request(request, names, numbers, given)
 
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from ..errors import InputError, did_you_mean
 from ..evaluation.columns import COLUMNS
-from ..files import SOURCE_TREE, read_json
+from ..files import read_json
+from .names import find_suite
 
-__all__ = ["CODEC_STAGES", "Evaluation", "Suite", "System", "load_suite", "slug", "suites_dir"]
+__all__ = ["CODEC_STAGES", "Evaluation", "Suite", "System", "load_suite", "slug"]
 
 CODEC_STAGES = ("image_codec", "mask_codec")
 
@@ -140,24 +141,13 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower().replace("+", "plus")).strip("-.")
 
 
-def suites_dir() -> Path:
-    """Folder of the suites that come with the source tree."""
-    return SOURCE_TREE / "configs" / "suites"
-
-
 def load_suite(suite: str | Path) -> Suite:
     """Read a suite given as a JSON file or as a name under ``configs/suites/``.
 
     Raises:
         InputError: no such suite, or an entry of it is unknown, missing or contradicts another.
     """
-    known = sorted(path.stem for path in suites_dir().glob("*.json"))
-    for candidate in (Path(suite), suites_dir() / f"{suite}.json"):
-        if candidate.is_file():
-            return _build(candidate)
-    raise InputError(
-        f"No suite {str(suite)!r}: expected a JSON file or one of {', '.join(known)}.{did_you_mean(str(suite), known)}"
-    )
+    return _build(find_suite(suite))
 
 
 def _without_comments(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import pytest
 
 from medseglatdiff_monai.bundle.config import load_stage_config
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.suites.suite import load_suite, slug, suites_dir
+from medseglatdiff_monai.suites.names import suites_dir
+from medseglatdiff_monai.suites.suite import load_suite, slug
 
 SUITES = sorted(path.stem for path in suites_dir().glob("*.json"))
 SMALL = {"title": "t", "description": "d", "systems": [{"name": "A"}, {"name": "B"}], "metrics": ["dice"]}
