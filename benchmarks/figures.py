@@ -25,8 +25,9 @@ BUNDLES = {
     "lung": ("lung_nodule_ct_latent_diffusion", "slices", "LIDC-IDRI (LIDCv1 crops, four raters)"),
     "skin": ("skin_lesion_dermoscopy_latent_diffusion", "images", "ISIC-2018 Task 1 (one rater)"),
     "polyp": ("polyp_colonoscopy_latent_diffusion", "frames", "CVC-ClinicDB (one rater), split by sequence"),
+    "vessel": ("retinal_vessel_fundus_latent_diffusion", "images", "CHASE_DB1 (two raters), split by child"),
 }
-# The worked example, whose weights are not shipped.
+# The worked example of one's own data: the same bundle after minutes, not the shipped weights.
 EXAMPLE = ("retinal_vessel_fundus_latent_diffusion", "images", "CHASE_DB1 (two raters)")
 # What a model card shows → what it says beside the figure.
 CARD = {
@@ -174,7 +175,23 @@ def card(key: str) -> str:
             raise SystemExit(f"{key}: weights are shipped, but benchmarks/results holds no figures of them.")
         return "No weights are shipped yet, so there is nothing to report: train the bundle with the commands below."
     source = f"From `benchmarks/results/{key}_validation.json`."
-    return f"{table(BUNDLES[key], result)}\n\n{training_text(record)}\n\n{source}"
+    return f"{table(BUNDLES[key], result)}{by_rater(key)}\n\n{training_text(record)}\n\n{source}"
+
+
+def by_rater(key: str) -> str:
+    """Dice with each rater alone, where it was measured: on the validation part, and on the test part."""
+    sentences = []
+    for split in ("validation", "test"):
+        result = read(f"{key}_raters_{split}")
+        if result is None:
+            continue
+        alone = ", ".join(f"{value:.3f} with rater {number}" for number, value in result["dice_with_rater"].items())
+        among = ", ".join(f"{value:.3f}" for value in result["dice_between_raters"].values())
+        sentences.append(
+            f"On the {result['summary']['num_cases']} {split} images the consensus has a Dice of {alone}; the raters "
+            f"have {among} with each other."
+        )
+    return "".join(f"\n\n{sentence}" for sentence in sentences)
 
 
 def example() -> str:
