@@ -117,9 +117,9 @@ def build_network(bundle_root: Path, **changes: Any) -> tuple[nn.Module, ConfigP
     return network, parser
 
 
-def write_small_bundle(folder: Path, name: str = LUNG) -> Path:
+def write_small_bundle(folder: Path, name: str = LUNG, **changes: Any) -> Path:
     """A run's folder as training would leave it, its networks small and with random weights."""
-    root = write_run_folder(name, folder, None, small_sizes(name))
+    root = write_run_folder(name, folder, None, {**small_sizes(name), **changes})
     save_weights(build_network(root)[0], root / "models" / "model.pt")
     return root
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from small_runs import THRESHOLD
-from tiny_bundle import SKIN, write_tiny_bundle
+from small_runs import LUNG, SKIN, THRESHOLD, write_small_bundle
 from tiny_dicom import CORNER_MM, make_ct, write_series
 
 import medseglatdiff_monai.io.reading as reading
@@ -36,12 +35,12 @@ POINT = (CORNER_MM[0] + COLUMN * 0.75, CORNER_MM[1] + ROW * 0.5, CORNER_MM[2] + 
 
 @pytest.fixture(scope="session")
 def lung(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_bundle(tmp_path_factory.mktemp("bundles"))
+    return write_small_bundle(tmp_path_factory.mktemp("bundles") / LUNG, num_samples=3)
 
 
 @pytest.fixture(scope="session")
 def skin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_bundle(tmp_path_factory.mktemp("bundles"), SKIN, image_size=64)
+    return write_small_bundle(tmp_path_factory.mktemp("bundles") / SKIN, SKIN, num_samples=3)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_bundle import write_tiny_bundle
+from small_runs import LUNG, write_small_bundle
 from tiny_dicom import CORNER_MM, make_ct, write_series
 
 from medseglatdiff_monai.errors import InputError
@@ -42,7 +42,7 @@ class Page(HTMLParser):
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture whose name is HTML, and a series of two nodules."""
     folder = tmp_path_factory.mktemp("report")
-    bundle = write_tiny_bundle(folder)
+    bundle = write_small_bundle(folder / LUNG, num_samples=3)
     pixels = np.random.default_rng(0).integers(0, 255, (128, 128), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "a<b>&c.png")
     predict(bundle, folder / "a<b>&c.png", folder / "out", num_samples=4)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_bundle import LUNG, write_tiny_bundle
+from small_runs import LUNG, write_small_bundle
 
 pytestmark = pytest.mark.integration
 
@@ -115,7 +115,7 @@ def test_wrong_arguments_are_told_before_anything_heavy_is_imported(
 
 def test_a_prediction_imports_only_what_it_uses(image: Path, tmp_path: Path) -> None:
     """``import monai`` brings nearly all of HEAVY with it; what counts here is what a prediction adds to that."""
-    bundle = write_tiny_bundle(tmp_path)
+    bundle = write_small_bundle(tmp_path / LUNG, num_samples=3)
     status, modules = imports("predict", bundle, image, "--output-dir", tmp_path / "out", first="monai first")
     assert status is None
     assert (tmp_path / "out" / "one_consensus.png").is_file()

@@ -17,7 +17,7 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_bundle import SKIN, write_tiny_bundle
+from small_runs import LUNG, SKIN, write_small_bundle
 from tiny_dicom import CORNER_MM, make_ct, write_series
 
 from medseglatdiff_monai.bundle.segmenter import Segmenter, load_segmenter
@@ -36,7 +36,7 @@ POINT = (CORNER_MM[0] + COLUMN * 0.75, CORNER_MM[1] + ROW * 0.5, CORNER_MM[2] + 
 
 @pytest.fixture(scope="module")
 def lung(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_bundle(tmp_path_factory.mktemp("bundles"))
+    return write_small_bundle(tmp_path_factory.mktemp("bundles") / LUNG, num_samples=3)
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_bad_input(segmenter: Segmenter, crop_png: Path, series: Path, tmp_path:
     with pytest.raises(InputError, match=r"missing\.png: no such file"):
         open_case(tmp_path / "missing.png", segmenter)
     pytest.importorskip("nicegui")
-    skin = write_tiny_bundle(tmp_path / "skin", SKIN, image_size=64)
+    skin = write_small_bundle(tmp_path / "skin" / SKIN, SKIN, num_samples=3)
     with pytest.raises(InputError, match="three channels"):
         view(series, skin, show=False)
     with pytest.raises(InputError, match="--port is 0"):

@@ -6,13 +6,13 @@ put into the file itself: no script, style sheet or picture is loaded from elsew
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..errors import InputError
+from ..files import fill_template, save_text
 from .measure import format_number
 
 __all__ = ["report"]
@@ -35,8 +35,6 @@ def report(run_folder: str | Path, output_file: str | Path | None = None) -> Pat
     Raises:
         InputError: no such folder, no prediction in it, or one whose JSON, panel or samples are missing or unreadable.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     folder = Path(run_folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Give the --output-dir of 'medseglatdiff predict'.")
@@ -50,22 +48,14 @@ def report(run_folder: str | Path, output_file: str | Path | None = None) -> Pat
 
     inputs = [read_input(path, path.name.removesuffix(SUFFIX)) for path in records]
     # Patients' file names are text like any other: escaped.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+    text = fill_template(
+        Path(__file__).with_name("report.html"),
+        title=folder.resolve().name, inputs=inputs, runs=_group_runs(inputs), version=__version__, write=format_number,
     )  # fmt: skip
-    environment.filters["number"] = format_number
-    text = environment.get_template("report.html").render(
-        title=folder.resolve().name, inputs=inputs, runs=_group_runs(inputs), version=__version__
-    )
     output = Path(output_file) if output_file is not None else folder / "report.html"
-    staging = output.with_name(f".tmp-{os.getpid()}-{output.name}")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        staging.write_text(text, encoding="utf-8")
-        staging.replace(output)
+        save_text(text, output)
     except OSError as error:
-        staging.unlink(missing_ok=True)
         raise InputError(f"--output-file {output}: cannot write there ({error}); choose another file.") from error
     return output
 

@@ -25,8 +25,7 @@ import pydicom
 import pytest
 import requests
 from PIL import Image
-from small_runs import BUNDLES, LUNG, POLYP, SKIN, build_network, run_sizes, small_sizes
-from tiny_bundle import write_tiny_bundle
+from small_runs import BUNDLES, LUNG, POLYP, SKIN, build_network, run_sizes, small_sizes, write_small_bundle
 
 from medseglatdiff_monai.bundle.build import write_run_folder
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
@@ -176,7 +175,7 @@ def test_core_predicts_with_pydicom_2_and_numpy_1(label_python: str, tmp_path: P
     # The same series but for the version of pydicom in its headers.
     for path in sorted(ours.iterdir()):
         assert pydicom.dcmread(path) == pydicom.dcmread(theirs / path.name)
-    bundle = write_tiny_bundle(tmp_path)
+    bundle = write_small_bundle(tmp_path / LUNG, num_samples=3)
     options["timeout"] = 600
     command = [
         label_python, "-m", "medseglatdiff_monai", "predict", str(bundle), str(theirs), "--index", "256,256,2",
