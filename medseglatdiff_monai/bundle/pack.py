@@ -1,7 +1,8 @@
 """A bundle as one zip file, the form in which ``monai.bundle.download`` and ``monai.bundle.load`` take it.
 
-From a run's folder it takes only the files that make a bundle: configurations, documents, licence, and the weights of
-the network. Training states, codecs' own weights, tracking databases and predictions stay where they are.
+From a run's folder it takes only the files that make a bundle: configurations, documents and licence if it has them,
+and the weights of the network. Training states, codecs' own weights, tracking databases and predictions stay where they
+are.
 """
 
 from __future__ import annotations

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Segmenter", "inference_config", "load_segmenter"]
 
+# Options of commands that are configuration keys as well.
+OPTIONS = {"num_samples", "num_inference_steps", "max_cases", "device", "seed", "split"}
+
 
 @dataclass
 class Segmenter:
@@ -82,13 +85,17 @@ def inference_config(
     experiment: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> ConfigParser:
-    """Parser of the ``inference`` or ``evaluate`` stage; overrides whose value is ``None`` are left out.
+    """Parser of the ``inference`` or ``evaluate`` stage.
+
+    Of the commands' own options those that are ``None`` were not given, and are left out; a configuration key that is
+    ``None`` is set to null.
 
     Raises:
         InputError: no such bundle, experiment or key, or no weights.
     """
     opened = Bundle(bundle, experiment)
-    config = opened.config(stage, {key: value for key, value in (overrides or {}).items() if value is not None})
+    given = {key: value for key, value in (overrides or {}).items() if value is not None or key not in OPTIONS}
+    config = opened.config(stage, given)
     config["bundle_root"] = str(opened.root)
     if weights is not None:
         config["weights"] = str(weights)

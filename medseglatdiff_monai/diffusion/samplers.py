@@ -9,7 +9,8 @@ Random numbers come from one generator per sample, so that a sample does not dep
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, PNDMScheduler
@@ -18,13 +19,54 @@ from ..errors import InputError
 from .process import DiffusionProcess, check_one_pass
 from .rectified_flow import RectifiedFlow
 
-__all__ = ["SAMPLERS", "sample"]
+__all__ = ["SAMPLERS", "Sampler", "find_sampler", "sample"]
 
-SAMPLERS = ("direct", "dpm++", "ddim", "ddpm", "pndm", "rflow")
+# A network as a function of z_t (B, d, h, w[, e]) and timesteps (B,) int64.
+Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a sampler is given, see :func:`sample`."""
+
+    denoise: Denoise
+    noise: torch.Tensor
+    process: DiffusionProcess | RectifiedFlow
+    num_inference_steps: int
+    generators: Sequence[torch.Generator]
+    noise_scale: float
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A row of ``SAMPLERS``.
+
+    Attributes:
+        run: from what it is given to x_0.
+        processes: those that it can follow.
+        adds_noise: it adds noise at every step, so that it needs generators and cannot be traced.
+        in_onnx_runner: the runner of an ONNX export has it, too.
+    """
+
+    run: Callable[[Run], torch.Tensor]
+    processes: tuple[type, ...]
+    adds_noise: bool = False
+    in_onnx_runner: bool = False
+
+
+def find_sampler(name: str) -> Sampler:
+    """Row of a sampler.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    if name not in SAMPLERS:
+        raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, found {name!r}.")
+    return SAMPLERS[name]
 
 
 def sample(
-    denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    denoise: Denoise,
     noise: torch.Tensor,
     process: DiffusionProcess | RectifiedFlow,
     num_inference_steps: int = 10,
@@ -61,63 +103,25 @@ def sample(
         InputError: unknown sampler, one that does not fit the process, steps out of range, or ``"ddpm"`` without one
             generator per sample.
     """
-    if sampler not in SAMPLERS:
-        raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, found {sampler!r}.")
-    if sampler == "direct":
-        return _sample_direct(denoise, noise, process, num_inference_steps, noise_scale)
-    if isinstance(process, RectifiedFlow):
-        if sampler != "rflow":
+    row = find_sampler(sampler)
+    if not isinstance(process, row.processes):
+        if isinstance(process, RectifiedFlow):
             raise InputError(
                 f"The process is a rectified flow, and sampler is {sampler!r}: use --sampler rflow or direct."
             )
-        return _sample_rflow(denoise, noise, process, num_inference_steps)
-    if sampler == "rflow":
-        raise InputError("sampler 'rflow' needs a rectified flow, and the process is a diffusion: use --sampler ddim.")
-    if sampler == "ddpm" and (generators is None or len(generators) != len(noise)):
         raise InputError(
-            f"sampler 'ddpm' draws noise at every step: give one generator for each of {len(noise)} samples."
+            f"sampler {sampler!r} needs a rectified flow, and the process is a diffusion: use --sampler ddim."
         )
-    if sampler == "pndm":
-        return _sample_pndm(denoise, noise, process, num_inference_steps)
-
-    timesteps = process.sampling_timesteps(num_inference_steps)
-    if sampler == "dpm++":
-        return _sample_dpm(denoise, noise, process, timesteps)
-
-    # Slightly below 1: where the first step starts from almost no signal (cosine schedule), MONAI takes the root of
-    # 1 - alpha_bar_prev - variance, which is 0 there except for a rounding error that may be negative.
-    eta = 1.0 - 1e-5 if sampler == "ddpm" else 0.0
-    ancestral = sampler == "ddpm" and num_inference_steps == process.num_train_timesteps
-    scheduler: DDPMScheduler | DDIMScheduler
-    if ancestral:
-        scheduler = DDPMScheduler(
-            num_inference_steps, process.schedule, prediction_type=process.prediction_type, clip_sample=False
+    if row.adds_noise and (generators is None or len(generators) != len(noise)):
+        raise InputError(
+            f"sampler {sampler!r} draws noise at every step: give one generator for each of {len(noise)} samples."
         )
-    else:
-        scheduler = _respaced_scheduler(process, timesteps, process.prediction_type)
-    z_t = noise
-    for position, t in _positions(timesteps):
-        output = denoise(z_t, _repeat(t, z_t))
-        if eta == 0.0:
-            z_t = scheduler.step(output, position, z_t)[0]
-            continue
-        assert generators is not None
-        steps = []
-        for i, generator in enumerate(generators):
-            arguments: dict[str, Any] = {"generator": generator} if ancestral else {"generator": generator, "eta": eta}
-            steps.append(scheduler.step(output[i : i + 1], position, z_t[i : i + 1], **arguments)[0])
-        z_t = torch.cat(steps)
-    return z_t
+    return row.run(Run(denoise, noise, process, num_inference_steps, generators or (), noise_scale))
 
 
-def _sample_direct(
-    denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    noise: torch.Tensor,
-    process: DiffusionProcess | RectifiedFlow,
-    passes: int,
-    noise_scale: float,
-) -> torch.Tensor:
+def _sample_direct(run: Run) -> torch.Tensor:
     """One pass at pure noise; before each further one the predicted x_0 is given fresh noise at the next timestep."""
+    process, passes, noise = run.process, run.num_inference_steps, run.noise
     check_one_pass("The sampler 'direct'", process.prediction_type)
     x_0: torch.Tensor | None = None
     timesteps = process.direct_timesteps(passes)
@@ -128,10 +132,48 @@ def _sample_direct(
         )
     for part, t in zip(noise.chunk(passes, dim=1), timesteps, strict=True):
         batch = _repeat(t, part)
-        z_t = noise_scale * part if x_0 is None else process.add_noise(x_0, part, batch)
-        x_0 = process.predict_x0(denoise(z_t, batch), z_t, batch)
+        z_t = run.noise_scale * part if x_0 is None else process.add_noise(x_0, part, batch)
+        x_0 = process.predict_x0(run.denoise(z_t, batch), z_t, batch)
     assert x_0 is not None
     return x_0
+
+
+def _sample_ddim(run: Run) -> torch.Tensor:
+    """First order, eta = 0."""
+    process = cast(DiffusionProcess, run.process)
+    timesteps = process.sampling_timesteps(run.num_inference_steps)
+    scheduler = _respaced_scheduler(process, timesteps, process.prediction_type)
+    z_t = run.noise
+    for position, t in _positions(timesteps):
+        z_t = scheduler.step(run.denoise(z_t, _repeat(t, z_t)), position, z_t)[0]
+    return z_t
+
+
+def _sample_ddpm(run: Run) -> torch.Tensor:
+    """Ancestral; on fewer steps than T DDIM with eta = 1, the same posterior on the respaced chain."""
+    process = cast(DiffusionProcess, run.process)
+    timesteps = process.sampling_timesteps(run.num_inference_steps)
+    scheduler: DDPMScheduler | DDIMScheduler
+    arguments: dict[str, Any]
+    if run.num_inference_steps == process.num_train_timesteps:
+        scheduler = DDPMScheduler(
+            run.num_inference_steps, process.schedule, prediction_type=process.prediction_type, clip_sample=False
+        )
+        arguments = {}
+    else:
+        scheduler = _respaced_scheduler(process, timesteps, process.prediction_type)
+        # Slightly below 1: where the first step starts from almost no signal (cosine schedule), MONAI takes the root of
+        # 1 - alpha_bar_prev - variance, which is 0 there except for a rounding error that may be negative.
+        arguments = {"eta": 1.0 - 1e-5}
+    z_t = run.noise
+    for position, t in _positions(timesteps):
+        output = run.denoise(z_t, _repeat(t, z_t))
+        steps = [
+            scheduler.step(output[i : i + 1], position, z_t[i : i + 1], generator=generator, **arguments)[0]
+            for i, generator in enumerate(run.generators)
+        ]
+        z_t = torch.cat(steps)
+    return z_t
 
 
 def _respaced_scheduler(process: DiffusionProcess, timesteps: list[int], prediction_type: str) -> DDIMScheduler:
@@ -146,22 +188,19 @@ def _positions(timesteps: list[int]) -> list[tuple[int, int]]:
     return list(zip(range(len(timesteps) - 1, -1, -1), timesteps, strict=True))
 
 
-def _sample_dpm(
-    denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    noise: torch.Tensor,
-    process: DiffusionProcess,
-    timesteps: list[int],
-) -> torch.Tensor:
+def _sample_dpm(run: Run) -> torch.Tensor:
     """DPM-Solver++(2M): DDIM's step with the x0 that two network outputs extrapolate to (arXiv 2211.01095, Eq. 15)."""
+    process = cast(DiffusionProcess, run.process)
+    timesteps = process.sampling_timesteps(run.num_inference_steps)
     scheduler = _respaced_scheduler(process, timesteps, "sample")
     alpha_bar = process.alpha_bar[timesteps]
     half_log_snr = 0.5 * torch.log(alpha_bar / (1.0 - alpha_bar))
     h = half_log_snr.diff()
-    z_t = noise
+    z_t = run.noise
     previous: torch.Tensor | None = None
     for number, (position, t) in enumerate(_positions(timesteps)):
         batch = _repeat(t, z_t)
-        x_0 = process.predict_x0(denoise(z_t, batch), z_t, batch)
+        x_0 = process.predict_x0(run.denoise(z_t, batch), z_t, batch)
         extrapolated = x_0
         # The last step ends where the log SNR is infinite, so it stays first-order.
         if previous is not None and position > 0:
@@ -176,13 +215,9 @@ def _repeat(timestep: int, z_t: torch.Tensor) -> torch.Tensor:
     return torch.full((z_t.shape[0],), timestep, device=z_t.device, dtype=torch.long)
 
 
-def _sample_rflow(
-    denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    noise: torch.Tensor,
-    process: RectifiedFlow,
-    num_inference_steps: int,
-) -> torch.Tensor:
+def _sample_rflow(run: Run) -> torch.Tensor:
     """Euler steps from t = 1 to 0; the step widths add up to 1 whatever the number of steps."""
+    process, num_inference_steps = cast(RectifiedFlow, run.process), run.num_inference_steps
     if not 1 <= num_inference_steps <= process.num_train_timesteps:
         raise InputError(
             f"num_inference_steps must be in [1, {process.num_train_timesteps}], found {num_inference_steps}."
@@ -190,23 +225,19 @@ def _sample_rflow(
     scheduler = process.make_scheduler()
     scheduler.set_timesteps(num_inference_steps)
     timesteps = scheduler.timesteps.tolist()
-    z_t = noise
+    z_t = run.noise
     for t, following in zip(timesteps, [*timesteps[1:], 0], strict=True):
-        z_t = scheduler.step(denoise(z_t, _repeat(t, z_t)), t, z_t, following)[0]
+        z_t = scheduler.step(run.denoise(z_t, _repeat(t, z_t)), t, z_t, following)[0]
     return z_t
 
 
-def _sample_pndm(
-    denoise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    noise: torch.Tensor,
-    process: DiffusionProcess,
-    num_inference_steps: int,
-) -> torch.Tensor:
+def _sample_pndm(run: Run) -> torch.Tensor:
     """PLMS. MONAI's PNDM knows only epsilon and v, so every target is converted to epsilon.
 
     Raises:
         InputError: steps that do not divide T evenly enough (less than 95% of the schedule would be covered).
     """
+    process, num_inference_steps = cast(DiffusionProcess, run.process), run.num_inference_steps
     steps = process.num_train_timesteps
     if not 1 <= num_inference_steps <= steps:
         raise InputError(f"num_inference_steps must be in [1, {steps}], found {num_inference_steps}.")
@@ -222,8 +253,8 @@ def _sample_pndm(
         prediction_type="epsilon", steps_offset=ratio - 1,
     )  # fmt: skip
     scheduler.set_timesteps(num_inference_steps)
-    scheduler.to(noise.device)
-    z_t = noise
+    scheduler.to(run.noise.device)
+    z_t = run.noise
     # The second call re-evaluates the first interval (the method's own start-up), hence one more network call.
     timesteps = scheduler.timesteps.tolist()
     if len(timesteps) > 1:
@@ -231,5 +262,16 @@ def _sample_pndm(
         scheduler.num_inference_steps = num_inference_steps
     for t in timesteps:
         batch = _repeat(t, z_t)
-        z_t = scheduler.step(process.predict_eps(denoise(z_t, batch), z_t, batch), t, z_t)[0]
+        z_t = scheduler.step(process.predict_eps(run.denoise(z_t, batch), z_t, batch), t, z_t)[0]
     return z_t
+
+
+# A new sampler is a function and a row here.
+SAMPLERS = {
+    "direct": Sampler(_sample_direct, (DiffusionProcess, RectifiedFlow), in_onnx_runner=True),
+    "dpm++": Sampler(_sample_dpm, (DiffusionProcess,), in_onnx_runner=True),
+    "ddim": Sampler(_sample_ddim, (DiffusionProcess,), in_onnx_runner=True),
+    "ddpm": Sampler(_sample_ddpm, (DiffusionProcess,), adds_noise=True),
+    "pndm": Sampler(_sample_pndm, (DiffusionProcess,)),
+    "rflow": Sampler(_sample_rflow, (RectifiedFlow,)),
+}

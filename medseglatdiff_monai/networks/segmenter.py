@@ -13,7 +13,7 @@ from torch import nn
 
 from ..diffusion.process import DiffusionProcess
 from ..diffusion.rectified_flow import RectifiedFlow
-from ..diffusion.samplers import sample
+from ..diffusion.samplers import find_sampler, sample
 from ..errors import InputError
 from .codecs import CodecBase
 from .conditioner import CodecConditioner
@@ -268,7 +268,7 @@ class LatentDiffusionSegmenter(nn.Module):
         logits = []
         for rows in _split(torch.arange(noise.shape[0], device=image.device), chunk_size):
             generators = None
-            if (sampler or self.sampler) == "ddpm":
+            if find_sampler(sampler or self.sampler).adds_noise:
                 # One for each row: a generator shared by two images would have advanced before the second.
                 generators = [
                     noise_generator(seed, f"steps/{cases[row // number % len(cases)]}", row % number, image.device)

@@ -1,4 +1,4 @@
-"""The command ``predict``: from users' files to ensembles of masks, written in each file's own geometry.
+"""From users' files to ensembles of masks, written in each file's own geometry.
 
 A picture goes through the bundle's preprocessing as in training. From a CT volume the crop around the nodule is cut out
 of each axial slice first, and prepared by itself. The samples are brought back by inverting the preprocessing (linear

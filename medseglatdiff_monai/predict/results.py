@@ -30,7 +30,7 @@ NO_DICOM = "No DICOM SEG and SR: highdicom is not installed; pip install -e '.[d
 
 @dataclass(frozen=True)
 class PredictionRun:
-    """What all inputs of a call share; see :func:`~medseglatdiff_monai.predict.files.predict`."""
+    """What all inputs of a call share; see :func:`~medseglatdiff_monai.predict.command.predict`."""
 
     segmenter: Segmenter
     record: dict[str, Any]

@@ -41,7 +41,7 @@ def train(
     initial_weights: str | Path | None = None,
     **overrides: Any,
 ) -> Path:
-    """Train image codec, mask codec and diffusion; finished stages are skipped, interrupted ones resumed.
+    """Train a bundle's stages in their order; finished stages are skipped, interrupted ones resumed.
 
     Example: medseglatdiff train lung_nodule_ct_latent_diffusion --dataset-dir data/lidc --output-dir runs/lung
 

@@ -32,7 +32,6 @@ def test_folder_holds_app_and_bundles(tmp_path: Path, sample_app: Path) -> None:
     assert [ast.unparse(base) for base in made.bases] == ["EnsembleTasks", "monaibundle.MyApp", "MONAILabelApp"]
     shipped, copied = (folder / LUNG / "models" / "model.pt" for folder in (bundles_dir(), app / "model"))
     assert copied.read_bytes() == shipped.read_bytes()
-    assert not (app / "model" / RETINA / "models" / "model.pt").exists()
     assert (app / "model" / RETINA / "configs" / "train.json").is_file()
 
 

@@ -21,6 +21,7 @@ from monai.utils import optional_import
 from torch import nn
 
 from ...bundle.segmenter import Segmenter, load_segmenter
+from ...diffusion.samplers import find_sampler
 from ...ensemble.inferer import sampling_settings
 from ...errors import InputError
 from ...files import save_bytes, save_json
@@ -83,7 +84,7 @@ def export_onnx(
     if len(segmenter.image_size) != 2:
         raise InputError("The runner of ONNX exports works on images, not on volumes: use --format torchscript.")
     sampling = sampling_settings(segmenter.inferer, network)
-    if sampling["sampler"] not in ("direct", "dpm++", "ddim"):
+    if not find_sampler(sampling["sampler"]).in_onnx_runner:
         raise InputError(
             "The runner of ONNX exports samples with direct, dpm++ or ddim, found "
             f"{sampling['sampler']!r}: use --sampler ddim."

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...bundle.segmenter import Segmenter, load_segmenter
+from ...diffusion.samplers import find_sampler
 from ...errors import InputError
 from ...files import save_with
 from ...networks.segmenter import LatentDiffusionSegmenter
@@ -31,7 +32,7 @@ def check_exportable(segmenter: Segmenter) -> LatentDiffusionSegmenter:
     if inferer.fusion != "mean" or inferer.postprocess is not None:
         raise InputError(
             f"fusion = {inferer.fusion!r} and postprocess = {inferer.postprocess!r} belong to the inferer and are not "
-            "exported. Give --fusion mean and --postprocess False, and apply them to the samples yourself."
+            "exported. Give --fusion mean and --postprocess None, and apply them to the samples yourself."
         )
     return segmenter.network
 
@@ -65,9 +66,10 @@ def export_torchscript(
             f"The traced network returns the mean of the binary samples, found confidence = {inferer.confidence!r}: "
             "use --confidence samples."
         )
-    if network.sampler == "ddpm":
+    if find_sampler(network.sampler).adds_noise:
         raise InputError(
-            "The sampler 'ddpm' adds noise at every step and cannot be traced: use --sampler dpm++ or ddim."
+            f"The sampler {network.sampler!r} adds noise at every step and cannot be traced: use --sampler dpm++ or "
+            "ddim."
         )
     image = torch.rand(2, segmenter.in_channels, *segmenter.image_size, device=segmenter.device)
     noise = network.draw_noise(image, network.num_samples, network.seed, ["a", "b"], network.count_passes())
