@@ -68,7 +68,7 @@ def plot_comparison(cases: Sequence[ComparedCase], path: str | Path, title: str 
                 spine.set_visible(False)
             if row == 0:
                 axes.set_title(name, fontsize=9.5, color=TEXT_COLOUR, pad=4, loc="left")
-            masks = case.raters if "eaders" in name else case.samples
+            masks = case.raters if "raters" in name.lower() else case.samples
             if name.startswith("Share"):
                 shown = axes.imshow(masks.mean(0), cmap="magma", vmin=0.0, vmax=1.0, interpolation="nearest")
                 continue
