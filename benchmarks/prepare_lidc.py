@@ -70,7 +70,7 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
             if len(cases) != 1:
                 raise SystemExit(f"{folder}: {len(cases)} series; expected the one of a single scan.")
             started = time.process_time()
-            dataset_file = prepare("lidc", folder, Path(scratch) / "prepared", workers=1)
+            dataset_file = prepare("lidc", folder, output_dir=Path(scratch) / "prepared", workers=1)
             all_seconds.append(time.process_time() - started)
             dataset = json.loads(dataset_file.read_text())
             size = sum(path.stat().st_size for path in dataset_file.parent.rglob("*") if path.is_file())

@@ -109,7 +109,7 @@ def prepare_once(source: str, archive: Path | None) -> dict[str, Any]:
     """Prepare a whole source with one worker, unpacking included."""
     with tempfile.TemporaryDirectory() as scratch:
         started, processor = time.perf_counter(), time.process_time()
-        file = prepare(source, archive, Path(scratch) / "prepared", workers=1)
+        file = prepare(source, archive, output_dir=Path(scratch) / "prepared", workers=1)
         took, worked = time.perf_counter() - started, time.process_time() - processor
         dataset = json.loads(file.read_text())
     slices = sum(len(dataset[part]) for part in ("training", "validation", "test"))
