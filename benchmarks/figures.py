@@ -14,6 +14,7 @@ from pathlib import Path
 
 from speed_figures import plot_speed, speed
 
+from medseglatdiff_monai.data.sources.source import SOURCES
 from medseglatdiff_monai.evaluation.columns import COLUMNS
 from medseglatdiff_monai.files import weights_sha256
 from medseglatdiff_monai.suites.statistics import is_significant
@@ -112,6 +113,16 @@ def columns() -> str:
         few = " and ".join(f"{number} {what}" for what, number in needs.items() if number > 1)
         remarks = "; ".join(part for part in (column.note, few and f"needs {few}") if part)
         lines.append(f"| `{name}` | {column.title} | {better[column.direction]} | {remarks} |")
+    return "\n".join(lines)
+
+
+def sources() -> str:
+    """Markdown table of the data sources that somebody publishes."""
+    lines = ["| source | data set | licence | size | layout | split |", "|---|---|---|---|---|---|"]
+    for name, row in SOURCES.items():
+        address = f"<{row.address}>" if row.address.startswith("https://") else row.address
+        layout = row.layout.replace("*", "\\*")
+        lines.append(f"| `{name}` | {address} | {row.licence} | {row.size} | {layout} | {row.split} |")
     return "\n".join(lines)
 
 
@@ -453,6 +464,7 @@ def render() -> dict[Path, str]:
     texts[readme] = replace(texts[readme], "comparison", ours, readme)
     texts[readme] = replace(texts[readme], "volume bias", f"- {volume_bias()}", readme)
     docs = [
+        ("reference/data.md", "sources", sources()),
         ("reference/files.md", "columns", columns()),
         ("how-to/dicom.md", "volumes", volumes()),
         ("how-to/your-own-data.md", "example", example()),

@@ -139,6 +139,12 @@ def _say_path(label: str) -> Say:
     return lambda path, _: print(f"{label}: {path}")
 
 
+def _say_prepared(dataset_file: Any, _: Mapping[str, Any]) -> None:
+    from .data.summary import summarise_dataset
+
+    print("\n  ".join([f"Prepared: {dataset_file}", *summarise_dataset(dataset_file)]))
+
+
 def _say_scores(result: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     summary, output_dir = result["summary"], arguments["output_dir"]
     names = [name for name in ("ged_v", "ged_u", "hm_iou", "dice", "iou") if summary[name] is not None]
@@ -204,7 +210,7 @@ def _say_nothing(*_: Any) -> None:
 
 
 COMMANDS: dict[str, Command] = {
-    "prepare": Command("data.prepare:prepare", 2, _say_path("Prepared")),
+    "prepare": Command("data.prepare:prepare", 2, _say_prepared),
     "train": Command("training.run:train", 1, _say_path("Run")),
     "evaluate": Command("evaluation.run:evaluate", 1, _say_scores),
     "benchmark": Command("suites.command:run_suite", 1, _say_suite, aliases={"run": "runs"}),
@@ -249,6 +255,12 @@ def main() -> None:
     if not rows:
         hint = did_you_mean(name, COMMANDS)
         sys.exit(f"medseglatdiff: no command {given!r}.{hint} Commands: {', '.join(COMMANDS)}.")
+    if name == "prepare" and HELP & {*rest}:
+        from .data.sources.source import SOURCES, describe_source
+
+        if sources := [word for word in rest if word in SOURCES]:
+            print(describe_source(sources[0]))
+            return
     if HELP & {given, *rest}:
         described = _Help({key: row.describe() for key, row in rows.items()})
         fire.Fire(described, command=[*([] if given in HELP else [name]), "--", "--help"], name="medseglatdiff")

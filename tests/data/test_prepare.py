@@ -31,9 +31,11 @@ from medseglatdiff_monai.data.sources.source import (
     PreparedCase,
     SourceInfo,
     default_bundle,
+    describe_source,
     make_source,
     natural_key,
 )
+from medseglatdiff_monai.data.summary import summarise_dataset
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.io.prepared import LoadCased
 
@@ -537,6 +539,46 @@ def test_cvc_is_split_by_sequence_and_cut_above_127(tmp_path):
     assert groups == {"training": ["1", "1", "2"], "validation": ["19", "23"], "test": ["24", "29"]}
     label = nibabel.load(tmp_path / "out" / dataset["test"][0]["label"])
     assert np.asarray(label.dataobj)[..., 0].tolist() == [[0, 0], [1, 1]]
+
+
+def test_lidc_is_split_as_published(tmp_path):
+    # The published file lists 2 as training, 1 as validation; patients that it leaves out are its test part.
+    for patient in (1, 2, 5):
+        nodule = tmp_path / "LIDC-IDRI-slices" / f"LIDC-IDRI-000{patient}" / "nodule-0"
+        save(nodule / "images" / "slice-0.png", np.zeros((128, 128), np.uint8))
+        for slot in range(4):
+            save(nodule / f"mask-{slot}" / "slice-0.png", np.zeros((128, 128), np.uint8))
+    path = prepare("lidc-slices", tmp_path / "LIDC-IDRI-slices", output_dir=tmp_path / "out", workers=1)
+    dataset = read_dataset(path)
+    groups = {split: [item["group"][-1] for item in dataset[split]] for split in ("training", "validation", "test")}
+    assert groups == {"training": ["2"], "validation": ["1"], "test": ["5"]}
+    listed = make_source("lidc")[0].default_split([f"LIDC-IDRI-{number:04d}" for number in range(1, 1013)])
+    assert [list(listed.values()).count(part) for part in ("training", "validation")] == [526, 175]
+
+
+def test_summary_says_who_outlined_and_how_far_they_agree(tmp_path):
+    src = make_folder(tmp_path / "mine")
+    save(src / "masks-1" / "p0_0.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    path = prepare("folder", src, output_dir=tmp_path / "out", group_pattern=r"^(p\d+)_", workers=1, ratios="2:1:0")
+    # Five pairs overlap with 44 of 55 pixels, and one rater saw nothing in the sixth case: (5 * 0.8 + 0) / 6 = 0.67.
+    assert summarise_dataset(path) == [
+        "6 cases of 3 groups, 1 channel; 2 raters (masks-0, masks-1)",
+        "training 4 (2 groups), validation 2 (1 group), test 0 (0 groups)",
+        "8% of the masks are empty; two raters agree with a mean IoU of 0.67 (measured on 6 cases)",
+    ]
+
+
+def test_summary_warns_of_data_that_cannot_be_trained_on(tmp_path):
+    src = make_folder(tmp_path / "mine", count=2, raters=1)
+    path = prepare("folder", src, output_dir=tmp_path / "out", group_pattern=".+", workers=1, ratios="1:0:0")
+    assert "warning: the validation part is empty" in summarise_dataset(path)[-1]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_help_of_a_source_says_where_it_is_published(source):
+    text = describe_source(source)
+    row = SOURCES[source]
+    assert all(fact in text for fact in (row.address, row.licence, row.layout, row.split))
 
 
 def test_cvc_with_sequences_of_ones_own(tmp_path):

@@ -31,6 +31,8 @@ class CHASESource(Source):
         num_raters=len(OBSERVERS),
     )
 
+    rater_names = OBSERVERS
+
     def wants(self, member_name: str) -> bool:
         """Only images and masks are needed."""
         return member_name.lower().endswith((".jpg", ".png"))

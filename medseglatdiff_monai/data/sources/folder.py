@@ -98,6 +98,7 @@ class FolderSource(Source):
                 raise InputError(f"{folder}: no such folder.")
         if len(set(mask_folders)) < len(mask_folders):
             raise InputError(f"--masks names {mask_folders[0]} or another folder twice; give one folder per rater.")
+        self.rater_names = tuple(folder.name for folder in mask_folders)
         images = find_images(image_folder)
         if not images:
             raise InputError(f"{image_folder}: holds no image; expected {', '.join(IMAGE_SUFFIXES)} files.")

@@ -19,6 +19,7 @@ from ...errors import InputError
 from ...io.dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
 from ...io.planes import ExtractNoduleCrop, ExtractSlice, index_to_point
 from .lidc_annotations import MATRIX_SIZE, NUM_RATERS, AnnotatedNodule, crop_start, find_nodules, find_scan_number
+from .lidc_split import PublishedLIDCSplit
 from .pylidc_compat import load_pylidc, pylidc_version
 from .source import Case, LeftOut, PreparedCase, Source, SourceInfo
 
@@ -28,7 +29,7 @@ CROP_SIZE = 128
 RATERS = ("all", "published")
 
 
-class LIDCSource(Source):
+class LIDCSource(PublishedLIDCSplit, Source):
     """Nodule crops or whole slices of LIDC-IDRI; groups are patients, one case per CT series.
 
     Case ids: ``LIDC-IDRI-0023_nodule-0_slice-3`` (nodule and slice counted from 0 at the lowest z, as in the public

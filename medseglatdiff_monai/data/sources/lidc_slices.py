@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from .images import read_image, read_masks
+from .lidc_split import PublishedLIDCSplit
 from .source import Case, PreparedCase, Source, SourceInfo, natural_key
 
 __all__ = ["LIDCSlicesSource"]
@@ -21,7 +22,7 @@ NUM_RATERS = 4
 CROP_SIZE = 128
 
 
-class LIDCSlicesSource(Source):
+class LIDCSlicesSource(PublishedLIDCSplit, Source):
     """The published crops; groups are patients, one case per nodule.
 
     Args:

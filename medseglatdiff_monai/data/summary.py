@@ -1,0 +1,74 @@
+"""What ``prepare`` says at its end: the images, the raters and their agreement, the parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .datalist import load_datalist, load_dataset_info
+from .splits import SPLITS
+
+__all__ = ["summarise_dataset"]
+
+# Agreement is measured on this many cases per part: enough for two digits, and read in seconds.
+AGREEMENT_CASES = 100
+
+
+def summarise_dataset(dataset_file: str | Path) -> list[str]:
+    """Describe a prepared folder in a few lines.
+
+    Args:
+        dataset_file: ``dataset.json`` of the folder.
+
+    Returns:
+        Lines with the numbers of images, groups and raters, the parts, what was left out, how far the raters agree
+        (the mean IoU of two raters' masks, where at least one of them is not empty), and what to beware of.
+    """
+    info = load_dataset_info(Path(dataset_file).parent)
+    unit, counts = info["split"]["group_unit"], info["provenance"]["counts"]
+    names = f" ({', '.join(info['raters'])})" if info.get("raters") else ""
+    images = sum(part["cases"] for part in counts.values())
+    groups = sum(part["groups"] for part in counts.values())
+    lines = [
+        f"{_count(images, 'case')} of {_count(groups, unit)}, {_count(info['num_channels'], 'channel')}; "
+        f"{_count(info['num_raters'], 'rater')}{names}",
+        ", ".join(f"{name} {part['cases']:,} ({_count(part['groups'], unit)})" for name, part in counts.items()),
+    ]
+    if info["provenance"]["left_out"]:
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in info["provenance"]["left_out"].items())
+        lines.append(f"left out: {left_out}")
+    lines.append(_describe_masks(dataset_file, info["num_raters"]))
+    for name in ("training", "validation"):
+        if not counts[name]["cases"]:
+            lines.append(f"warning: the {name} part is empty, so nothing can be trained; give --split-file or --ratios")
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _describe_masks(dataset_file: str | Path, num_raters: int) -> str:
+    """Share of empty masks, and the raters' agreement, over some cases of each part."""
+    # Imported here: they take seconds, and the folder is complete before.
+    import torch
+
+    from ..io.prepared import LoadCase
+    from ..metrics import pairwise_iou
+
+    folder = Path(dataset_file).parent
+    info = load_dataset_info(folder)
+    items = [item for name in SPLITS if info[name] for item in load_datalist(folder, name, AGREEMENT_CASES)]
+    load = LoadCase(is_label=True, spatial_dims=info.get("spatial_dims", 2))
+    empty, agreements = 0, []
+    first, second = torch.triu_indices(num_raters, num_raters, offset=1)
+    for item in items:
+        masks = load(item["label"]).as_tensor()[None].bool()
+        present = masks.flatten(2).any(2)[0]
+        empty += int((~present).sum())
+        iou = pairwise_iou(masks, masks)[0, first, second]
+        agreements.append(iou[present[first] | present[second]])
+    text = f"{100 * empty / (len(items) * num_raters):.0f}% of the masks are empty"
+    pairs = torch.cat(agreements)
+    if pairs.numel():
+        text += f"; two raters agree with a mean IoU of {pairs.mean():.2f}"
+    return f"{text} (measured on {len(items):,} cases)"
