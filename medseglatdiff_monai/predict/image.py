@@ -36,8 +36,7 @@ def segment_image(
 
     Args:
         segmenter: the loaded bundle.
-        source: an opened picture or NIfTI slice, or an image in memory (C, H, W): grey values as in a file of
-            the bundle's kind.
+        source: an opened picture or NIfTI slice, or an image (C, H, W), grey values as in a file of the bundle's kind.
         sampling: by default the bundle's own settings.
 
     Returns:

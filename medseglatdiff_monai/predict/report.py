@@ -6,6 +6,7 @@ put into the file itself: no script, style sheet or picture is loaded from elsew
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,8 @@ def report(run_folder: str | Path, output_file: str | Path | None = None) -> Pat
 
 def _group_runs(inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Equal provenances once, with the inputs that they hold for: a folder may be filled by several calls."""
-    groups: list[dict[str, Any]] = []
+    groups: dict[str, dict[str, Any]] = {}
     for entry in inputs:
-        for group in groups:
-            if group["provenance"] == entry["provenance"]:
-                group["names"].append(entry["name"])
-                break
-        else:
-            groups.append({"provenance": entry["provenance"], "names": [entry["name"]]})
-    return groups
+        group = groups.setdefault(json.dumps(entry["provenance"]), {"provenance": entry["provenance"], "names": []})
+        group["names"].append(entry["name"])
+    return list(groups.values())

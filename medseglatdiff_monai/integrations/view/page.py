@@ -1,28 +1,23 @@
-"""The page: open an image, point at the nodule, sample, page through samples, slide the threshold.
-
-Served by NiceGUI (extra ``view``) on this computer alone: whoever can open the page can read files by their path.
-"""
+"""The page: open an image, point at the nodule, sample, page through samples, slide the threshold."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
+from nicegui import app, run, ui
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ...bundle.segmenter import Segmenter
 from ...ensemble.inferer import sampling_settings
 from ...errors import InputError
+from ...io.planes import point_to_index
 from ...plots.panel import SAMPLE_COLOUR
-from .address import HOST
 from .case import OpenCase, Shown, open_case
-from .layers import describe_raters, describe_sizes, draw_layers, format_point
-from .picture import WINDOWS, find_scale, render, to_uri
-
-if TYPE_CHECKING:
-    from .controls import Start
+from .controls import Controls
+from .picture import WINDOWS, describe_raters, describe_sizes, draw_layers, find_scale, render
 
 __all__ = ["serve"]
 
@@ -34,43 +29,27 @@ def serve(
     point: Sequence[float] | None,
     num_samples: int,
     seed: int,
+    host: str,
     port: int,
     show: bool,
 ) -> None:
-    """Serve the page until it is interrupted, see :func:`~medseglatdiff_monai.integrations.view.view`.
-
-    Args:
-        segmenter: the loaded bundle.
-        path: image to open at once, or ``None``.
-        raters: its raters' masks.
-        point: its nodule, LPS millimetres; segmented at once if given.
-        num_samples: to begin with.
-        seed: to begin with.
-        port: of the page, on 127.0.0.1.
-        show: open the browser.
-    """
+    """Serve the page until it is interrupted; the arguments are those of `view`, checked."""
     # Before the browser opens: a wrong path is an error of the command.
     case = None if path is None else open_case(path, segmenter, raters)
-
-    from nicegui import app, ui
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    from .controls import Start
-
     # A page elsewhere must not reach this one under another name that leads to 127.0.0.1.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
     lock = threading.Lock()
     steps = sampling_settings(segmenter.inferer, segmenter.network)["num_inference_steps"]
-    start = Start(path, raters, point, num_samples, steps, seed)
 
     def root() -> None:
-        Page(segmenter, lock, start, case)
+        controls = Controls(segmenter.bundle_dir.name, path, raters, num_samples, steps, seed)
+        Page(segmenter, lock, controls, case, point)
 
     # Flushed: the address is wanted now, also through a pipe.
-    print(f"Open http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
+    print(f"Open http://{host}:{port} (Ctrl-C ends it)", flush=True)
     # A browser that was busy for a while comes back to the same page; without the last messages it would load again.
     ui.run(
-        root, host=HOST, port=port, title="medseglatdiff", favicon="🫁", reload=False, show=show,
+        root, host=host, port=port, title="medseglatdiff", favicon="🫁", reload=False, show=show,
         show_welcome_message=False, message_history_length=100, reconnect_timeout=30.0,
     )  # fmt: skip
 
@@ -81,32 +60,42 @@ class Page:
     Args:
         segmenter: the loaded bundle, shared by all visitors.
         lock: held while masks are sampled.
-        start: what the controls begin with.
-        case: the opened image of ``start``, or ``None``.
+        controls: its widgets.
+        case: image that is open at the beginning, or ``None``.
+        point: its nodule, LPS millimetres; segmented at once if given, or not needed.
     """
 
-    def __init__(self, segmenter: Segmenter, lock: threading.Lock, start: Start, case: OpenCase | None) -> None:
-        from nicegui import ui
-
-        from .controls import Actions, Controls
-
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        lock: threading.Lock,
+        controls: Controls,
+        case: OpenCase | None,
+        point: Sequence[float] | None,
+    ) -> None:
         self.segmenter = segmenter
         self.lock = lock
+        self.controls = controls
         self.case: OpenCase | None = None
         self.shown: Shown | None = None
-        self.point = start.point
+        self.point = point
         self.done = 0
-        actions = Actions(
-            self._open, self._segment, self._click, self._show_progress, self._show_scan, self._show_all,
-            self._show_base, self._show_masks,
-        )  # fmt: skip
-        self.controls = Controls(segmenter.bundle_dir.name, start, actions)
+        controls.path.on("keydown.enter", self._open)
+        controls.raters.on("keydown.enter", self._open)
+        controls.open.on_click(self._open)
+        controls.segment.on_click(self._segment)
+        controls.scan_image.on_mouse(self._click)
+        controls.scan_slice.on_value_change(self._show_scan)
+        controls.window.on_value_change(self._show_all)
+        controls.base.on_value_change(self._show_base)
+        controls.slice.on_value_change(self._show_base)
+        for control in (controls.threshold, controls.sample, *controls.layers.values()):
+            control.on_value_change(self._show_masks)
+        ui.timer(0.5, self._show_progress)
         if case is not None:
             ui.timer(0.05, lambda: self._take(case), once=True)
 
     async def _open(self) -> None:
-        from nicegui import run
-
         controls = self.controls
         controls.result.visible = controls.scan.visible = False
         controls.segment.disable()
@@ -127,8 +116,6 @@ class Page:
 
     async def _take(self, case: OpenCase) -> None:
         """Show an opened image, and segment it if the place is known."""
-        from nicegui import run
-
         controls = self.controls
         if case.needs_point:
             number = case.num_slices // 2 if self.point is None else case.find_slice(self.point)
@@ -159,8 +146,6 @@ class Page:
         await self._segment()
 
     async def _segment(self) -> None:
-        from nicegui import run
-
         case, controls = self.case, self.controls
         if case is None:
             return
@@ -212,7 +197,9 @@ class Page:
         controls.slice_row.visible = slices > 1
         controls.threshold.value = shown.threshold
         controls.layers["Raters"].visible = controls.comparison.visible = shown.raters is not None
-        where = f" at {format_point(self.point)} mm" if case.needs_point else ""
+        where = ""
+        if case.needs_point and self.point is not None:
+            where = f" at {', '.join(f'{value:.1f}' for value in self.point)} mm"
         controls.message.text = " ".join([f"{count} masks sampled for {slices} slice(s){where}.", *shown.notes])
         controls.result.visible = True
         self._show_base()
@@ -228,11 +215,10 @@ class Page:
         number = int(controls.scan_slice.value)
         plane = case.read_slice(number)
         controls.scan_title.text = f"Slice {number + 1} of {case.num_slices}, from the feet"
-        controls.scan_image.set_source(to_uri(render(plane.as_tensor().numpy()[0], WINDOWS[controls.window.value])))
+        controls.scan_image.set_source(render(plane.as_tensor().numpy()[0], WINDOWS[controls.window.value]))
         mark = ""
         if self.point is not None and case.find_slice(self.point) == number:
-            affine = np.asarray(plane.affine, dtype=float)
-            row, column = np.linalg.solve(affine, [-self.point[0], -self.point[1], self.point[2], 1.0])[:2]
+            row, column = point_to_index(self.point, plane.affine)[:2]
             scale = find_scale(plane.shape[1:])
             x, y = (float(value + 0.5) * scale for value in (column, row))
             mark = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="16" fill="none" stroke="{SAMPLE_COLOUR}" stroke-width="2"/>'
@@ -254,7 +240,7 @@ class Page:
             picture = render(plane.confidence[shown.part], colours="magma")
         else:
             picture = render(plane.entropy()[shown.part], colours="viridis")
-        controls.image.set_source(to_uri(picture))
+        controls.image.set_source(picture)
         self._show_masks()
 
     def _show_masks(self) -> None:
