@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nicegui import app, run, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -20,6 +20,8 @@ from .controls import Controls
 from .picture import WINDOWS, describe_raters, describe_sizes, draw_layers, find_scale, render
 
 __all__ = ["serve"]
+
+T = TypeVar("T")
 
 
 def serve(
@@ -105,24 +107,24 @@ class Page:
             controls.message.text = "Give the path of an image, and open it."
             return
         controls.message.text = "Opening …"
-        try:
-            case = await run.io_bound(open_case, path, self.segmenter, raters or None)
-        except InputError as error:
-            controls.message.text = str(error)
-            return
-        # None if the server is stopping.
+        case = await self._run(open_case, path, self.segmenter, raters or None)
         if case is not None:
             await self._take(case)
+
+    async def _run(self, function: Callable[..., T], *arguments: Any) -> T | None:
+        """The function's result, from another thread; ``None`` if it failed, or the server is stopping."""
+        try:
+            return await run.io_bound(function, *arguments)
+        except InputError as error:
+            self.controls.message.text = str(error)
+            return None
 
     async def _take(self, case: OpenCase) -> None:
         """Show an opened image, and segment it if the place is known."""
         controls = self.controls
         if case.needs_point:
             number = case.num_slices // 2 if self.point is None else case.find_slice(self.point)
-            try:
-                await run.io_bound(case.read_slice, number)
-            except InputError as error:
-                controls.message.text = str(error)
+            if await self._run(case.read_slice, number) is None:
                 return
         self.case = case
         if case.needs_point:
@@ -149,28 +151,25 @@ class Page:
         case, controls = self.case, self.controls
         if case is None:
             return
+        try:
+            number, steps, seed = (int(field.value) for field in (controls.number, controls.steps, controls.seed))
+        except TypeError:
+            controls.message.text = "Samples, steps and seed must be whole numbers."
+            return
         controls.segment.disable()
         controls.spinner.visible = True
         self.done = 0
         controls.message.text = "Sampling …"
+        point = self.point if case.needs_point else None
         try:
-            number, steps, seed = (int(field.value) for field in (controls.number, controls.steps, controls.seed))
-            point = self.point if case.needs_point else None
-            shown = await run.io_bound(self._segment_locked, case, number, steps, seed, point)
-        except InputError as error:
-            controls.message.text = str(error)
-            return
-        except TypeError:
-            controls.message.text = "Samples, steps and seed must be whole numbers."
-            return
+            shown = await self._run(self._segment_locked, case, number, steps, seed, point)
         finally:
             controls.spinner.visible = False
             controls.segment.enable()
-        if case is not self.case:
-            # Another image was opened meanwhile.
-            return
-        self.shown = shown
-        self._show_ensemble(case)
+        # Another image may have been opened meanwhile.
+        if shown is not None and case is self.case:
+            self.shown = shown
+            self._show_ensemble(case, shown)
 
     def _segment_locked(
         self, case: OpenCase, number: int, steps: int, seed: int, point: Sequence[float] | None
@@ -185,10 +184,8 @@ class Page:
         if self.controls.spinner.visible and self.case is not None and self.case.needs_point:
             self.controls.message.text = f"Sampling … {self.done} slice(s) done"
 
-    def _show_ensemble(self, case: OpenCase) -> None:
-        shown, controls = self.shown, self.controls
-        if shown is None:
-            return
+    def _show_ensemble(self, case: OpenCase, shown: Shown) -> None:
+        controls = self.controls
         count, slices = shown.ensemble.samples.shape[:2]
         controls.sample.props(f"max={count}")
         controls.sample.value = 1
