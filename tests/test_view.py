@@ -29,9 +29,9 @@ from medseglatdiff_monai.integrations.view.command import view
 from medseglatdiff_monai.integrations.view.picture import (
     describe_raters,
     describe_sizes,
-    draw_layers,
     find_scale,
     render,
+    render_layers,
     to_path,
 )
 from medseglatdiff_monai.predict.command import predict
@@ -103,11 +103,11 @@ def test_outline_and_layers() -> None:
     assert to_path(mask, 10.0).count("M") == 1
     shown = make_shown()
     everything = ("Consensus", "Sample", "All samples", "Raters")
-    svg = draw_layers(shown, 0.5, 1, 1, everything)
+    svg = render_layers(shown, 0.5, 1, 1, everything)
     # An empty mask has no outline: the first sample and the second rater.
     assert re.findall(r'data-layer="([^"]*)"', svg) == ["all"] * 3 + ["consensus", "rater-1", "sample"]
-    assert draw_layers(shown, 0.5, 1, 0, everything) == ""
-    assert draw_layers(shown, 0.5, 1, 1, ["Consensus"]) != draw_layers(shown, 0.75, 1, 1, ["Consensus"])
+    assert render_layers(shown, 0.5, 1, 0, everything) == ""
+    assert render_layers(shown, 0.5, 1, 1, ["Consensus"]) != render_layers(shown, 0.75, 1, 1, ["Consensus"])
     assert '<td class="volume_mm3">12</td>' in describe_sizes(shown, 0.5, 1, 1)
     assert '<td class="volume_mm3">6</td>' in describe_sizes(shown, 0.75, 1, 1)
     assert "GED" in describe_raters(shown, 0.5)

@@ -10,13 +10,13 @@ import numpy as np
 
 from .panel import CONSENSUS_COLOUR, SAMPLE_COLOUR, TEXT_COLOUR, outline
 
-__all__ = ["THRESHOLDS", "draw_sizes", "draw_slices"]
+__all__ = ["THRESHOLDS", "plot_sizes", "plot_slices"]
 
 THRESHOLDS = tuple(np.linspace(0.05, 0.95, 19).tolist())
 MAX_SLICES = 12
 
 
-def draw_sizes(measure: Mapping[str, Any], by_threshold: Sequence[float], threshold: float) -> bytes:
+def plot_sizes(measure: Mapping[str, Any], by_threshold: Sequence[float], threshold: float) -> bytes:
     """PNG: left the samples in order of size with their interval, right the consensus's size at other thresholds.
 
     Args:
@@ -48,7 +48,7 @@ def draw_sizes(measure: Mapping[str, Any], by_threshold: Sequence[float], thresh
     return _save(figure)
 
 
-def draw_slices(confidence: np.ndarray, consensus: np.ndarray) -> bytes:
+def plot_slices(confidence: np.ndarray, consensus: np.ndarray) -> bytes:
     """PNG: confidence of each slice from the feet to the head with the consensus's outline, cropped around it.
 
     Args:

@@ -53,13 +53,13 @@ class Controls:
             self.path = ui.input("PNG, JPEG, NIfTI, or folder of a DICOM series", value=str(path or "")).classes("grow")
             text = raters if isinstance(raters, str) else ",".join(map(str, raters or ()))
             self.raters = ui.input("Raters' masks (may be empty; commas between)", value=text).classes("grow")
-            self.open = ui.button("Open").mark("open")
+            self.open = ui.button("Open")
         with ui.row().classes("w-full items-end gap-3"):
             self.number = ui.number("Samples", value=num_samples, min=1, max=256, precision=0).classes("w-24")
             steps = num_inference_steps or 1
             self.steps = ui.number("Steps", value=steps, min=1, max=1000, precision=0).classes("w-24")
             self.seed = ui.number("Seed", value=seed, precision=0).classes("w-24")
-            self.segment = ui.button("Sample masks").mark("draw")
+            self.segment = ui.button("Sample masks")
             self.segment.disable()
             self.spinner = ui.spinner(size="1.6em")
             self.spinner.visible = False

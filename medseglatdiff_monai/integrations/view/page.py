@@ -17,7 +17,7 @@ from ...io.planes import point_to_index
 from ...plots.panel import SAMPLE_COLOUR
 from .case import OpenCase, Shown, open_case
 from .controls import Controls
-from .picture import WINDOWS, describe_raters, describe_sizes, draw_layers, find_scale, render
+from .picture import WINDOWS, describe_raters, describe_sizes, find_scale, render, render_layers
 
 __all__ = ["serve"]
 
@@ -248,7 +248,7 @@ class Page:
         threshold, sample = float(controls.threshold.value), int(controls.sample.value) - 1
         number = int(controls.slice.value)
         names = [name for name, box in controls.layers.items() if box.value and box.visible]
-        controls.image.set_content(draw_layers(shown, threshold, sample, number, names))
+        controls.image.set_content(render_layers(shown, threshold, sample, number, names))
         controls.threshold_label.text = f"Consensus ≥ {threshold:.2f} of samples"
         controls.sample_label.text = f"Sample {sample + 1} of {len(shown.ensemble.samples)}"
         controls.sizes.set_content(describe_sizes(shown, threshold, sample, number))

@@ -19,7 +19,7 @@ from ...plots.panel import CONSENSUS_COLOUR, SAMPLE_COLOUR
 from ...predict.measure import format_number
 from .case import Shown
 
-__all__ = ["WINDOWS", "describe_raters", "describe_sizes", "draw_layers", "find_scale", "render", "to_path"]
+__all__ = ["WINDOWS", "describe_raters", "describe_sizes", "find_scale", "render", "render_layers", "to_path"]
 
 # Longest side of the picture that is sent, pixels.
 SIDE = 640
@@ -86,7 +86,7 @@ def _to_svg(path: str, colour: str, name: str, fill: bool = False, width: float 
     )
 
 
-def draw_layers(shown: Shown, threshold: float, sample: int, number: int, names: Sequence[str]) -> str:
+def render_layers(shown: Shown, threshold: float, sample: int, number: int, names: Sequence[str]) -> str:
     """SVG of the outlines in slice `number`, of the part that the network saw.
 
     Args:
