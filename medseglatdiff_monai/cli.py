@@ -6,9 +6,9 @@ modules needs torch or MONAI before the arguments are checked.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import logging
+import pkgutil
 import re
 import sys
 import warnings
@@ -45,8 +45,7 @@ class Command:
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
-        module, name = self.function.split(":")
-        return getattr(importlib.import_module(f".{module}", __package__), name)
+        return pkgutil.resolve_name(f"{__package__}.{self.function}")
 
     def describe(self) -> Callable[..., None]:
         """A function for fire's help: with the docstring, and parameters that are words or options."""
@@ -70,9 +69,9 @@ class Command:
     def call(self, name: str, words: Sequence[str], options: Mapping[str, str]) -> None:
         """Check and parse what was typed, call the function, and print what it says."""
         function = self.load()
-        parameters = dict(inspect.signature(function).parameters)
-        takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        parameters = {key: value for key, value in parameters.items() if value.kind is not value.VAR_KEYWORD}
+        signature = inspect.signature(function).parameters
+        parameters = {key: value for key, value in signature.items() if value.kind is not value.VAR_KEYWORD}
+        takes_more = len(parameters) < len(signature)
         arguments: dict[str, Any] = {}
         for typed, text in options.items():
             short = [parameter for parameter in parameters if parameter[0] == typed]

@@ -132,15 +132,11 @@ def describe_sizes(shown: Shown, threshold: float, sample: int, number: int) -> 
             continue
         low, high = (format_number(value) for value in size.describe()["interval"])
         rows.append(
-            f'<tr><td>{name}, {unit}</td><td class="{key}">{_format(size.consensus, unit)}</td>'
-            f"<td>{_format(size.samples[sample], unit)}</td><td>{low} to {high}</td></tr>"
+            f'<tr><td>{name}, {unit}</td><td class="{key}">{format_number(size.consensus)}</td>'
+            f"<td>{format_number(size.samples[sample])}</td><td>{low} to {high}</td></tr>"
         )
     head = "<tr><th></th><th>consensus</th><th>sample</th><th>5 % to 95 % of samples</th></tr>"
     return f'<table class="seg-table">{head}{"".join(rows)}</table>'
-
-
-def _format(value: float, unit: str) -> str:
-    return f"{value:.0f}" if unit == "px" else format_number(value)
 
 
 def describe_raters(shown: Shown, threshold: float) -> str:
@@ -153,7 +149,7 @@ def describe_raters(shown: Shown, threshold: float) -> str:
     rows = [
         f'<tr><td><span style="display: inline-block; width: 26px; vertical-align: middle; border-top: 4px dashed '
         f'{RATER_COLOURS[i % len(RATER_COLOURS)]}"></span> Rater {i + 1}</td>'
-        f'<td>{_format(size, unit)}</td><td class="dice">{rater["dice"]:.3f}</td>'
+        f'<td>{format_number(size)}</td><td class="dice">{rater["dice"]:.3f}</td>'
         f"<td>{rater['iou']:.3f}</td></tr>"
         for i, (rater, size) in enumerate(zip(found["raters"], sizes.samples, strict=True))
     ]
