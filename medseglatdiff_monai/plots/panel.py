@@ -107,15 +107,8 @@ class _Sheet:
     def add_image(self, left: float, name: str) -> Any:
         """The image in the upper row."""
         axes = self.add_axes(left, HEAD, LARGE, self.large, name)
-        self._show_image(axes)
+        axes.imshow(self.image, cmap="gray", interpolation="nearest")
         return axes
-
-    def _show_image(self, axes: Any) -> None:
-        if self.image.ndim == 3:
-            axes.imshow(self.image, interpolation="nearest")
-        else:
-            low, high = float(self.image.min()), float(self.image.max())
-            axes.imshow(self.image, cmap="gray", interpolation="nearest", vmin=low, vmax=max(high, low + 1e-6))
 
     def add_map(self, left: float, values: np.ndarray, name: str, colours: str, consensus: np.ndarray) -> None:
         """Values in the upper row with their colour bar and the consensus's outline."""
@@ -135,7 +128,7 @@ class _Sheet:
         row, column = divmod(number, COLUMNS)
         from_top = HEAD + self.large + 0.42 + CAPTION * 0.4 + row * (self.small + CAPTION)
         axes = self.add_axes(0.02 + column * (SMALL + 0.0175), from_top, SMALL, self.small, name)
-        self._show_image(axes)
+        axes.imshow(self.image, cmap="gray", interpolation="nearest")
         axes.imshow(
             np.where(mask, 0.25, np.nan), cmap="autumn_r", alpha=0.25, vmin=0.0, vmax=1.0, interpolation="nearest"
         )

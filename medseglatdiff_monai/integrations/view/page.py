@@ -91,8 +91,10 @@ class Page:
         controls.window.on_value_change(self._show_all)
         controls.base.on_value_change(self._show_base)
         controls.slice.on_value_change(self._show_base)
-        for control in (controls.threshold, controls.sample, *controls.layers.values()):
-            control.on_value_change(self._show_masks)
+        controls.threshold.on_value_change(self._show_masks)
+        controls.sample.on_value_change(self._show_masks)
+        for box in controls.layers.values():
+            box.on_value_change(self._show_masks)
         ui.timer(0.5, self._show_progress)
         if case is not None:
             ui.timer(0.05, lambda: self._take(case), once=True)
