@@ -1,18 +1,10 @@
-"""Checks of the arguments of `predict`, without torch and MONAI, whose import takes seconds."""
+"""How far a nodule is followed, checked without torch and MONAI, whose import takes seconds."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import InputError
 
-__all__ = ["check_count", "check_range"]
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raise the InputError of an option that is neither ``None`` nor an integer of at least 1."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise InputError(f"{name} is {value!r}; expected an integer of at least 1.")
+__all__ = ["check_range"]
 
 
 def check_range(slices: int | None, reach_mm: float) -> None:

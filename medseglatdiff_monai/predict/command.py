@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle.arguments import check_device
 from ..bundle.segmenter import load_segmenter
-from ..errors import InputError
+from ..errors import InputError, check_count
 from ..io.formats import check_path
 from ..io.places import parse_places
 from ..startup import heavy_imports
-from .arguments import check_count, check_range
+from .arguments import check_range
 
 if TYPE_CHECKING:
     import torch

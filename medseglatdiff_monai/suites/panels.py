@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ..files import png_uri
 from ..io.prepared import LoadCase
 from ..plots.comparison import ComparedCase, plot_comparison
 from ..plots.panel import plot_panel
@@ -49,7 +49,7 @@ def choose_panels(request: Request, scored: Sequence[Scored]) -> list[dict[str, 
 
 
 def render_panels(entry: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Title and PNG, as a data URI: raters beside samples for all cases of a system, and its first case in detail."""
+    """Title and PNG, in base64: raters beside samples for all cases of a system, and its first case in detail."""
     cases = []
     for case in entry["cases"]:
         with np.load(case["samples"]) as saved:
@@ -59,7 +59,7 @@ def render_panels(entry: Mapping[str, Any]) -> list[dict[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "panel.png"
         plot_comparison(compared, path, entry["system"], "Raters and samples of the same cases")
-        rendered = [{"title": f"{entry['system']}: raters and samples", "png": png_uri(path.read_bytes())}]
+        rendered = [{"title": f"{entry['system']}: raters and samples", "png": _base64(path)}]
         name, image, arrays = cases[0]
         p = arrays["confidence"].astype(float).clip(1e-9, 1 - 1e-9)
         entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
@@ -67,7 +67,7 @@ def render_panels(entry: Mapping[str, Any]) -> list[dict[str, str]]:
             image, arrays["samples"], arrays["confidence"], arrays["consensus"], entropy.clip(0, 1), path, name,
             entry["system"],
         )  # fmt: skip
-        rendered.append({"title": f"{entry['system']}: {name}", "png": png_uri(path.read_bytes())})
+        rendered.append({"title": f"{entry['system']}: {name}", "png": _base64(path)})
     return rendered
 
 
@@ -81,3 +81,7 @@ def _fit(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The centre of an image that was scored on a smaller grid of the same spacing."""
     top, left = ((have - want) // 2 for have, want in zip(image.shape, shape, strict=False))
     return image[top : top + shape[0], left : left + shape[1]] if top >= 0 and left >= 0 else image
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
