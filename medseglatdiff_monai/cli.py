@@ -6,9 +6,9 @@ modules needs torch or MONAI before the arguments are checked.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import logging
+import pkgutil
 import re
 import sys
 import warnings
@@ -32,21 +32,20 @@ class Command:
     Attributes:
         function: ``module:function`` in this package.
         words: how many of its first parameters are positional; all others are options.
-        say: prints the result.
+        say: prints the result, or ``LABEL: result`` if it is a text; ``None``: the command has printed all there is.
         several: the last of these parameters takes all words that are left.
         aliases: options that cannot have the name of their parameter.
     """
 
     function: str
     words: int
-    say: Say
+    say: Say | str | None = None
     several: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
-        module, name = self.function.split(":")
-        return getattr(importlib.import_module(f".{module}", __package__), name)
+        return pkgutil.resolve_name(f"{__package__}.{self.function}")
 
     def describe(self) -> Callable[..., None]:
         """A function for fire's help: with the docstring, and parameters that are words or options."""
@@ -70,9 +69,9 @@ class Command:
     def call(self, name: str, words: Sequence[str], options: Mapping[str, str]) -> None:
         """Check and parse what was typed, call the function, and print what it says."""
         function = self.load()
-        parameters = dict(inspect.signature(function).parameters)
-        takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        parameters = {key: value for key, value in parameters.items() if value.kind is not value.VAR_KEYWORD}
+        signature = inspect.signature(function).parameters
+        parameters = {key: value for key, value in signature.items() if value.kind is not value.VAR_KEYWORD}
+        takes_more = len(parameters) < len(signature)
         arguments: dict[str, Any] = {}
         for typed, text in options.items():
             short = [parameter for parameter in parameters if parameter[0] == typed]
@@ -100,7 +99,11 @@ class Command:
             if parameter.default is parameter.empty and key not in arguments:
                 what = key.upper() if key in places else _option(named.get(key, key))
                 sys.exit(f"medseglatdiff {name}: {what} is missing. See 'medseglatdiff {name} --help'.")
-        self.say(function(**arguments), arguments)
+        result = function(**arguments)
+        if isinstance(self.say, str):
+            print(f"{self.say}: {result}")
+        elif self.say is not None:
+            self.say(result, arguments)
 
 
 def _option(key: str) -> str:
@@ -133,10 +136,6 @@ def _parse(key: str, text: str, annotation: str) -> Any:
         if kinds == {kind} and not fits:
             raise InputError(f"{_option(key)} is {text!r}; expected {expected}.")
     return value
-
-
-def _say_path(label: str) -> Say:
-    return lambda path, _: print(f"{label}: {path}")
 
 
 def _say_prepared(dataset_file: Any, _: Mapping[str, Any]) -> None:
@@ -205,24 +204,20 @@ def _say_checked(found: Sequence[str], arguments: Mapping[str, Any]) -> None:
     print("Complete.")
 
 
-def _say_nothing(*_: Any) -> None:
-    """The command has said itself what there is to say."""
-
-
 COMMANDS: dict[str, Command] = {
     "prepare": Command("data.prepare:prepare", 2, _say_prepared),
-    "train": Command("training.run:train", 1, _say_path("Run")),
+    "train": Command("training.run:train", 1, "Run"),
     "evaluate": Command("evaluation.run:evaluate", 1, _say_scores),
     "benchmark": Command("suites.command:run_suite", 1, _say_suite, aliases={"run": "runs"}),
     "predict": Command("predict.command:predict", 2, _say_predictions, several=True),
-    "report": Command("predict.report:report", 1, _say_path("Report")),
-    "view": Command("integrations.view.command:view", 1, _say_nothing),
-    "export": Command("integrations.export.export:export", 1, _say_path("Exported")),
+    "report": Command("predict.report:report", 1, "Report"),
+    "view": Command("integrations.view.command:view", 1),
+    "export": Command("integrations.export.export:export", 1, "Exported"),
     "pack": Command("bundle.pack:pack", 1, _say_packed),
     "register": Command("integrations.mlflow.register:register", 1, _say_registered),
     "new-bundle": Command("bundle.new:new_bundle", 1, _say_new_bundle, aliases={"from": "source"}),
     "check-bundle": Command("bundle.check:check_bundle", 1, _say_checked),
-    "demo": Command("demo:demo", 0, _say_nothing),
+    "demo": Command("demo:demo", 0),
 }
 
 

@@ -11,18 +11,14 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .data.datalist import load_datalist
 from .data.prepare import prepare
 from .evaluation.run import evaluate
+from .plots.comparison import ComparedCase, plot_comparison
 from .predict.command import predict
-from .startup import heavy_imports
-
-if TYPE_CHECKING:
-    from .plots.comparison import ComparedCase
 
 __all__ = ["demo"]
 
@@ -46,9 +42,6 @@ def demo(output_dir: str | Path = "demo_output", num_cases: int = 24, seed: int 
     Returns:
         The folder.
     """
-    with heavy_imports():
-        from .plots.comparison import plot_comparison
-
     output = Path(output_dir)
     data = output / "phantom"
     logger.info("1. Phantom cases: a synthetic lung CT with the outlines of four real raters")
@@ -56,9 +49,7 @@ def demo(output_dir: str | Path = "demo_output", num_cases: int = 24, seed: int 
     prepare("phantom", output_dir=data, ratios="0:0:1", num_cases=num_cases, phantom_seed=seed)
     cases = load_datalist(data, "test")
     logger.info("2. Sixteen masks of each case, scored against the raters")
-    results = evaluate(
-        BUNDLE, data, output / "evaluation", split="test", seed=seed, num_samples=16, save_samples=True
-    )  # fmt: skip
+    results = evaluate(BUNDLE, data, output / "evaluation", split="test", seed=seed, num_samples=16, save_samples=True)
     # Nodules that most raters marked, though not on every slice.
     pictured = sorted(cases, key=lambda item: -item["num_raters"])[:NUM_PICTURED]
     picture = output / "raters_and_samples.png"
@@ -90,7 +81,6 @@ def demo(output_dir: str | Path = "demo_output", num_cases: int = 24, seed: int 
 def _compare(item: dict, evaluation: Path) -> ComparedCase:
     """What a row of the comparison shows: the middle of the crop, which the network sees."""
     from .io.prepared import LoadCase
-    from .plots.comparison import ComparedCase
 
     with np.load(evaluation / "samples" / f"{item['case']}.npz") as found:
         raters, samples = found["raters"], found["samples"]

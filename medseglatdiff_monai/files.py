@@ -1,7 +1,8 @@
-"""Files written completely or not at all, JSON, checksums, and HTML from a template."""
+"""Files written completely or not at all, JSON and its version, checksums, HTML from a template."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -17,7 +18,9 @@ __all__ = [
     "TEMPORARY_PREFIX",
     "clean_json",
     "fill_template",
+    "png_uri",
     "read_json",
+    "read_versioned",
     "save_bytes",
     "save_json",
     "save_text",
@@ -44,6 +47,22 @@ def read_json(path: str | Path) -> Any:
             f"{path} is not valid JSON: {error}. Correct it; a file that a command wrote can be moved away, and the "
             "command writes it again."
         ) from error
+
+
+def read_versioned(path: str | Path, version: int, advice: str) -> dict[str, Any]:
+    """Content of a JSON file of this version; the values of another one may mean something else.
+
+    Raises:
+        InputError: the file cannot be read, is no JSON, or has another version; ``advice`` says what to do then.
+    """
+    try:
+        content = read_json(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); {advice}.") from error
+    found = content.get("version") if isinstance(content, dict) else None
+    if found != version:
+        raise InputError(f"{path}: found version {found!r}, expected {version}; {advice}.")
+    return content
 
 
 def save_with(write: Callable[[BinaryIO], object], path: str | Path) -> None:
@@ -104,3 +123,8 @@ def fill_template(template: str | Path, **values: Any) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template(path.name).render(**values)
+
+
+def png_uri(png: bytes) -> str:
+    """A PNG as text that a page can hold in place of a link."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

@@ -9,9 +9,13 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from monai.networks.nets import DiffusionModelUNet
+from PIL import Image
+from small_runs import LUNG, write_small_bundle
+from tiny_dicom import COLUMN, ROW, SLICE, make_ct, to_8_bits, write_series
 
 from medseglatdiff_monai.diffusion import DiffusionProcess
 from medseglatdiff_monai.networks import CodecConditioner, LatentDiffusionSegmenter, VQVAECodec
@@ -57,6 +61,32 @@ def unpack(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
         return folder
 
     return unpack_members
+
+
+@pytest.fixture(scope="session")
+def lung(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small bundle of the lung's kind, untrained."""
+    return write_small_bundle(tmp_path_factory.mktemp("bundles") / LUNG, num_samples=3)
+
+
+@pytest.fixture(scope="session")
+def ct() -> np.ndarray:
+    return make_ct()
+
+
+@pytest.fixture(scope="session")
+def series(ct: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_series(tmp_path_factory.mktemp("dicom") / "series", ct)
+
+
+@pytest.fixture(scope="session")
+def crop_png(ct: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The public crops' rule, written out: 128 pixels around the nodule, 0 = minimum, 255 = maximum of the crop."""
+    crop = ct[SLICE, ROW - 64 : ROW + 64, COLUMN - 64 : COLUMN + 64].astype(float)
+    assert crop.shape == (128, 128)
+    path = tmp_path_factory.mktemp("png") / "nodule.png"
+    Image.fromarray(to_8_bits(crop)).save(path)
+    return path
 
 
 @pytest.fixture(scope="module")

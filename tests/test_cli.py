@@ -120,7 +120,7 @@ def test_values_have_the_types_of_the_signature(monkeypatch: pytest.MonkeyPatch)
         given.update(bundle=bundle, inputs=inputs, name=name, seed=seed, minutes=minutes, show=show, point=point)
         given.update(overrides)
 
-    row = cli.Command("unused:unused", 2, lambda *_: None, several=True)
+    row = cli.Command("unused:unused", 2, several=True)
     monkeypatch.setattr(cli.Command, "load", lambda self: command)
     monkeypatch.setitem(cli.COMMANDS, "try", row)
     typed = [
@@ -139,7 +139,7 @@ def test_a_word_may_be_given_as_an_option(monkeypatch: pytest.MonkeyPatch) -> No
     """The words that are left go to the other places."""
     given: list[object] = []
     monkeypatch.setattr(cli.Command, "load", lambda self: lambda bundle, inputs: given.append((bundle, inputs)))
-    monkeypatch.setitem(cli.COMMANDS, "try", cli.Command("unused:unused", 2, lambda *_: None, several=True))
+    monkeypatch.setitem(cli.COMMANDS, "try", cli.Command("unused:unused", 2, several=True))
     for typed in (["lung", "a.png", "b.png"], ["--bundle=lung", "a.png", "b.png"], ["-b", "lung", "a.png", "b.png"]):
         monkeypatch.setattr(sys, "argv", ["medseglatdiff", "try", *typed])
         main()

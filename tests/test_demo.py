@@ -12,7 +12,6 @@ from small_runs import LUNG, copy_bundle
 from medseglatdiff_monai import demo as demo_module
 from medseglatdiff_monai.bundle.config import bundles_dir
 from medseglatdiff_monai.demo import demo
-from medseglatdiff_monai.plots.comparison import ComparedCase, plot_comparison
 
 NUM_CASES = 4
 
@@ -48,20 +47,3 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     if (bundles_dir() / LUNG / "models" / "model.pt").is_file():
         demo(tmp_path / "out", num_cases=NUM_CASES)
         assert json.loads((output / "demo.json").read_text()) == figures
-
-
-def test_comparison_shows_outlines_and_shares(tmp_path: Path) -> None:
-    image = np.linspace(0.0, 1.0, 32 * 32).reshape(32, 32)
-    masks = np.zeros((4, 32, 32), dtype=bool)
-    masks[:2, 8:24, 8:24] = True
-    pictures = []
-    for name, samples in (("empty", np.zeros_like(masks)), ("marked", masks)):
-        plot_comparison([ComparedCase("case", image, masks, samples)], tmp_path / f"{name}.png", "Title")
-        with Image.open(tmp_path / f"{name}.png") as picture:
-            pictures.append(np.asarray(picture.convert("RGB")).astype(int))
-    assert pictures[0].shape == pictures[1].shape
-    changed = np.abs(pictures[0] - pictures[1]).sum(-1).any(0)
-    # Only the columns of samples differ, the third and the fifth of five.
-    side = (2.1 + 0.08) * 120
-    columns = {int((x - 0.3 * 120) // side) for x in changed.nonzero()[0]}
-    assert columns == {2, 4}

@@ -99,7 +99,13 @@ def test_settings_are_checked_and_do_not_change():
     assert (other.seed, other.num_samples, inferer.seed) == (3, 4, 0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         inferer.num_samples = 5
-    for wrong in ({"num_samples": 0}, {"chunk_size": 0}, {"threshold": 0.0}, {"fusion": "median"}):
+    for wrong in (
+        {"num_samples": 0},
+        {"num_inference_steps": 0},
+        {"chunk_size": 0},
+        {"threshold": 0.0},
+        {"fusion": "median"},
+    ):
         with pytest.raises(InputError, match=next(iter(wrong))):
             dataclasses.replace(inferer, **wrong)
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from small_runs import LUNG, SKIN, THRESHOLD, write_small_bundle
-from tiny_dicom import CORNER_MM, make_ct, write_series
+from small_runs import SKIN, THRESHOLD, write_small_bundle
+from tiny_dicom import COLUMN, CORNER_MM, POINT, ROW, SLICE, to_8_bits, write_series
 
 import medseglatdiff_monai.io.reading as reading
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
@@ -28,49 +28,19 @@ from medseglatdiff_monai.io import parse_places
 from medseglatdiff_monai.predict.command import predict
 from medseglatdiff_monai.predict.image import segment_image
 
-# Row, column and slice of the "nodule" of the small CT: off the middle, so that no axis can be mistaken.
-ROW, COLUMN, SLICE = 70, 90, 2
-POINT = (CORNER_MM[0] + COLUMN * 0.75, CORNER_MM[1] + ROW * 0.5, CORNER_MM[2] + SLICE * 2.0)
-
-
-@pytest.fixture(scope="session")
-def lung(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_bundle(tmp_path_factory.mktemp("bundles") / LUNG, num_samples=3)
-
 
 @pytest.fixture(scope="session")
 def skin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_bundle(tmp_path_factory.mktemp("bundles") / SKIN, SKIN, num_samples=3)
 
 
-@pytest.fixture(scope="session")
-def ct() -> np.ndarray:
-    return make_ct()
-
-
-@pytest.fixture(scope="session")
-def series(ct: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_series(tmp_path_factory.mktemp("dicom") / "series", ct)
-
-
-@pytest.fixture(scope="session")
-def crop_png(ct: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The public crops' rule, written out: 128 pixels around the nodule, 0 = minimum, 255 = maximum of the crop."""
-    crop = ct[SLICE, ROW - 64 : ROW + 64, COLUMN - 64 : COLUMN + 64].astype(float)
-    assert crop.shape == (128, 128)
-    path = tmp_path_factory.mktemp("png") / "nodule.png"
-    Image.fromarray(to_8_bits(crop)).save(path)
-    return path
-
-
-def to_8_bits(crop: np.ndarray) -> np.ndarray:
-    """The rounding of the public crops, found on LIDC-IDRI-0023: halves go up, after a product in double precision."""
-    return np.floor((crop - crop.min()) * (255.0 / (crop.max() - crop.min())) + 0.5).astype(np.uint8)
+def arrays_of(result: dict, kind: str = "samples") -> dict[str, np.ndarray]:
+    with np.load(result["files"][kind]) as arrays:
+        return dict(arrays)
 
 
 def samples_of(result: dict) -> np.ndarray:
-    with np.load(result["files"]["samples"]) as arrays:
-        return arrays["samples"]
+    return arrays_of(result)["samples"]
 
 
 def test_png_in_its_own_size(lung: Path, crop_png: Path, tmp_path: Path):
@@ -83,9 +53,9 @@ def test_png_in_its_own_size(lung: Path, crop_png: Path, tmp_path: Path):
         "nodule_prediction.json",
         "nodule_samples.npz",
     ]
-    with np.load(result["files"]["samples"]) as arrays:
-        samples, confidence = arrays["samples"], arrays["confidence"]
-        np.testing.assert_allclose(arrays["entropy"].max(), 1.0)  # two of four samples somewhere
+    arrays = arrays_of(result)
+    samples, confidence = arrays["samples"], arrays["confidence"]
+    np.testing.assert_allclose(arrays["entropy"].max(), 1.0)  # two of four samples somewhere
     assert samples.dtype == bool
     assert samples.shape == (4, 128, 128)
     np.testing.assert_array_equal(confidence, samples.mean(0, dtype=np.float32))
@@ -237,8 +207,7 @@ def test_colour_picture_at_native_size(skin: Path, tmp_path: Path):
     array = rng.integers(0, 256, (100, 140, 3), dtype=np.uint8)
     Image.fromarray(array).save(tmp_path / "lesion.png")
     (result,) = predict(skin, [tmp_path / "lesion.png"], tmp_path / "out")
-    with np.load(result["files"]["samples"]) as arrays:
-        samples, confidence = arrays["samples"], arrays["confidence"]
+    samples, confidence = (arrays_of(result)[name] for name in ("samples", "confidence"))
     assert samples.shape == (3, 100, 140)
     np.testing.assert_allclose(confidence, samples.mean(0), atol=1e-6)
     assert np.array(Image.open(result["files"]["consensus"])).shape == (100, 140)
@@ -255,16 +224,14 @@ def test_colour_picture_at_native_size(skin: Path, tmp_path: Path):
 
 def test_confidence_from_probabilities(lung: Path, crop_png: Path, tmp_path: Path):
     (result,) = predict(lung, [crop_png], tmp_path, confidence="probabilities", num_samples=1)
-    with np.load(result["files"]["samples"]) as arrays:
-        confidence, samples = arrays["confidence"], arrays["samples"]
+    samples, confidence = (arrays_of(result)[name] for name in ("samples", "confidence"))
     assert ((confidence > 0.05) & (confidence < 0.95)).any()
     np.testing.assert_array_equal(confidence > 0.5, samples[0])
 
 
 def test_consensus_follows_the_fusion(lung: Path, crop_png: Path, tmp_path: Path):
     (result,) = predict(lung, [crop_png], tmp_path, num_samples=4, fusion="majority", postprocess="morphology")
-    with np.load(result["files"]["samples"]) as arrays:
-        saved = dict(arrays)
+    saved = arrays_of(result)
     np.testing.assert_array_equal(saved["consensus"], saved["samples"].sum(0) > 2)
     # The ties, which the mean counts in.
     assert (saved["consensus"] != (saved["confidence"] >= THRESHOLD)).any()
@@ -300,9 +267,7 @@ def test_whole_nodule_is_the_same_as_slice_by_slice(lung: Path, series: Path, ct
         np.testing.assert_array_equal(samples[:, number], samples_of(picture))
     (one,) = predict(lung, series, tmp_path / "one", point=POINT, slices=1)
     np.testing.assert_array_equal(samples[:, SLICE], samples_of(one))
-    with np.load(result["files"]["samples"]) as arrays:
-        affine = arrays["affine"]
-        consensus = arrays["consensus"]
+    affine, consensus = (arrays_of(result)[name] for name in ("affine", "consensus"))
     # (row, column, slice) to RAS: pixel (64, 64) of the clicked slice is the point.
     np.testing.assert_allclose(affine @ [64, 64, SLICE, 1], [-POINT[0], -POINT[1], POINT[2], 1], atol=1e-5)
     written = np.asarray(nibabel.load(result["files"]["consensus"]).dataobj)
@@ -352,8 +317,7 @@ def test_several_nodules_of_a_series(lung: Path, series: Path, tmp_path: Path):
     alone = []
     for number, index in ((1, (COLUMN, ROW, SLICE)), (2, second)):
         (one,) = predict(lung, series, tmp_path / str(number), index=index)
-        with np.load(one["files"]["samples"]) as expected, np.load(both["files"][f"samples_{number}"]) as found:
-            np.testing.assert_array_equal(found["samples"], expected["samples"])
+        np.testing.assert_array_equal(arrays_of(both, f"samples_{number}")["samples"], samples_of(one))
         entry = both["nodules"][number - 1]
         assert entry["volume_mm3"] == one["nodules"][0]["volume_mm3"]
         alone.append([np.asarray(nibabel.load(one["files"][kind]).dataobj) for kind in ("consensus", "confidence")])

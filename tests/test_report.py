@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import LUNG, write_small_bundle
-from tiny_dicom import CORNER_MM, make_ct, write_series
+from tiny_dicom import POINT
 
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.predict.command import predict
 from medseglatdiff_monai.predict.report import report
 
-POINT = (CORNER_MM[0] + 90 * 0.75, CORNER_MM[1] + 70 * 0.5, CORNER_MM[2] + 4.0)
 OTHER = (POINT[0] + 6.0, POINT[1], POINT[2])
 
 
@@ -39,15 +37,13 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(lung: Path, series: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture whose name is HTML, and a series of two nodules."""
     folder = tmp_path_factory.mktemp("report")
-    bundle = write_small_bundle(folder / LUNG, num_samples=3)
     pixels = np.random.default_rng(0).integers(0, 255, (128, 128), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "a<b>&c.png")
-    predict(bundle, folder / "a<b>&c.png", folder / "out", num_samples=4)
-    series = write_series(folder / "chest", make_ct())
-    predict(bundle, series, folder / "out", num_samples=4, point=[POINT, OTHER], dicom=False)
+    predict(lung, folder / "a<b>&c.png", folder / "out", num_samples=4)
+    predict(lung, series, folder / "out", num_samples=4, point=[POINT, OTHER], dicom=False)
     return folder / "out"
 
 
@@ -62,7 +58,7 @@ def test_report_holds_everything(run: Path, tmp_path: Path) -> None:
     assert not re.search(r"https?://", text)
     assert "a<b>" not in text
     assert "a<b>&c" in page.text
-    picture, volume = (json.loads((run / f"{name}_prediction.json").read_text()) for name in ("a<b>&c", "chest"))
+    picture, volume = (json.loads((run / f"{name}_prediction.json").read_text()) for name in ("a<b>&c", "series"))
     for nodule in volume["nodules"]:
         volume_mm3 = nodule["volume_mm3"]["consensus"]
         assert (f"{volume_mm3:.0f}" if volume_mm3 >= 1000 else f"{volume_mm3:.4g}") in page.text
@@ -90,8 +86,11 @@ def test_default_place_and_second_run(run: Path) -> None:
             r"x_panel\.png: missing, though x_prediction\.json names it",
         ),
         (lambda folder: (folder / "x_samples.npz").write_bytes(b"PK"), r"x_samples\.npz: unreadable or truncated"),
-        (lambda folder: (folder / "x_prediction.json").write_text("{"), r"x_prediction\.json: no record"),
-        (lambda folder: (folder / "x_prediction.json").write_text('{"version": 99}'), r"version 99 .*knows 2"),
+        (lambda folder: (folder / "x_prediction.json").write_text("{"), r"x_prediction\.json is not valid JSON"),
+        (
+            lambda folder: (folder / "x_prediction.json").write_text('{"version": 99}'),
+            r"version 99, expected 2; predict again",
+        ),
         (lambda folder: (folder / "x_prediction.json").write_text('{"version": 2}'), r"x_prediction\.json: incomplete"),
         (lambda folder: [path.unlink() for path in folder.iterdir()], r"no prediction in it"),
     ],

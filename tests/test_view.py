@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import json
 import os
 import re
@@ -17,44 +19,30 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import LUNG, SKIN, write_small_bundle
-from tiny_dicom import CORNER_MM, make_ct, write_series
+from small_runs import SKIN, write_small_bundle
+from tiny_dicom import COLUMN, CORNER_MM, POINT, ROW, SLICE
 
 from medseglatdiff_monai.bundle.segmenter import Segmenter, load_segmenter
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.integrations.view.case import Shown, open_case
 from medseglatdiff_monai.integrations.view.command import view
-from medseglatdiff_monai.integrations.view.layers import describe_raters, describe_sizes, draw_layers
-from medseglatdiff_monai.integrations.view.picture import find_scale, render, to_path
+from medseglatdiff_monai.integrations.view.picture import (
+    describe_raters,
+    describe_sizes,
+    find_scale,
+    render,
+    render_layers,
+    to_path,
+)
 from medseglatdiff_monai.predict.command import predict
 from medseglatdiff_monai.predict.ensemble import Ensemble
 
 ROOT = Path(__file__).resolve().parents[1]
-ROW, COLUMN, SLICE = 70, 90, 2
-POINT = (CORNER_MM[0] + COLUMN * 0.75, CORNER_MM[1] + ROW * 0.5, CORNER_MM[2] + SLICE * 2.0)
-
-
-@pytest.fixture(scope="module")
-def lung(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_bundle(tmp_path_factory.mktemp("bundles") / LUNG, num_samples=3)
 
 
 @pytest.fixture(scope="module")
 def segmenter(lung: Path) -> Segmenter:
     return load_segmenter(lung)
-
-
-@pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_series(tmp_path_factory.mktemp("dicom") / "series", make_ct())
-
-
-@pytest.fixture(scope="module")
-def crop_png(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("png") / "nodule.png"
-    crop = make_ct()[SLICE, ROW - 64 : ROW + 64, COLUMN - 64 : COLUMN + 64].astype(float)
-    Image.fromarray(((crop - crop.min()) / np.ptp(crop) * 255).round().astype(np.uint8)).save(path)
-    return path
 
 
 def make_shown(volume: bool = True) -> Shown:
@@ -115,24 +103,27 @@ def test_outline_and_layers() -> None:
     assert to_path(mask, 10.0).count("M") == 1
     shown = make_shown()
     everything = ("Consensus", "Sample", "All samples", "Raters")
-    svg = draw_layers(shown, 0.5, 1, 1, everything)
+    svg = render_layers(shown, 0.5, 1, 1, everything)
     # An empty mask has no outline: the first sample and the second rater.
     assert re.findall(r'data-layer="([^"]*)"', svg) == ["all"] * 3 + ["consensus", "rater-1", "sample"]
-    assert draw_layers(shown, 0.5, 1, 0, everything) == ""
-    assert draw_layers(shown, 0.5, 1, 1, ["Consensus"]) != draw_layers(shown, 0.75, 1, 1, ["Consensus"])
+    assert render_layers(shown, 0.5, 1, 0, everything) == ""
+    assert render_layers(shown, 0.5, 1, 1, ["Consensus"]) != render_layers(shown, 0.75, 1, 1, ["Consensus"])
     assert '<td class="volume_mm3">12</td>' in describe_sizes(shown, 0.5, 1, 1)
     assert '<td class="volume_mm3">6</td>' in describe_sizes(shown, 0.75, 1, 1)
     assert "GED" in describe_raters(shown, 0.5)
 
 
 def test_render() -> None:
+    def read(uri: str) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))))
+
     plane = np.array([[-2000.0, -1350.0], [150.0, 3000.0]])
-    pixels = np.asarray(render(plane, (-1350.0, 150.0)))
+    pixels = read(render(plane, (-1350.0, 150.0)))
     assert pixels.shape == (640, 640)
     assert (pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1]) == (0, 0, 255, 255)
-    assert np.asarray(render(np.zeros((3000, 2000, 3)))).shape == (1280, 853, 3)
+    assert read(render(np.zeros((3000, 2000, 3)))).shape == (1280, 853, 3)
     assert find_scale((3000, 2000)) == 1280 / 3000
-    assert np.asarray(render(np.ones((4, 4)), colours="magma")).shape[2] == 3
+    assert read(render(np.ones((4, 4)), colours="magma")).shape[2] == 3
 
 
 def test_same_masks_as_predict(lung: Path, segmenter: Segmenter, crop_png: Path, series: Path, tmp_path: Path) -> None:
@@ -159,10 +150,9 @@ def test_same_masks_as_predict(lung: Path, segmenter: Segmenter, crop_png: Path,
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "ASL", "PRI"])
-def test_slices_and_clicks_in_any_orientation(segmenter: Segmenter, tmp_path: Path, axes: str) -> None:
+def test_slices_and_clicks_in_any_orientation(segmenter: Segmenter, ct: np.ndarray, tmp_path: Path, axes: str) -> None:
     affine = np.diag([-0.75, -0.5, 2.0, 1.0])
     affine[:3, 3] = -CORNER_MM[0], -CORNER_MM[1], CORNER_MM[2]
-    ct = make_ct()
     straight = nibabel.Nifti1Image(ct.transpose(2, 1, 0), affine)
     turn = nibabel.orientations.ornt_transform(
         nibabel.io_orientation(affine), nibabel.orientations.axcodes2ornt(tuple(axes))
@@ -176,7 +166,7 @@ def test_slices_and_clicks_in_any_orientation(segmenter: Segmenter, tmp_path: Pa
     for number in range(4):
         np.testing.assert_array_equal(case.read_slice(number).numpy()[0], ct[number])
     assert case.pixel_to_point(SLICE, ROW, COLUMN) == pytest.approx(POINT, abs=1e-3)
-    assert case.find_slice(POINT) == SLICE
+    assert [case.find_slice((*POINT[:2], CORNER_MM[2] + 2.0 * number)) for number in range(-1, 5)] == [0, 0, 1, 2, 3, 3]
     shown = case.segment(2, 1, 0, POINT)
     assert shown.raters is not None
     assert shown.raters.shape == (1, *shown.ensemble.confidence.shape)
@@ -206,7 +196,7 @@ def test_bad_input(segmenter: Segmenter, crop_png: Path, series: Path, tmp_path:
         open_case(series, segmenter, tmp_path / "small.png")
     with pytest.raises(InputError, match="Give --point"):
         open_case(series, segmenter).segment(2, 1, 0)
-    with pytest.raises(InputError, match="0 samples of 1 steps"):
+    with pytest.raises(InputError, match="num_samples must be at least 1, found 0"):
         open_case(crop_png, segmenter).segment(0, 1, 0)
     with pytest.raises(InputError, match=r"missing\.png: no such file"):
         open_case(tmp_path / "missing.png", segmenter)

@@ -180,5 +180,6 @@ def test_pictures_have_pixels_alone_and_any_slice_can_be_taken():
 
 
 def test_ends_before_the_consensus_is_empty():
-    assert follow_nodule(_scan(-9, 0)[0], _segment(NODULE)).find_cut_ends() == [("head", "volume")]
-    assert follow_nodule(_scan(-9, 9)[0], _segment(NODULE)).find_cut_ends() == []
+    (note,) = follow_nodule(_scan(-9, 0)[0], _segment(NODULE)).note_cut_ends({"volume": "the scan ends"})
+    assert note.startswith("Towards the head the scan ends while the consensus was not empty")
+    assert follow_nodule(_scan(-9, 9)[0], _segment(NODULE)).note_cut_ends({}) == []

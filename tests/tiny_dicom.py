@@ -11,6 +11,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DSfloat
 
 CORNER_MM = (-50.0, -40.0, 10.0)
+# Row, column and slice of the "nodule" of the small CT: off the middle, so that no axis can be mistaken.
+ROW, COLUMN, SLICE = 70, 90, 2
+POINT = (CORNER_MM[0] + COLUMN * 0.75, CORNER_MM[1] + ROW * 0.5, CORNER_MM[2] + SLICE * 2.0)
 
 
 def make_ct(slices: int = 4, rows: int = 150, columns: int = 170, seed: int = 0) -> np.ndarray:
@@ -19,6 +22,11 @@ def make_ct(slices: int = 4, rows: int = 150, columns: int = 170, seed: int = 0)
     z, y, x = np.indices((slices, rows, columns), dtype=float)
     smooth = 300 * np.sin(x / 9 + z) * np.cos(y / 13 - z) + 2 * x + y
     return np.rint(smooth - 700 + rng.normal(0, 30, smooth.shape)).astype(np.int16)
+
+
+def to_8_bits(crop: np.ndarray) -> np.ndarray:
+    """The rounding of the public crops, found on LIDC-IDRI-0023: halves go up, after a product in double precision."""
+    return np.floor((crop - crop.min()) * (255.0 / (crop.max() - crop.min())) + 0.5).astype(np.uint8)
 
 
 def write_series(

@@ -32,11 +32,7 @@ def reaches(shares: Array, threshold: float) -> Array:
 
 
 def check_fusion_name(fusion: str) -> None:
-    """Refuse a name that is not a fusion.
-
-    Raises:
-        InputError: the name is not among ``FUSIONS``.
-    """
+    """Raise the InputError of a name that is not among ``FUSIONS``."""
     if fusion not in FUSIONS:
         raise InputError(f"fusion: found {fusion!r}, expected one of {', '.join(FUSIONS)}; choose one of them.")
 

@@ -26,9 +26,6 @@ __all__ = ["EnsembleInferer", "SamplingSettings", "sampling_settings"]
 class SamplingSettings:
     """How an ensemble is sampled and fused; ``dataclasses.replace`` gives a copy with other values.
 
-    What belongs to the network itself (guidance, test-time augmentation, noise scale) is in
-    :func:`sampling_settings`.
-
     Args:
         num_samples: n of Eq. 13.
         num_inference_steps: denoiser calls per sample; ``None`` takes the network's own.
@@ -59,9 +56,10 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         """Refuse arguments out of range."""
         check_summary_arguments(self.threshold, self.confidence, self.fusion, self.postprocess)
-        for name in ("num_samples", "chunk_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, found {getattr(self, name)}.")
+        for name in ("num_samples", "num_inference_steps", "chunk_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, found {value}.")
 
 
 @dataclass(frozen=True)

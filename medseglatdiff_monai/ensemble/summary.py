@@ -1,9 +1,4 @@
-"""Summarising an ensemble of masks: confidence map, consensus mask, entropy.
-
-The confidence of a pixel is the share of samples that contain it. The consensus is where it reaches the threshold
-(Section III-C of arXiv 2512.01292), or follows another rule of ``fusion.py``. The entropy of that share shows where the
-samples disagree.
-"""
+"""Summarising an ensemble of masks: confidence, the share of samples that contain a pixel; consensus; entropy."""
 
 from __future__ import annotations
 
@@ -22,11 +17,7 @@ POSTPROCESSING = {"morphology": refine_masks}
 
 
 def check_summary_arguments(threshold: float, confidence: str, fusion: str, postprocess: str | None) -> None:
-    """Refuse arguments of :func:`summarize_ensemble` before any mask is sampled.
-
-    Raises:
-        InputError: an argument is out of range, or post-processing with the mean of probabilities as confidence.
-    """
+    """Raise the InputError of arguments of :func:`summarize_ensemble` that are out of range or exclude each other."""
     if confidence not in ("samples", "probabilities"):
         raise InputError(f"confidence must be 'samples' or 'probabilities', found {confidence!r}.")
     if not 0.0 < threshold <= 1.0:
@@ -54,10 +45,8 @@ def summarize_ensemble(
         logits: (B, N, H, W[, D]), logits of N samples.
         threshold: confidence from which a pixel belongs to the consensus.
         confidence: ``"samples"``: mean of the binary samples; ``"probabilities"``: mean of their probabilities.
-        fusion: ``"mean"``, ``"majority"``, ``"staple"`` or ``"size_preserving"``, see
-            :func:`~medseglatdiff_monai.ensemble.fusion.fuse_ensemble`.
-        postprocess: ``"morphology"``: opening, closing and hole filling of each sample, see
-            :func:`~medseglatdiff_monai.ensemble.morphology.refine_masks`; ``None`` leaves the samples as they are.
+        fusion: a name in :data:`~medseglatdiff_monai.ensemble.fusion.FUSIONS`.
+        postprocess: ``"morphology"``: opening, closing and hole filling of each sample; ``None``: none of it.
         cases: B case ids, for the error message.
 
     Returns:
@@ -66,8 +55,8 @@ def summarize_ensemble(
         (same shape) float32 in [0, 1]. Whatever the fusion, the confidence map is a mean.
 
     Raises:
-        InputError: a logit is not finite, the message names the case; an argument is out of range, see
-            :func:`check_summary_arguments`.
+        InputError: a logit is not finite, the message names the case; an argument is out of range; post-processing with
+            probabilities as confidence.
     """
     check_summary_arguments(threshold, confidence, fusion, postprocess)
     samples, confidence_map = binarize(logits, confidence, postprocess, cases)
@@ -82,10 +71,7 @@ def binarize(
     postprocess: str | None = None,
     cases: Sequence[str] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (B, N, H, W[, D]) → samples (B, N, H, W[, D]) bool and confidence map (B, 1, H, W[, D]) float32 in [0, 1].
-
-    The arguments and errors are those of :func:`summarize_ensemble`.
-    """
+    """Samples and confidence map of :func:`summarize_ensemble`, which says what the arguments are."""
     finite = torch.isfinite(logits).flatten(2).all(2)
     if not bool(finite.all()):
         image, sample = (~finite).nonzero()[0].tolist()

@@ -1,7 +1,4 @@
-"""The picture that sets raters beside samples: one row per case, with both as outlines and as shares of each pixel.
-
-Rendered with matplotlib's Agg canvas alone: no window, no global state.
-"""
+"""The picture that sets raters beside samples: one row per case, with both as outlines and as shares of each pixel."""
 
 from __future__ import annotations
 
@@ -46,14 +43,13 @@ def plot_comparison(cases: Sequence[ComparedCase], path: str | Path, title: str 
         title: first line.
         subtitle: second line, smaller.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    # Without pyplot: no window, no global state.
     from matplotlib.figure import Figure
 
     tall = TILE_INCHES + 0.22
     width = 0.3 + len(COLUMNS) * (TILE_INCHES + 0.08) + 0.45
     height = HEAD_INCHES + len(cases) * tall + FOOT_INCHES
     figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
     figure.text(0.3 / width, 1.0 - 0.25 / height, title, fontsize=13, weight="bold", color=TEXT_COLOUR, va="center")
     figure.text(0.3 / width, 1.0 - 0.5 / height, subtitle, fontsize=9.5, color="#666666", va="center")
 

@@ -1,7 +1,4 @@
-"""The picture of a prediction: image, consensus, confidence, entropy, and the single samples below.
-
-Rendered with matplotlib's Agg canvas alone: no window, no global state.
-"""
+"""The picture of a prediction: image, consensus, confidence, entropy, and the single samples below."""
 
 from __future__ import annotations
 
@@ -73,28 +70,21 @@ def plot_panel(
         sheet.write(0.98, 0.43, f"{len(shown)} of {number} samples are shown", fontsize=9, color="#666666", ha="right")
 
     sheet.add_image(LEFTS[0], "Image")
-    outline(
-        sheet.add_image(LEFTS[1], "Consensus" if consensus.any() else "Consensus: empty"), consensus, CONSENSUS_COLOUR
-    )
-    sheet.add_map(
-        LEFTS[2], confidence, confidence_title or f"Mean of the {number} samples = confidence", "magma", consensus
-    )
+    caption = "Consensus" if consensus.any() else "Consensus: empty"
+    outline(sheet.add_image(LEFTS[1], caption), consensus, CONSENSUS_COLOUR)
+    caption = confidence_title or f"Mean of the {number} samples = confidence"
+    sheet.add_map(LEFTS[2], confidence, caption, "magma", consensus)
     sheet.add_map(LEFTS[3], entropy, "Entropy (bit)", "viridis", consensus)
-    for i, mask in enumerate(shown):
-        sheet.add_sample(i, mask, names[i])
+    for i, (name, mask) in enumerate(zip(names, shown, strict=True)):
+        sheet.add_sample(i, mask, name)
     sheet.figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
 class _Sheet:
-    """The figure of a panel; places from the left are shares of its width, from the top inches.
-
-    Args:
-        image: (H, W) grey or (H, W, 3) uint8.
-        rows: of samples.
-    """
+    """The figure of a panel; places from the left are shares of its width, from the top inches."""
 
     def __init__(self, image: np.ndarray, rows: int) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        # Without pyplot: no window, no global state.
         from matplotlib.figure import Figure
 
         self.image = image
@@ -102,10 +92,8 @@ class _Sheet:
         self.large, self.small = WIDTH_INCHES * LARGE * ratio, WIDTH_INCHES * SMALL * ratio
         self.height = HEAD + self.large + 0.12 + rows * (self.small + CAPTION) + 0.2 + 0.2
         self.figure = Figure(figsize=(WIDTH_INCHES, self.height), facecolor="white")
-        FigureCanvasAgg(self.figure)
 
     def write(self, left: float, from_top: float, text: str, **style: Any) -> None:
-        """A line of text."""
         self.figure.text(left, 1.0 - from_top / self.height, text, va="center", **style)
 
     def add_axes(self, left: float, from_top: float, width: float, tall: float, name: str) -> Any:
@@ -119,24 +107,15 @@ class _Sheet:
     def add_image(self, left: float, name: str) -> Any:
         """The image in the upper row."""
         axes = self.add_axes(left, HEAD, LARGE, self.large, name)
-        self._show_image(axes)
+        axes.imshow(self.image, cmap="gray", interpolation="nearest")
         return axes
 
-    def _show_image(self, axes: Any) -> None:
-        if self.image.ndim == 3:
-            axes.imshow(self.image, interpolation="nearest")
-        else:
-            low, high = float(self.image.min()), float(self.image.max())
-            axes.imshow(self.image, cmap="gray", interpolation="nearest", vmin=low, vmax=max(high, low + 1e-6))
-
     def add_map(self, left: float, values: np.ndarray, name: str, colours: str, consensus: np.ndarray) -> None:
-        """Values (H, W) in [0, 1] in the upper row with their colour bar and the consensus's outline."""
+        """Values in the upper row with their colour bar and the consensus's outline."""
         axes = self.add_axes(left, HEAD, LARGE, self.large, name)
         shown = axes.imshow(values, cmap=colours, vmin=0.0, vmax=1.0, interpolation="nearest")
         outline(axes, consensus, CONSENSUS_COLOUR, width=0.9)
-        bar_height = 0.09
-        bottom = 1.0 - (HEAD + self.large + 0.06 + bar_height) / self.height
-        place = self.figure.add_axes((left, bottom, LARGE, bar_height / self.height))
+        place = self.figure.add_axes((left, 1.0 - (HEAD + self.large + 0.15) / self.height, LARGE, 0.09 / self.height))
         bar = self.figure.colorbar(shown, cax=place, orientation="horizontal", ticks=[0.0, 0.5, 1.0])
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8, length=0, pad=2, colors="#666666")
@@ -145,11 +124,11 @@ class _Sheet:
             label.set(horizontalalignment=side)
 
     def add_sample(self, number: int, mask: np.ndarray, name: str) -> None:
-        """A sample (H, W) on the image in the lower rows."""
+        """A sample on the image in the lower rows."""
         row, column = divmod(number, COLUMNS)
         from_top = HEAD + self.large + 0.42 + CAPTION * 0.4 + row * (self.small + CAPTION)
         axes = self.add_axes(0.02 + column * (SMALL + 0.0175), from_top, SMALL, self.small, name)
-        self._show_image(axes)
+        axes.imshow(self.image, cmap="gray", interpolation="nearest")
         axes.imshow(
             np.where(mask, 0.25, np.nan), cmap="autumn_r", alpha=0.25, vmin=0.0, vmax=1.0, interpolation="nearest"
         )

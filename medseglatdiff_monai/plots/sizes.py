@@ -1,49 +1,35 @@
-"""Pictures of the report: sizes of the samples, of the consensus by threshold, and the confidence slice by slice.
-
-Rendered with matplotlib's Agg canvas alone: no window, no global state.
-"""
+"""Pictures of the report: sizes of the samples, of the consensus by threshold, and the confidence slice by slice."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .panel import CONSENSUS_COLOUR, SAMPLE_COLOUR, TEXT_COLOUR, outline
 
-__all__ = ["THRESHOLDS", "draw_sizes", "draw_slices"]
+__all__ = ["THRESHOLDS", "plot_sizes", "plot_slices"]
 
 THRESHOLDS = tuple(np.linspace(0.05, 0.95, 19).tolist())
 MAX_SLICES = 12
 
 
-def draw_sizes(
-    name: str,
-    unit: str,
-    consensus: float,
-    samples: Sequence[float],
-    interval: Sequence[float],
-    by_threshold: Sequence[float],
-    threshold: float,
-) -> bytes:
+def plot_sizes(measure: Mapping[str, Any], by_threshold: Sequence[float], threshold: float) -> bytes:
     """PNG: left the samples in order of size with their interval, right the consensus's size at other thresholds.
 
     Args:
-        name: what was measured.
-        unit: its unit.
-        consensus: size of the consensus.
-        samples: sizes of the samples.
-        interval: lowest and highest size of the grey band.
+        measure: ``name`` and ``unit`` of a size; ``consensus``, ``samples`` and ``interval`` are its values.
         by_threshold: size of the consensus at each of ``THRESHOLDS``.
         threshold: of the consensus.
     """
+    name, consensus = measure["name"], measure["consensus"]
     figure = _make_figure(2.7)
     left, right = figure.subplots(1, 2)
-    values = np.sort(np.asarray(samples, dtype=float))
+    values = np.sort(np.asarray(measure["samples"], dtype=float))
     left.bar(np.arange(1, len(values) + 1), values, color=SAMPLE_COLOUR, width=0.75)
-    left.axhspan(*interval, color="#888888", alpha=0.18, linewidth=0)
+    left.axhspan(*measure["interval"], color="#888888", alpha=0.18, linewidth=0)
     left.axhline(consensus, color=CONSENSUS_COLOUR, linewidth=2)
     left.set_title(f"{name} of each sample, sorted", fontsize=9.5, loc="left", color=TEXT_COLOUR)
     left.set_xlabel("grey: 5th to 95th percentile · line: consensus", fontsize=8, color="#666666")
@@ -55,14 +41,14 @@ def draw_sizes(
     top = 1.08 * max(float(values.max()), max(by_threshold), consensus) or 1.0
     for axes in (left, right):
         axes.set_ylim(0.0, top)
-        axes.set_ylabel(unit, fontsize=8.5, color=TEXT_COLOUR)
+        axes.set_ylabel(measure["unit"], fontsize=8.5, color=TEXT_COLOUR)
         axes.tick_params(labelsize=8, colors="#555555")
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     return _save(figure)
 
 
-def draw_slices(confidence: np.ndarray, consensus: np.ndarray) -> bytes:
+def plot_slices(confidence: np.ndarray, consensus: np.ndarray) -> bytes:
     """PNG: confidence of each slice from the feet to the head with the consensus's outline, cropped around it.
 
     Args:
@@ -71,9 +57,10 @@ def draw_slices(confidence: np.ndarray, consensus: np.ndarray) -> bytes:
     """
     count = len(confidence)
     chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_SLICES)).round().astype(int))
+    rows = -(-len(chosen) // 6)
     part = _part_with_confidence(confidence)
-    figure = _make_figure(9.6 / 6 * -(-len(chosen) // 6) + 0.35)
-    grid = figure.subplots(-(-len(chosen) // 6), 6, squeeze=False)
+    figure = _make_figure(9.6 / 6 * rows + 0.35)
+    grid = figure.subplots(rows, 6, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, number in zip(grid.flat, chosen, strict=False):
@@ -84,12 +71,10 @@ def draw_slices(confidence: np.ndarray, consensus: np.ndarray) -> bytes:
 
 
 def _make_figure(height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    # Without pyplot: no window, no global state.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.6, height), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(9.6, height), facecolor="white", layout="constrained")
 
 
 def _save(figure: Any) -> bytes:

@@ -1,59 +1,10 @@
-"""The arguments of `predict`, checked without torch and MONAI, whose import takes seconds."""
+"""How far a nodule is followed, checked without torch and MONAI, whose import takes seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from ..bundle.arguments import check_device
 from ..errors import InputError
-from ..io.places import Place, parse_places
 
-if TYPE_CHECKING:
-    import torch
-
-__all__ = ["check_predict", "check_range"]
-
-
-def check_predict(
-    inputs: str | Path | Sequence[str | Path],
-    num_samples: int | None,
-    num_inference_steps: int | None,
-    seed: int,
-    point: Any,
-    index: Any,
-    roi: Any,
-    slices: int | None,
-    reach_mm: float,
-    dicom: bool | None,
-    device: str | torch.device | None,
-) -> tuple[list[Path], list[list[Place]]]:
-    """Check the arguments of :func:`~medseglatdiff_monai.predict.command.predict`.
-
-    Returns:
-        The inputs, and the places in each.
-
-    Raises:
-        InputError: no input, or an argument out of its range.
-    """
-    paths = [Path(path) for path in ([inputs] if isinstance(inputs, str | Path) else inputs)]
-    if not paths:
-        raise InputError("No input: give at least one PNG, JPEG or NIfTI file, or a folder with a DICOM CT series.")
-    _check_count("--num-samples", num_samples)
-    _check_count("--num-inference-steps", num_inference_steps)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputError(f"--seed is {seed!r}; expected an integer.")
-    check_range(slices, reach_mm)
-    if dicom is not None and not isinstance(dicom, bool):
-        raise InputError(f"--dicom is {dicom!r}; expected True or False, or left out.")
-    check_device(device)
-    return paths, parse_places({"point": point, "index": index, "roi": roi}, len(paths))
-
-
-def _check_count(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise InputError(f"{name} is {value!r}; expected an integer of at least 1.")
+__all__ = ["check_range"]
 
 
 def check_range(slices: int | None, reach_mm: float) -> None:

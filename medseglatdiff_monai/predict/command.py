@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bundle.arguments import check_device
 from ..bundle.segmenter import load_segmenter
+from ..errors import InputError, check_count
 from ..io.formats import check_path
+from ..io.places import parse_places
 from ..startup import heavy_imports
-from .arguments import check_predict
+from .arguments import check_range
 
 if TYPE_CHECKING:
     import torch
@@ -85,9 +88,18 @@ def predict(
             twice, outside the volume or not needed; an image that the network cannot take; DICOM results asked for
             without highdicom, or of a series that lacks what they must repeat.
     """
-    paths, places = check_predict(
-        inputs, num_samples, num_inference_steps, seed, point, index, roi, slices, reach_mm, dicom, device
-    )
+    paths = [Path(path) for path in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    if not paths:
+        raise InputError("No input: give at least one PNG, JPEG or NIfTI file, or a folder with a DICOM CT series.")
+    check_count("--num-samples", num_samples)
+    check_count("--num-inference-steps", num_inference_steps)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"--seed is {seed!r}; expected an integer.")
+    check_range(slices, reach_mm)
+    if dicom is not None and not isinstance(dicom, bool):
+        raise InputError(f"--dicom is {dicom!r}; expected True or False, or left out.")
+    check_device(device)
+    places = parse_places({"point": point, "index": index, "roi": roi}, len(paths))
     for path in paths:
         check_path(path)
     segmenter = load_segmenter(
@@ -95,6 +107,6 @@ def predict(
         num_samples=num_samples, num_inference_steps=num_inference_steps, seed=seed, **overrides,
     )  # fmt: skip
     with heavy_imports():
-        from .files import predict_inputs
+        from .results import predict_inputs
 
     return predict_inputs(segmenter, paths, places, output_dir, experiment, seed, slices, reach_mm, dicom)

@@ -7,7 +7,7 @@ confidence. Whoever wants an area, a volume or an agreement asks the ensemble.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,26 +74,33 @@ class Ensemble:
         if self.voxel_mm3 is None:
             return None
         volumes = (self._sample_areas.sum(1) * self.voxel_mm3).tolist()
-        return Measurement(self.measure_volume(self.consensus(threshold)), volumes)
+        return Measurement(float(self.consensus(threshold).sum() * self.voxel_mm3), volumes)
 
     def diameter_mm(self, threshold: float | None = None) -> Measurement | None:
         """Longest axial diameter over all slices; ``None`` for a picture."""
         if self.affine is None:
             return None
-        return Measurement(self.measure_diameter(self.consensus(threshold)), self._sample_diameters)
+        return Measurement(self._measure_diameter(self.consensus(threshold)), self._sample_diameters)
 
     def area_pixels(self, threshold: float | None = None, number: int | None = None) -> Measurement:
         """Pixels in slice ``number``, by default in the clicked one."""
         number = self.clicked if number is None else number
-        area = self.measure_area(self.consensus(threshold), number)
+        consensus = self.consensus(threshold)
+        area = int(consensus.reshape(-1, *consensus.shape[-2:])[number].sum())
         return Measurement(area, self._sample_areas[:, number].tolist())
 
     def area_mm2(self, threshold: float | None = None, number: int | None = None) -> Measurement | None:
         """Area in slice ``number``, by default in the clicked one; ``None`` for a picture."""
         if self.affine is None:
             return None
+        pixel = float(np.linalg.norm(np.cross(self.affine[:3, 0], self.affine[:3, 1])))
         pixels = self.area_pixels(threshold, number)
-        return Measurement(pixels.consensus * self.pixel_mm2, [count * self.pixel_mm2 for count in pixels.samples])
+        return Measurement(pixels.consensus * pixel, [count * pixel for count in pixels.samples])
+
+    def area(self, threshold: float | None = None, number: int | None = None) -> tuple[Measurement, str]:
+        """Area in slice ``number``, by default in the clicked one, and its unit: mm², or px for a picture."""
+        size = self.area_mm2(threshold, number)
+        return (self.area_pixels(threshold, number), "px") if size is None else (size, "mm²")
 
     def agreement(self) -> float | None:
         """Mean IoU of two different samples over all slices, both empty → 1; ``None`` for a single sample."""
@@ -112,10 +119,7 @@ class Ensemble:
         return float(self.entropy()[union].mean()) if union.any() else 0.0
 
     def describe(self) -> dict[str, Any]:
-        """JSON values of a nodule: ``volume_mm3`` or ``None``, ``longest_diameter_mm``, ``area_mm2`` and ``agreement``.
-
-        ``agreement`` is ``{"mean_pairwise_iou"}``; the sizes are those of :meth:`Measurement.describe`.
-        """
+        """JSON values of a nodule: its sizes as of :meth:`Measurement.describe` or ``None``, and ``agreement``."""
         sizes = {
             "volume_mm3": self.volume_mm3(), "longest_diameter_mm": self.diameter_mm(), "area_mm2": self.area_mm2(),
         }  # fmt: skip
@@ -125,31 +129,21 @@ class Ensemble:
             "agreement": {"mean_pairwise_iou": None if agreement is None else round(agreement, 4)},
         }
 
-    def find_cut_ends(self) -> list[tuple[str, str]]:
-        """``"feet"`` or ``"head"``, and why, where the search ended before the consensus was empty."""
+    def note_cut_ends(self, reasons: Mapping[str, str]) -> list[str]:
+        """Remarks where the search ended before the consensus was empty; ``reasons`` puts ``ended`` into words."""
         ends = zip(("feet", "head"), self.ended, (0, -1), strict=True)
-        return [(side, end) for side, end, place in ends if end != "empty" and self.fused[place].any()]
+        return [
+            f"Towards the {side} {reasons[end]} while the consensus was not empty: the volume covers only part of the "
+            "nodule."
+            for side, end, place in ends
+            if end != "empty" and self.fused[place].any()
+        ]
 
-    def measure_volume(self, mask: np.ndarray) -> float:
-        """Volume in mm³ of a mask (S, H, W) on this grid, which must have ``voxel_mm3``."""
-        assert self.voxel_mm3 is not None
-        return float(mask.sum() * self.voxel_mm3)
-
-    def measure_diameter(self, mask: np.ndarray) -> float:
+    def _measure_diameter(self, mask: np.ndarray) -> float:
         """Longest axial diameter in mm of a mask (H, W) or (S, H, W) on this grid, which must have an ``affine``."""
         assert self.affine is not None
         edges = self.affine[:3, :2]
         return max(longest_diameter(plane, edges) for plane in mask.reshape(-1, *mask.shape[-2:]))
-
-    def measure_area(self, mask: np.ndarray, number: int | None = None) -> int:
-        """Pixels of a mask (H, W) or (S, H, W) in slice ``number``, by default in the clicked one."""
-        return int(mask.reshape(-1, *mask.shape[-2:])[self.clicked if number is None else number].sum())
-
-    @functools.cached_property
-    def pixel_mm2(self) -> float:
-        """Area of a pixel; the ensemble must have an ``affine``."""
-        assert self.affine is not None
-        return float(np.linalg.norm(np.cross(self.affine[:3, 0], self.affine[:3, 1])))
 
     # Measured once for all samples: a page asks at every move of the threshold.
     @functools.cached_property
@@ -160,7 +154,7 @@ class Ensemble:
 
     @functools.cached_property
     def _sample_diameters(self) -> list[float]:
-        return [self.measure_diameter(sample) for sample in self.samples]
+        return [self._measure_diameter(sample) for sample in self.samples]
 
 
 def stack_planes(
@@ -173,8 +167,7 @@ def stack_planes(
 
     The affine's last column is the mean distance of the slices, if they are unevenly spaced.
     """
-    affine = planes[0].affine
-    last = planes[-1].affine
+    affine, last = planes[0].affine, planes[-1].affine
     if affine is not None and last is not None and len(planes) > 1:
         affine = affine.copy()
         affine[:3, 2] = (last[:3, 3] - affine[:3, 3]) / (len(planes) - 1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from ..bundle.segmenter import Segmenter
 from ..ensemble.fusion import fuse_ensemble
 from ..ensemble.inferer import EnsembleInferer, SamplingSettings
 from ..errors import InputError, unwrapped_errors
-from ..io.prepared import LoadCased
 from ..io.reading import RasterInput, VolumeInput
 from ..networks.baselines.one_to_one import OneToOneSegmenter
 from ..networks.codecs import CodecBase
@@ -36,8 +34,7 @@ def segment_image(
 
     Args:
         segmenter: the loaded bundle.
-        source: an opened picture or NIfTI slice, or an image in memory (C, H, W): grey values as in a file of
-            the bundle's kind.
+        source: an opened picture or NIfTI slice, or an image (C, H, W), grey values as in a file of the bundle's kind.
         sampling: by default the bundle's own settings.
 
     Returns:
@@ -59,7 +56,11 @@ def segment_image(
 def _segment(
     segmenter: Segmenter, image: MetaTensor, sampling: SamplingSettings | None, affine: np.ndarray | None
 ) -> Ensemble:
-    preprocessing = _prepare(segmenter, image)
+    # Its first step, LoadCased, leaves an image that is loaded already as it is.
+    steps: list[Callable] = [segmenter.preprocessing]
+    if segmenter.crop_size is not None:
+        steps.insert(0, SpatialPadd("image", segmenter.image_size, mode="constant", value=float(image.min())))
+    preprocessing = Compose(steps)
     with unwrapped_errors():
         item = preprocessing({"image": image})["image"]
     # One-to-one networks have no codec and check themselves how often they can halve.
@@ -101,13 +102,3 @@ def _segment(
         affine=affine,
         planes=(image,),
     )
-
-
-def _prepare(segmenter: Segmenter, image: MetaTensor) -> Compose:
-    """The bundle's preprocessing of an image that is loaded already."""
-    own = segmenter.preprocessing
-    every: Sequence[Any] = own.transforms if isinstance(own, Compose) else [own]
-    steps = [step for step in every if not isinstance(step, LoadCased)]
-    if segmenter.crop_size is not None:
-        steps.insert(0, SpatialPadd("image", segmenter.image_size, mode="constant", value=float(image.min())))
-    return Compose(steps)

@@ -8,6 +8,7 @@ that are independent from slice to slice would cancel in the sum and make the in
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -51,17 +52,15 @@ def segment_nodule(
         InputError: ``slices`` or ``reach_mm`` out of range; see
             :func:`~medseglatdiff_monai.predict.image.segment_image`.
     """
-    done = 0
+    done = itertools.count(1)
 
     def segment(plane: MetaTensor) -> Ensemble:
-        nonlocal done
         try:
             found = segment_image(segmenter, plane, sampling)
         except ValueError as error:
             raise InputError(f"{volume.path}: {error}") from error
-        done += 1
         if progress is not None:
-            progress(done)
+            progress(next(done))
         return found
 
     # The file does not say how thick a single slice is, and one slice of several is no volume.
@@ -102,23 +101,19 @@ def follow_nodule(
     normal = np.cross(affine[:3, 0], affine[:3, 1])
     normal /= np.linalg.norm(normal)
     for direction in (-1, 1):
-        offset = direction
-        while True:
+        for offset in itertools.count(direction, direction):
             if slices is not None and abs(offset) > slices // 2:
-                ended.append("slices")
-                break
-            plane = cut_plane(offset)
-            if plane is None:
-                ended.append("volume")
-                break
-            distance = np.asarray(plane.affine, dtype=float)[:3, 3] - affine[:3, 3]
-            if abs(float(normal @ distance)) > reach_mm + 1e-3:
-                ended.append("reach")
-                break
-            found[offset] = segment(plane)
-            if not found[offset].fused.any():
-                ended.append("empty")
-                break
-            offset += direction
+                end = "slices"
+            elif (plane := cut_plane(offset)) is None:
+                end = "volume"
+            elif abs(float(normal @ (np.asarray(plane.affine)[:3, 3] - affine[:3, 3]))) > reach_mm + 1e-3:
+                end = "reach"
+            else:
+                found[offset] = segment(plane)
+                if found[offset].fused.any():
+                    continue
+                end = "empty"
+            ended.append(end)
+            break
     order = sorted(found)
     return stack_planes([found[offset] for offset in order], order.index(0), (ended[0], ended[1]), voxel_mm3)

@@ -1,9 +1,10 @@
-"""Descriptions of the run, the input and each nodule, for a prediction's JSON and panel."""
+"""What a prediction's JSON and its panel say of the run, the input and each nodule."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,17 @@ from ..io.places import Place
 from ..io.planes import point_to_index
 from ..io.raster import RasterInput
 from ..io.reading import DicomInput, VolumeInput
+from ..plots.panel import plot_panel
+from ..provenance import provenance
 from .ensemble import Ensemble
 
-__all__ = ["describe_input", "describe_nodule", "describe_run", "describe_steps", "find_notes"]
+__all__ = ["describe_input", "describe_nodule", "describe_plane", "describe_run", "describe_steps", "save_panel"]
 
 logger = logging.getLogger(__name__)
 
 
 def describe_run(segmenter: Segmenter, experiment: str | None, seed: int) -> dict[str, Any]:
     """What all inputs of a run have in common."""
-    from ..provenance import provenance
-
     inferer = segmenter.inferer
     return {
         "bundle": segmenter.bundle_dir.name,
@@ -41,58 +42,6 @@ def describe_run(segmenter: Segmenter, experiment: str | None, seed: int) -> dic
         "fusion": inferer.fusion,
         "postprocess": inferer.postprocess,
         **provenance(segmenter.device),
-    }
-
-
-def describe_steps(record: Mapping[str, Any]) -> str:
-    """How a mask was sampled: one pass of a network, or steps of a sampler, and the seed."""
-    steps, sampler = record["num_inference_steps"], record["sampler"]
-    if sampler is None:
-        return "one mask, no steps"
-    if sampler == "direct":
-        return f"{steps} {'pass' if steps == 1 else 'passes'}, seed {record['seed']}"
-    return f"{steps} {sampler.upper()} steps, seed {record['seed']}"
-
-
-def describe_nodule(
-    source: VolumeInput,
-    place: Place,
-    point: np.ndarray,
-    nodule: Ensemble,
-    number: int,
-    slices: int | None,
-    reach_mm: float,
-) -> dict[str, Any]:
-    """One nodule of a result: where it is, how it was found, its sizes, and remarks for whoever uses it."""
-    plane = nodule.planes[nodule.clicked]
-    voxel = np.floor(point_to_index(point, source.affine) + 0.5).astype(int)
-    if "slab_start" in plane.meta:
-        voxel[2] = int(plane.meta["slab_start"])
-    why = {
-        "reach": f"--reach-mm {reach_mm:g} ended the search", "slices": f"--slices {slices} ended the search",
-        "volume": "the scan ends",
-    }  # fmt: skip
-    notes = []
-    if slices != 1:
-        notes = [
-            f"Towards the {side} {why[end]} while the consensus was not empty: the volume covers only part of the "
-            "nodule."
-            for side, end in nodule.find_cut_ends()
-        ]
-    if not nodule.fused[nodule.clicked].any():
-        notes.append("The consensus is empty in the clicked slice: most samples see no nodule there.")
-    for note in notes:
-        logger.warning("%s: nodule %d: %s", source.path, number, note)
-    notes += _note_seen(nodule.seen, plane.shape[1:], "crop")
-    return {
-        "number": number,
-        place[0]: list(place[1]),
-        "point_mm": [round(float(value), 3) for value in point],
-        "voxel": [int(value) for value in np.clip(voxel, 0, np.array(source.shape) - 1)],
-        "num_slices": len(nodule.planes),
-        "ended": {"feet": nodule.ended[0], "head": nodule.ended[1]},
-        **nodule.describe(),
-        "notes": notes,
     }
 
 
@@ -112,8 +61,12 @@ def describe_input(source: RasterInput | VolumeInput) -> dict[str, Any]:
     return description
 
 
-def find_notes(source: RasterInput | VolumeInput, found: Ensemble, segmenter: Segmenter) -> list[str]:
-    """Remarks for whoever uses the result, about how the image was taken."""
+def describe_plane(source: RasterInput | VolumeInput, found: Ensemble, segmenter: Segmenter) -> dict[str, Any]:
+    """The sizes of an image that is taken whole, and remarks about how it was taken."""
+    pixels, area = found.area_pixels(), found.area_mm2()
+    sizes = {"area_pixels": {"consensus": pixels.consensus, "samples": pixels.samples}}
+    if area is not None:
+        sizes["area_mm2"] = {name: area.describe()[name] for name in ("consensus", "samples")}
     height, width = found.confidence.shape
     crop = segmenter.crop_size
     notes = []
@@ -127,7 +80,42 @@ def find_notes(source: RasterInput | VolumeInput, found: Ensemble, segmenter: Se
     elif crop is not None and (height < segmenter.image_size[0] or width < segmenter.image_size[1]):
         notes.append(f"The image ({height}x{width}) was padded with its minimum to the network's size.")
     what = "image" if isinstance(source, RasterInput) else "plane"
-    return notes + _note_seen(found.seen, (height, width), what)
+    return {**sizes, "notes": notes + _note_seen(found.seen, (height, width), what)}
+
+
+def describe_nodule(
+    source: VolumeInput,
+    place: Place,
+    point: np.ndarray,
+    nodule: Ensemble,
+    number: int,
+    slices: int | None,
+    reach_mm: float,
+) -> dict[str, Any]:
+    """One nodule of a result: where it is, how it was found, its sizes, and remarks for whoever uses it."""
+    plane = nodule.planes[nodule.clicked]
+    voxel = np.floor(point_to_index(point, source.affine) + 0.5).astype(int)
+    if "slab_start" in plane.meta:
+        voxel[2] = int(plane.meta["slab_start"])
+    reasons = {
+        "reach": f"--reach-mm {reach_mm:g} ended the search", "slices": f"--slices {slices} ended the search",
+        "volume": "the scan ends",
+    }  # fmt: skip
+    notes = [] if slices == 1 else nodule.note_cut_ends(reasons)
+    if not nodule.fused[nodule.clicked].any():
+        notes.append("The consensus is empty in the clicked slice: most samples see no nodule there.")
+    for note in notes:
+        logger.warning("%s: nodule %d: %s", source.path, number, note)
+    return {
+        "number": number,
+        place[0]: list(place[1]),
+        "point_mm": [round(float(value), 3) for value in point],
+        "voxel": [int(value) for value in np.clip(voxel, 0, np.array(source.shape) - 1)],
+        "num_slices": len(nodule.planes),
+        "ended": {"feet": nodule.ended[0], "head": nodule.ended[1]},
+        **nodule.describe(),
+        "notes": notes + _note_seen(nodule.seen, plane.shape[1:], "crop"),
+    }
 
 
 def _note_seen(seen: tuple[int, int, int, int], shape: Sequence[int], what: str) -> list[str]:
@@ -140,3 +128,48 @@ def _note_seen(seen: tuple[int, int, int, int], shape: Sequence[int], what: str)
         f"The network saw rows {top} to {bottom - 1} and columns {left} to {right - 1} of the {height}x{width} {what}; "
         "all else is background."
     ]
+
+
+def describe_steps(run: Mapping[str, Any]) -> str:
+    """How a mask was sampled: one pass of a network, or steps of a sampler, and the seed."""
+    steps, sampler = run["num_inference_steps"], run["sampler"]
+    if sampler is None:
+        return "one mask, no steps"
+    if sampler == "direct":
+        return f"{steps} {'pass' if steps == 1 else 'passes'}, seed {run['seed']}"
+    return f"{steps} {sampler.upper()} steps, seed {run['seed']}"
+
+
+def save_panel(found: Ensemble, path: Path, title: str, run: Mapping[str, Any]) -> None:
+    """Write the PNG of a plane, or of the clicked slice of a nodule: the part that the network saw."""
+    volume = found.volume_mm3()
+    shown = found.plane(found.clicked) if found.confidence.ndim == 3 else found
+    top, left, bottom, right = shown.seen
+    part = (..., slice(top, bottom), slice(left, right))
+    image = shown.planes[0].as_tensor().numpy()[part]
+    area, unit = shown.area()
+    what = f"Consensus {area.consensus:.0f} {unit}"
+    if volume is not None:
+        low, high = volume.describe()["interval"]
+        what = (
+            f"Volume {volume.consensus:.0f} mm³ ({low:.0f} to {high:.0f}), clicked slice: "
+            f"consensus {area.consensus:.0f} {unit}"
+        )
+    plot_panel(
+        image[0] if len(image) == 1 else np.clip(image, 0, 255).astype(np.uint8).transpose(1, 2, 0),
+        shown.samples[part],
+        shown.confidence[part],
+        shown.fused[part],
+        shown.entropy()[part],
+        path,
+        title=title,
+        subtitle=(
+            f"{what}, samples {min(area.samples):.0f} to {max(area.samples):.0f} {unit}  ·  "
+            f"{describe_steps(run)}  ·  {run['bundle']}"
+        ),
+        sample_titles=[
+            f"Sample {number}: {f'{size:.0f} {unit}' if size else 'empty'}"
+            for number, size in enumerate(area.samples, start=1)
+        ],
+        confidence_title=None if run["confidence"] == "samples" else f"Confidence ({len(shown.samples)} samples)",
+    )

@@ -1,10 +1,14 @@
-"""The files that `predict` writes: JSON, masks and maps in the input's geometry, samples, panel, DICOM results."""
+"""From users' files to ensembles of masks, and to the files that `predict` writes in each input's own geometry.
+
+A picture goes through the bundle's preprocessing as in training. From a CT volume the crop around the nodule is cut out
+of each axial slice first, and prepared by itself. Written are JSON, masks and maps, samples, a panel, DICOM results.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,102 +16,131 @@ import numpy as np
 import torch
 
 from ..bundle.segmenter import Segmenter
-from ..io.dicom_results import DicomWriter, SegmentedNodule
-from ..io.places import Place
+from ..errors import InputError
+from ..io.dicom_results import DicomWriter, SegmentedNodule, can_write_dicom
+from ..io.places import Place, find_points
 from ..io.raster import RasterInput
-from ..io.reading import DicomInput, VolumeInput
+from ..io.reading import DicomInput, VolumeInput, open_input
 from ..io.writing import OutputFolder, save_png, save_samples, save_volume
 from .ensemble import Ensemble
+from .image import segment_image
 from .measure import INTERVAL_PERCENT
-from .panel import save_panel
-from .record import describe_input, describe_nodule, find_notes
+from .nodule import segment_nodule
+from .record import describe_input, describe_nodule, describe_plane, describe_run, save_panel
 
-__all__ = ["RESULT_VERSION", "PredictionRun", "write_nodules", "write_plane"]
+__all__ = ["RESULT_VERSION", "predict_inputs"]
 
 RESULT_VERSION = 2
 NO_DICOM = "No DICOM SEG and SR: highdicom is not installed; pip install -e '.[dicom]' in the source tree."
 
 
-@dataclass(frozen=True)
-class PredictionRun:
-    """What all inputs of a call share; see :func:`~medseglatdiff_monai.predict.command.predict`."""
-
-    segmenter: Segmenter
-    record: dict[str, Any]
-    output_dir: Path
-    slices: int | None
-    reach_mm: float
-    dicom: bool | None
-
-
-def write_plane(source: RasterInput | VolumeInput, found: Ensemble, run: PredictionRun) -> dict[str, Any]:
-    """Write a picture's ensemble, or that of a NIfTI of one slice that is taken as a crop; returns the result."""
-    pixels, area = found.area_pixels(), found.area_mm2()
-    result: dict[str, Any] = {
-        "version": RESULT_VERSION,
-        "input": describe_input(source),
-        "area_pixels": {"consensus": pixels.consensus, "samples": pixels.samples},
-    }
-    if area is not None:
-        result["area_mm2"] = {name: area.describe()[name] for name in ("consensus", "samples")}
-    result["notes"] = find_notes(source, found, run.segmenter)
-
-    def write(staging: Path) -> dict[str, str]:
-        end = "png" if isinstance(source, RasterInput) else "nii.gz"
-        names = {kind: f"{source.stem}_{kind}.{end}" for kind in ("consensus", "confidence")}
-        values = {"consensus": found.fused, "confidence": found.confidence}
-        for kind, name in names.items():
-            if isinstance(source, RasterInput):
-                save_png(values[kind], staging / name)
-            else:
-                save_volume(source.paste(_to_tensor(values[kind]), found.planes[0]), source, staging / name)
-        names["samples"], names["panel"] = f"{source.stem}_samples.npz", f"{source.stem}_panel.png"
-        save_samples(staging / names["samples"], **found.arrays())
-        save_panel(found, staging / names["panel"], source.stem, run.record)
-        return names
-
-    return _write(source, result, run, write)
-
-
-def write_nodules(
-    source: VolumeInput,
-    places: Sequence[Place],
-    points: np.ndarray,
-    nodules: Sequence[Ensemble],
-    run: PredictionRun,
-    writer: DicomWriter | None,
-) -> dict[str, Any]:
-    """Write the nodules of a volume, one for each place; returns the result."""
-    described = [
-        describe_nodule(source, place, point, nodule, number, run.slices, run.reach_mm)
-        for number, (place, point, nodule) in enumerate(zip(places, points, nodules, strict=True), start=1)
+def predict_inputs(
+    segmenter: Segmenter,
+    paths: Sequence[Path],
+    places: Sequence[Sequence[Place]],
+    output_dir: str | Path,
+    experiment: str | None,
+    seed: int,
+    slices: int | None,
+    reach_mm: float,
+    dicom: bool | None,
+) -> list[dict[str, Any]]:
+    """Sample an ensemble of masks for each input and write it; the arguments are those of `predict`, checked."""
+    # All headers before the first pixel: a misspelt last input should not cost the work on the first.
+    opened = [open_input(path, segmenter.in_channels) for path in paths]
+    _check_stems(opened)
+    points = [
+        find_points(source, where, segmenter.crop_size is not None, segmenter.bundle_dir.name)
+        for source, where in zip(opened, places, strict=True)
     ]
-    result: dict[str, Any] = {
-        "version": RESULT_VERSION,
-        "input": describe_input(source),
-        "interval_percent": list(INTERVAL_PERCENT),
-        "nodules": described,
-        "notes": [NO_DICOM] if isinstance(source, DicomInput) and writer is None and run.dicom is None else [],
-    }
+    run = describe_run(segmenter, experiment, seed)
+    wanted = can_write_dicom() if dicom is None else dicom
+    writers = [DicomWriter(source, run) if wanted and isinstance(source, DicomInput) else None for source in opened]
+    results = []
+    for source, where, at, writer in zip(opened, places, points, writers, strict=True):
+        result: dict[str, Any] = {"version": RESULT_VERSION, "input": describe_input(source)}
+        write: Callable[[dict[str, Any], Path], dict[str, str]]
+        if isinstance(source, RasterInput) or not len(at):
+            found = segment_image(segmenter, source)
+            result |= describe_plane(source, found, segmenter)
+            write = partial(_write_plane, source, found)
+        else:
+            nodules = [segment_nodule(segmenter, source, point, None, slices, reach_mm) for point in at]
+            described = [
+                describe_nodule(source, place, point, nodule, number, slices, reach_mm)
+                for number, (place, point, nodule) in enumerate(zip(where, at, nodules, strict=True), start=1)
+            ]
+            notes = [NO_DICOM] if isinstance(source, DicomInput) and writer is None and dicom is None else []
+            result |= {"interval_percent": list(INTERVAL_PERCENT), "nodules": described, "notes": notes}
+            write = partial(_write_nodules, source, nodules, described, writer, slices == 1)
+        results.append(_write_together({**result, "provenance": run}, source.stem, Path(output_dir), write))
+    return results
+
+
+def _check_stems(opened: Sequence[RasterInput | VolumeInput]) -> None:
+    seen: dict[str, Path] = {}
+    for source in opened:
+        other = seen.setdefault(source.stem, source.path)
+        if other is not source.path:
+            raise InputError(
+                f"{source.path} and {other}: two inputs called {source.stem!r}, whose files would have the same names. "
+                "Predict them in separate calls, each with its own --output-dir."
+            )
+
+
+def _write_together(
+    result: dict[str, Any], stem: str, output_dir: Path, write: Callable[[dict[str, Any], Path], dict[str, str]]
+) -> dict[str, Any]:
+    """Write all files of an input together; returns the JSON's content with absolute paths."""
+    with OutputFolder(output_dir) as staging:
+        names = write(result["provenance"], staging)
+        text = json.dumps({**result, "files": names}, indent=2, allow_nan=False) + "\n"
+        (staging / f"{stem}_prediction.json").write_text(text, encoding="utf-8")
+    names = {**names, "prediction": f"{stem}_prediction.json"}
+    return {**result, "files": {kind: str((output_dir / name).resolve()) for kind, name in names.items()}}
+
+
+def _write_plane(
+    source: RasterInput | VolumeInput, found: Ensemble, run: dict[str, Any], folder: Path
+) -> dict[str, str]:
+    """Write a picture's ensemble, or that of a NIfTI of one slice that is taken as a crop; returns the files' names."""
+    end = "png" if isinstance(source, RasterInput) else "nii.gz"
+    names = {}
+    for kind, values in {"consensus": found.fused, "confidence": found.confidence}.items():
+        names[kind] = f"{source.stem}_{kind}.{end}"
+        if isinstance(source, RasterInput):
+            save_png(values, folder / names[kind])
+        else:
+            save_volume(source.paste(_to_tensor(values), found.planes[0]), source, folder / names[kind])
+    names["samples"], names["panel"] = f"{source.stem}_samples.npz", f"{source.stem}_panel.png"
+    save_samples(folder / names["samples"], **found.arrays())
+    save_panel(found, folder / names["panel"], source.stem, run)
+    return names
+
+
+def _write_nodules(
+    source: VolumeInput,
+    nodules: Sequence[Ensemble],
+    described: Sequence[dict[str, Any]],
+    writer: DicomWriter | None,
+    clicked_slice_only: bool,
+    run: dict[str, Any],
+    folder: Path,
+) -> dict[str, str]:
+    """Write the nodules of a volume; returns the files' names."""
     pasted = [_paste(source, nodule, entry) for nodule, entry in zip(nodules, described, strict=True)]
-    labels, confidence = _merge(source, pasted)
-
-    def write(staging: Path) -> dict[str, str]:
-        names = {kind: f"{source.stem}_{kind}.nii.gz" for kind in ("consensus", "confidence")}
-        save_volume(labels, source, staging / names["consensus"])
-        save_volume(confidence, source, staging / names["confidence"])
-        for number, nodule in enumerate(nodules, start=1):
-            end = f"_{number}" if len(nodules) > 1 else ""
-            samples, panel = f"samples{end}", f"panel{end}"
-            names[samples], names[panel] = f"{source.stem}_{samples}.npz", f"{source.stem}_{panel}.png"
-            save_samples(staging / names[samples], **(nodule.plane(0) if run.slices == 1 else nodule).arrays())
-            title = source.stem + (f", nodule {number}" if end else "")
-            save_panel(nodule, staging / names[panel], title, run.record)
-        if writer is not None:
-            names.update(writer.write(pasted, staging, source.stem))
-        return names
-
-    return _write(source, result, run, write)
+    names = {kind: f"{source.stem}_{kind}.nii.gz" for kind in ("consensus", "confidence")}
+    for kind, values in zip(names, _merge(source, pasted), strict=True):
+        save_volume(values, source, folder / names[kind])
+    for number, nodule in enumerate(nodules, start=1):
+        end = f"_{number}" if len(nodules) > 1 else ""
+        samples, panel = f"samples{end}", f"panel{end}"
+        names[samples], names[panel] = f"{source.stem}_{samples}.npz", f"{source.stem}_{panel}.png"
+        save_samples(folder / names[samples], **(nodule.plane(0) if clicked_slice_only else nodule).arrays())
+        save_panel(nodule, folder / names[panel], source.stem + (f", nodule {number}" if end else ""), run)
+    if writer is not None:
+        names.update(writer.write(pasted, folder, source.stem))
+    return names
 
 
 def _to_tensor(values: np.ndarray) -> torch.Tensor:
@@ -131,19 +164,3 @@ def _merge(source: VolumeInput, nodules: Sequence[SegmentedNodule]) -> tuple[np.
         labels[part] = np.where((nodule.consensus > 0) & stronger, number, labels[part])
         confidence[part] = np.maximum(confidence[part], nodule.confidence)
     return labels, confidence
-
-
-def _write(
-    source: RasterInput | VolumeInput,
-    result: dict[str, Any],
-    run: PredictionRun,
-    write: Callable[[Path], dict[str, str]],
-) -> dict[str, Any]:
-    """Write all files of an input together; returns the JSON's content with absolute paths."""
-    with OutputFolder(run.output_dir) as staging:
-        names = write(staging)
-        result = {**result, "provenance": run.record, "files": names}
-        text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-        (staging / f"{source.stem}_prediction.json").write_text(text, encoding="utf-8")
-    names = {**names, "prediction": f"{source.stem}_prediction.json"}
-    return {**result, "files": {kind: str((run.output_dir / name).resolve()) for kind, name in names.items()}}

@@ -1,8 +1,1 @@
-"""A local web page to look at ensembles: samples, consensus at any threshold, raters' masks beside them.
-
-Names are imported when first used, so that arguments can be checked without torch and MONAI.
-"""
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+"""A local web page to look at ensembles: samples, consensus at any threshold, raters' masks beside them."""

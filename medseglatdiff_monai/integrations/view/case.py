@@ -20,7 +20,7 @@ from monai.data import MetaTensor
 from ...bundle.segmenter import Segmenter
 from ...errors import InputError
 from ...io.places import find_points
-from ...io.planes import index_to_point
+from ...io.planes import index_to_point, point_to_index
 from ...io.reading import NiftiInput, RasterInput, VolumeInput, open_input
 from ...metrics.energy import generalized_energy_distance
 from ...metrics.matching import hungarian_matched_iou
@@ -112,15 +112,9 @@ class OpenCase:
     def find_slice(self, point: Sequence[float]) -> int:
         """Number of the slice of an LPS point, for `read_slice`."""
         assert isinstance(self.source, VolumeInput)
-        affine = np.asarray(self.read_slice(0).affine, dtype=float)
-        normal = np.cross(affine[:3, 0], affine[:3, 1])
-        normal *= np.sign(normal[2]) / np.linalg.norm(normal)
-        ras = np.asarray(point, dtype=float) * [-1.0, -1.0, 1.0]
-        heights = [
-            abs(float(normal @ (ras - np.asarray(self.read_slice(number).affine, dtype=float)[:3, 3])))
-            for number in (0, self.num_slices - 1)
-        ]
-        return round((self.num_slices - 1) * heights[0] / max(sum(heights), 1e-9))
+        axis, upwards = _slice_axis(self.source)
+        index = round(float(point_to_index(point, self.source.affine)[axis]))
+        return min(max(index if upwards else self.num_slices - 1 - index, 0), self.num_slices - 1)
 
     def pixel_to_point(self, number: int, row: float, column: float) -> tuple[float, float, float]:
         """LPS millimetres of a pixel of slice `number`."""
@@ -133,7 +127,6 @@ class OpenCase:
         num_inference_steps: int,
         seed: int,
         point: Sequence[float] | None = None,
-        slices: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Shown:
         """Sample the ensemble.
@@ -143,15 +136,12 @@ class OpenCase:
             num_inference_steps: denoiser calls per mask.
             seed: seed of the noise.
             point: LPS millimetres of the nodule, for a volume.
-            slices: as in `predict`.
             progress: called with the number of slices that are done.
 
         Raises:
             InputError: a number below 1, a point that is missing, not needed or outside, raters' masks that do not
                 fit, an image that the network cannot take.
         """
-        if num_samples < 1 or num_inference_steps < 1:
-            raise InputError(f"{num_samples} samples of {num_inference_steps} steps; expected at least 1 of each.")
         segmenter = self.segmenter
         sampling = dataclasses.replace(
             segmenter.inferer, num_samples=num_samples, num_inference_steps=num_inference_steps, seed=seed
@@ -160,18 +150,15 @@ class OpenCase:
         points = find_points(self.source, places, segmenter.crop_size is not None, segmenter.bundle_dir.name)
         if len(points):
             assert isinstance(self.source, VolumeInput)  # find_points refuses places in a picture
-            found = segment_nodule(segmenter, self.source, points[0], sampling, slices, progress=progress)
+            found = segment_nodule(segmenter, self.source, points[0], sampling, progress=progress)
         else:
             found = stack_planes([segment_image(segmenter, self.source, sampling)])
             if progress is not None:
                 progress(1)
-        notes = [
-            f"Towards the {side} the {'scan' if end == 'volume' else 'search'} ends while the consensus is not empty: "
-            "the volume covers only part of the nodule."
-            for side, end in (found.find_cut_ends() if found.voxel_mm3 is not None else [])
-        ]
+        reasons = {"volume": "the scan ends", "reach": "the search ended"}
+        notes = () if found.voxel_mm3 is None else tuple(found.note_cut_ends(reasons))
         raters = cut_masks(self.raters, found.planes, segmenter.crop_size)
-        return Shown(found, sampling.threshold, raters, tuple(notes))
+        return Shown(found, sampling.threshold, raters, notes)
 
 
 def open_case(
@@ -192,24 +179,25 @@ def open_case(
     source = open_input(path, segmenter.in_channels)
     names = [part.strip() for part in raters.split(",")] if isinstance(raters, str) else raters
     paths = [Path(name) for name in ([names] if isinstance(names, Path) else names or []) if str(name)]
-    if isinstance(source, RasterInput):
-        return OpenCase(source, load_masks(paths, source.size, source), segmenter, 1, False, _only(source.read_plane()))
-    if not source.needs_place:
+    if isinstance(source, RasterInput) or not source.needs_place:
         # A NIfTI of one slice is taken as a crop, as `predict` does.
         plane = source.read_plane()
         masks = load_masks(paths, (int(plane.shape[1]), int(plane.shape[2])), source)
-        return OpenCase(source, masks, segmenter, 1, False, _only(plane))
-    middle = index_to_point([(side - 1) / 2 for side in source.shape], source.affine).tolist()
+        return OpenCase(source, masks, segmenter, 1, False, lambda number: plane if number == 0 else None)
+    middle = [(side - 1) / 2 for side in source.shape]
     # Checks that the bundle takes volumes at all.
-    find_points(source, [("point", tuple(middle))], segmenter.crop_size is not None, segmenter.bundle_dir.name)
-    axis = int(np.flatnonzero(nibabel.orientations.io_orientation(source.affine)[:, 0] == 2)[0])
-    sign = int(nibabel.orientations.io_orientation(source.affine)[axis, 1])
-    feet = [(side - 1) / 2 for side in source.shape]
-    feet[axis] = 0 if sign > 0 else source.shape[axis] - 1
+    anywhere = tuple(index_to_point(middle, source.affine).tolist())
+    find_points(source, [("point", anywhere)], segmenter.crop_size is not None, segmenter.bundle_dir.name)
+    axis, upwards = _slice_axis(source)
+    feet = middle.copy()
+    feet[axis] = 0 if upwards else source.shape[axis] - 1
     cut_plane = source.open_planes(index_to_point(feet, source.affine).tolist(), None)
     volumes = tuple(open_mask_volume(entry, source) for entry in paths) or None
     return OpenCase(source, volumes, segmenter, source.shape[axis], True, cut_plane)
 
 
-def _only(plane: MetaTensor) -> Callable[[int], MetaTensor | None]:
-    return lambda number: plane if number == 0 else None
+def _slice_axis(volume: VolumeInput) -> tuple[int, bool]:
+    """The axis of the array along which its slices follow each other, and whether it runs towards the head."""
+    orientation = nibabel.orientations.io_orientation(volume.affine)
+    axis = int(np.flatnonzero(orientation[:, 0] == 2)[0])
+    return axis, bool(orientation[axis, 1] > 0)

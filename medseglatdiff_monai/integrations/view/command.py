@@ -13,9 +13,11 @@ from ...bundle.segmenter import load_segmenter
 from ...errors import InputError
 from ...io.places import parse_places
 from ...startup import heavy_imports
-from .address import HOST
 
 __all__ = ["view"]
+
+# On this computer alone: whoever can open the page can read files by their path.
+HOST = "127.0.0.1"
 
 
 def view(
@@ -73,7 +75,7 @@ def view(
     with heavy_imports():
         from .page import serve
 
-    serve(segmenter, input, raters, places[0][1] if places else None, num_samples, seed, port, show)
+    serve(segmenter, input, raters, places[0][1] if places else None, num_samples, seed, HOST, port, show)
 
 
 def _check_port(port: int) -> None:

@@ -1,30 +1,27 @@
-"""The page: open an image, point at the nodule, sample, page through samples, slide the threshold.
-
-Served by NiceGUI (extra ``view``) on this computer alone: whoever can open the page can read files by their path.
-"""
+"""The page: open an image, point at the nodule, sample, page through samples, slide the threshold."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-import numpy as np
+from nicegui import app, run, ui
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ...bundle.segmenter import Segmenter
 from ...ensemble.inferer import sampling_settings
 from ...errors import InputError
+from ...io.planes import point_to_index
 from ...plots.panel import SAMPLE_COLOUR
-from .address import HOST
 from .case import OpenCase, Shown, open_case
-from .layers import describe_raters, describe_sizes, draw_layers, format_point
-from .picture import WINDOWS, find_scale, render, to_uri
-
-if TYPE_CHECKING:
-    from .controls import Start
+from .controls import Controls
+from .picture import WINDOWS, describe_raters, describe_sizes, find_scale, render, render_layers
 
 __all__ = ["serve"]
+
+T = TypeVar("T")
 
 
 def serve(
@@ -34,43 +31,27 @@ def serve(
     point: Sequence[float] | None,
     num_samples: int,
     seed: int,
+    host: str,
     port: int,
     show: bool,
 ) -> None:
-    """Serve the page until it is interrupted, see :func:`~medseglatdiff_monai.integrations.view.view`.
-
-    Args:
-        segmenter: the loaded bundle.
-        path: image to open at once, or ``None``.
-        raters: its raters' masks.
-        point: its nodule, LPS millimetres; segmented at once if given.
-        num_samples: to begin with.
-        seed: to begin with.
-        port: of the page, on 127.0.0.1.
-        show: open the browser.
-    """
+    """Serve the page until it is interrupted; the arguments are those of `view`, checked."""
     # Before the browser opens: a wrong path is an error of the command.
     case = None if path is None else open_case(path, segmenter, raters)
-
-    from nicegui import app, ui
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    from .controls import Start
-
     # A page elsewhere must not reach this one under another name that leads to 127.0.0.1.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
     lock = threading.Lock()
     steps = sampling_settings(segmenter.inferer, segmenter.network)["num_inference_steps"]
-    start = Start(path, raters, point, num_samples, steps, seed)
 
     def root() -> None:
-        Page(segmenter, lock, start, case)
+        controls = Controls(segmenter.bundle_dir.name, path, raters, num_samples, steps, seed)
+        Page(segmenter, lock, controls, case, point)
 
     # Flushed: the address is wanted now, also through a pipe.
-    print(f"Open http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
+    print(f"Open http://{host}:{port} (Ctrl-C ends it)", flush=True)
     # A browser that was busy for a while comes back to the same page; without the last messages it would load again.
     ui.run(
-        root, host=HOST, port=port, title="medseglatdiff", favicon="🫁", reload=False, show=show,
+        root, host=host, port=port, title="medseglatdiff", favicon="🫁", reload=False, show=show,
         show_welcome_message=False, message_history_length=100, reconnect_timeout=30.0,
     )  # fmt: skip
 
@@ -81,32 +62,44 @@ class Page:
     Args:
         segmenter: the loaded bundle, shared by all visitors.
         lock: held while masks are sampled.
-        start: what the controls begin with.
-        case: the opened image of ``start``, or ``None``.
+        controls: its widgets.
+        case: image that is open at the beginning, or ``None``.
+        point: its nodule, LPS millimetres; segmented at once if given, or not needed.
     """
 
-    def __init__(self, segmenter: Segmenter, lock: threading.Lock, start: Start, case: OpenCase | None) -> None:
-        from nicegui import ui
-
-        from .controls import Actions, Controls
-
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        lock: threading.Lock,
+        controls: Controls,
+        case: OpenCase | None,
+        point: Sequence[float] | None,
+    ) -> None:
         self.segmenter = segmenter
         self.lock = lock
+        self.controls = controls
         self.case: OpenCase | None = None
         self.shown: Shown | None = None
-        self.point = start.point
+        self.point = point
         self.done = 0
-        actions = Actions(
-            self._open, self._segment, self._click, self._show_progress, self._show_scan, self._show_all,
-            self._show_base, self._show_masks,
-        )  # fmt: skip
-        self.controls = Controls(segmenter.bundle_dir.name, start, actions)
+        controls.path.on("keydown.enter", self._open)
+        controls.raters.on("keydown.enter", self._open)
+        controls.open.on_click(self._open)
+        controls.segment.on_click(self._segment)
+        controls.scan_image.on_mouse(self._click)
+        controls.scan_slice.on_value_change(self._show_scan)
+        controls.window.on_value_change(self._show_all)
+        controls.base.on_value_change(self._show_base)
+        controls.slice.on_value_change(self._show_base)
+        controls.threshold.on_value_change(self._show_masks)
+        controls.sample.on_value_change(self._show_masks)
+        for box in controls.layers.values():
+            box.on_value_change(self._show_masks)
+        ui.timer(0.5, self._show_progress)
         if case is not None:
             ui.timer(0.05, lambda: self._take(case), once=True)
 
     async def _open(self) -> None:
-        from nicegui import run
-
         controls = self.controls
         controls.result.visible = controls.scan.visible = False
         controls.segment.disable()
@@ -116,26 +109,24 @@ class Page:
             controls.message.text = "Give the path of an image, and open it."
             return
         controls.message.text = "Opening …"
-        try:
-            case = await run.io_bound(open_case, path, self.segmenter, raters or None)
-        except InputError as error:
-            controls.message.text = str(error)
-            return
-        # None if the server is stopping.
+        case = await self._run(open_case, path, self.segmenter, raters or None)
         if case is not None:
             await self._take(case)
 
+    async def _run(self, function: Callable[..., T], *arguments: Any) -> T | None:
+        """The function's result, from another thread; ``None`` if it failed, or the server is stopping."""
+        try:
+            return await run.io_bound(function, *arguments)
+        except InputError as error:
+            self.controls.message.text = str(error)
+            return None
+
     async def _take(self, case: OpenCase) -> None:
         """Show an opened image, and segment it if the place is known."""
-        from nicegui import run
-
         controls = self.controls
         if case.needs_point:
             number = case.num_slices // 2 if self.point is None else case.find_slice(self.point)
-            try:
-                await run.io_bound(case.read_slice, number)
-            except InputError as error:
-                controls.message.text = str(error)
+            if await self._run(case.read_slice, number) is None:
                 return
         self.case = case
         if case.needs_point:
@@ -159,33 +150,28 @@ class Page:
         await self._segment()
 
     async def _segment(self) -> None:
-        from nicegui import run
-
         case, controls = self.case, self.controls
         if case is None:
+            return
+        try:
+            number, steps, seed = (int(field.value) for field in (controls.number, controls.steps, controls.seed))
+        except TypeError:
+            controls.message.text = "Samples, steps and seed must be whole numbers."
             return
         controls.segment.disable()
         controls.spinner.visible = True
         self.done = 0
         controls.message.text = "Sampling …"
+        point = self.point if case.needs_point else None
         try:
-            number, steps, seed = (int(field.value) for field in (controls.number, controls.steps, controls.seed))
-            point = self.point if case.needs_point else None
-            shown = await run.io_bound(self._segment_locked, case, number, steps, seed, point)
-        except InputError as error:
-            controls.message.text = str(error)
-            return
-        except TypeError:
-            controls.message.text = "Samples, steps and seed must be whole numbers."
-            return
+            shown = await self._run(self._segment_locked, case, number, steps, seed, point)
         finally:
             controls.spinner.visible = False
             controls.segment.enable()
-        if case is not self.case:
-            # Another image was opened meanwhile.
-            return
-        self.shown = shown
-        self._show_ensemble(case)
+        # Another image may have been opened meanwhile.
+        if shown is not None and case is self.case:
+            self.shown = shown
+            self._show_ensemble(case, shown)
 
     def _segment_locked(
         self, case: OpenCase, number: int, steps: int, seed: int, point: Sequence[float] | None
@@ -200,10 +186,8 @@ class Page:
         if self.controls.spinner.visible and self.case is not None and self.case.needs_point:
             self.controls.message.text = f"Sampling … {self.done} slice(s) done"
 
-    def _show_ensemble(self, case: OpenCase) -> None:
-        shown, controls = self.shown, self.controls
-        if shown is None:
-            return
+    def _show_ensemble(self, case: OpenCase, shown: Shown) -> None:
+        controls = self.controls
         count, slices = shown.ensemble.samples.shape[:2]
         controls.sample.props(f"max={count}")
         controls.sample.value = 1
@@ -212,7 +196,9 @@ class Page:
         controls.slice_row.visible = slices > 1
         controls.threshold.value = shown.threshold
         controls.layers["Raters"].visible = controls.comparison.visible = shown.raters is not None
-        where = f" at {format_point(self.point)} mm" if case.needs_point else ""
+        where = ""
+        if case.needs_point and self.point is not None:
+            where = f" at {', '.join(f'{value:.1f}' for value in self.point)} mm"
         controls.message.text = " ".join([f"{count} masks sampled for {slices} slice(s){where}.", *shown.notes])
         controls.result.visible = True
         self._show_base()
@@ -228,11 +214,10 @@ class Page:
         number = int(controls.scan_slice.value)
         plane = case.read_slice(number)
         controls.scan_title.text = f"Slice {number + 1} of {case.num_slices}, from the feet"
-        controls.scan_image.set_source(to_uri(render(plane.as_tensor().numpy()[0], WINDOWS[controls.window.value])))
+        controls.scan_image.set_source(render(plane.as_tensor().numpy()[0], WINDOWS[controls.window.value]))
         mark = ""
         if self.point is not None and case.find_slice(self.point) == number:
-            affine = np.asarray(plane.affine, dtype=float)
-            row, column = np.linalg.solve(affine, [-self.point[0], -self.point[1], self.point[2], 1.0])[:2]
+            row, column = point_to_index(self.point, plane.affine)[:2]
             scale = find_scale(plane.shape[1:])
             x, y = (float(value + 0.5) * scale for value in (column, row))
             mark = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="16" fill="none" stroke="{SAMPLE_COLOUR}" stroke-width="2"/>'
@@ -254,7 +239,7 @@ class Page:
             picture = render(plane.confidence[shown.part], colours="magma")
         else:
             picture = render(plane.entropy()[shown.part], colours="viridis")
-        controls.image.set_source(to_uri(picture))
+        controls.image.set_source(picture)
         self._show_masks()
 
     def _show_masks(self) -> None:
@@ -265,7 +250,7 @@ class Page:
         threshold, sample = float(controls.threshold.value), int(controls.sample.value) - 1
         number = int(controls.slice.value)
         names = [name for name, box in controls.layers.items() if box.value and box.visible]
-        controls.image.set_content(draw_layers(shown, threshold, sample, number, names))
+        controls.image.set_content(render_layers(shown, threshold, sample, number, names))
         controls.threshold_label.text = f"Consensus ≥ {threshold:.2f} of samples"
         controls.sample_label.text = f"Sample {sample + 1} of {len(shown.ensemble.samples)}"
         controls.sizes.set_content(describe_sizes(shown, threshold, sample, number))

@@ -1,11 +1,11 @@
-"""Pictures for the page: an image as PNG of a useful size, and masks as SVG outlines on it.
+"""What the page shows of an ensemble: the image as PNG of a useful size, masks as SVG outlines on it, sizes as tables.
 
-The image is sent once; when the threshold moves, only the outline is.
+The image is sent once; when the threshold moves, only outlines and tables are.
 """
 
 from __future__ import annotations
 
-import base64
+import dataclasses
 import io
 from collections.abc import Sequence
 
@@ -13,7 +13,13 @@ import numpy as np
 from PIL import Image
 from skimage.measure import find_contours
 
-__all__ = ["WINDOWS", "find_scale", "render", "to_path", "to_svg", "to_uri"]
+from ...files import png_uri
+from ...plots.comparison import RATER_COLOURS
+from ...plots.panel import CONSENSUS_COLOUR, SAMPLE_COLOUR
+from ...predict.measure import format_number
+from .case import Shown
+
+__all__ = ["WINDOWS", "describe_raters", "describe_sizes", "find_scale", "render", "render_layers", "to_path"]
 
 # Longest side of the picture that is sent, pixels.
 SIDE = 640
@@ -27,7 +33,7 @@ def find_scale(shape: Sequence[int]) -> float:
     return float(max(1, SIDE // longest)) if longest <= 2 * SIDE else 2 * SIDE / longest
 
 
-def render(values: np.ndarray, window: tuple[float, float] | None = None, colours: str | None = None) -> Image.Image:
+def render(values: np.ndarray, window: tuple[float, float] | None = None, colours: str | None = None) -> str:
     """Make the picture of a plane.
 
     Args:
@@ -36,7 +42,8 @@ def render(values: np.ndarray, window: tuple[float, float] | None = None, colour
         colours: name of a matplotlib colour map for values in [0, 1].
 
     Returns:
-        RGB or grey, `find_scale` times as large.
+        A PNG as a data URI, `find_scale` times as large. NiceGUI would leave patients' images in the temporary folder
+        if they were handed over as pictures.
     """
     if colours is not None:
         from matplotlib import colormaps
@@ -49,7 +56,10 @@ def render(values: np.ndarray, window: tuple[float, float] | None = None, colour
         pixels = (np.clip((values - low) / max(high - low, 1e-6), 0.0, 1.0) * 255).round().astype(np.uint8)
     scale = find_scale(pixels.shape)
     size = round(pixels.shape[1] * scale), round(pixels.shape[0] * scale)
-    return Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX)
+    picture = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX)
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", compress_level=1)
+    return png_uri(stream.getvalue())
 
 
 def to_path(mask: np.ndarray, scale: float) -> str:
@@ -64,14 +74,7 @@ def to_path(mask: np.ndarray, scale: float) -> str:
     return "".join(parts)
 
 
-def to_uri(picture: Image.Image) -> str:
-    """PNG as a data URI: handed over as a picture, NiceGUI would leave patients' images in the temporary folder."""
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-
-
-def to_svg(path: str, colour: str, name: str, fill: bool = False, width: float = 2.0, dash: str = "none") -> str:
+def _to_svg(path: str, colour: str, name: str, fill: bool = False, width: float = 2.0, dash: str = "none") -> str:
     """SVG element of an outline, dark below so that it is seen on bright tissue; `name` becomes its ``data-layer``."""
     if not path:
         return ""
@@ -80,4 +83,78 @@ def to_svg(path: str, colour: str, name: str, fill: bool = False, width: float =
         f'<path d="{path}" fill="none" stroke="#000" stroke-opacity="0.6" stroke-width="{width + 2}"/>'
         f'<path data-layer="{name}" d="{path}" {inside} stroke="{colour}" stroke-width="{width}" '
         f'stroke-dasharray="{dash}"/>'
+    )
+
+
+def render_layers(shown: Shown, threshold: float, sample: int, number: int, names: Sequence[str]) -> str:
+    """SVG of the outlines in slice `number`, of the part that the network saw.
+
+    Args:
+        shown: the ensemble.
+        threshold: of the consensus.
+        sample: its number from 0.
+        number: of the slice.
+        names: some of "Consensus", "Sample", "All samples", "Raters".
+    """
+    ensemble, part = shown.ensemble, shown.part
+    scale = find_scale(ensemble.confidence[number][part].shape)
+
+    def path(mask: np.ndarray) -> str:
+        return to_path(mask[number][part], scale)
+
+    layers = []
+    if "All samples" in names:
+        layers += [_to_svg(path(mask), SAMPLE_COLOUR, "all", width=0.8) for mask in ensemble.samples]
+    if "Consensus" in names:
+        layers.append(_to_svg(path(ensemble.consensus(threshold)), CONSENSUS_COLOUR, "consensus", fill=True))
+    if "Raters" in names and shown.raters is not None:
+        layers += [
+            _to_svg(path(mask), RATER_COLOURS[i % len(RATER_COLOURS)], f"rater-{i + 1}", width=2.0, dash="7 4")
+            for i, mask in enumerate(shown.raters)
+        ]
+    if "Sample" in names:
+        layers.append(_to_svg(path(ensemble.samples[sample]), SAMPLE_COLOUR, "sample"))
+    return "".join(layers)
+
+
+def describe_sizes(shown: Shown, threshold: float, sample: int, number: int) -> str:
+    """Table of the sizes of consensus, one sample and all samples, HTML."""
+    ensemble = shown.ensemble
+    area, area_unit = ensemble.area(threshold, number)
+    sizes = (
+        ("volume_mm3", "Volume", "mm³", ensemble.volume_mm3(threshold)),
+        ("diameter_mm", "Longest diameter", "mm", ensemble.diameter_mm(threshold)),
+        ("area_mm2" if area_unit == "mm²" else "area_pixels", "Area in this slice", area_unit, area),
+    )
+    rows = []
+    for key, name, unit, size in sizes:
+        if size is None:
+            continue
+        low, high = (format_number(value) for value in size.describe()["interval"])
+        rows.append(
+            f'<tr><td>{name}, {unit}</td><td class="{key}">{format_number(size.consensus)}</td>'
+            f"<td>{format_number(size.samples[sample])}</td><td>{low} to {high}</td></tr>"
+        )
+    head = "<tr><th></th><th>consensus</th><th>sample</th><th>5 % to 95 % of samples</th></tr>"
+    return f'<table class="seg-table">{head}{"".join(rows)}</table>'
+
+
+def describe_raters(shown: Shown, threshold: float) -> str:
+    """Table of the consensus at the threshold against each rater, HTML; areas are those in the clicked slice."""
+    found = shown.compare(threshold)
+    assert shown.raters is not None  # `compare` has looked
+    raters = dataclasses.replace(shown.ensemble, samples=shown.raters)
+    volume, (area, unit) = raters.volume_mm3(), raters.area()
+    sizes, what = (area, f"Area, {unit}") if volume is None else (volume, "Volume, mm³")
+    rows = [
+        f'<tr><td><span style="display: inline-block; width: 26px; vertical-align: middle; border-top: 4px dashed '
+        f'{RATER_COLOURS[i % len(RATER_COLOURS)]}"></span> Rater {i + 1}</td>'
+        f'<td>{format_number(size)}</td><td class="dice">{rater["dice"]:.3f}</td>'
+        f"<td>{rater['iou']:.3f}</td></tr>"
+        for i, (rater, size) in enumerate(zip(found["raters"], sizes.samples, strict=True))
+    ]
+    head = f"<tr><th>consensus against</th><th>{what}</th><th>Dice</th><th>IoU</th></tr>"
+    return (
+        f'<table class="seg-table">{head}{"".join(rows)}</table><div>All samples against all raters: '
+        f"GED {found['ged']:.3f} (0 is best), HM-IoU {found['hm_iou']:.3f} (1 is best)</div>"
     )

@@ -22,8 +22,6 @@ def load_masks(paths: Sequence[Path], size: tuple[int, int], source: RasterInput
     Raises:
         InputError: a file is unreadable, or its masks are not of the image's size (height, width).
     """
-    if not paths:
-        return None
     masks = []
     for path in paths:
         mask = _load_mask(path, source)
@@ -34,7 +32,7 @@ def load_masks(paths: Sequence[Path], size: tuple[int, int], source: RasterInput
             )
         # 0 and 1, or 0 and 255 as pictures have it.
         masks.append(mask > (127 if mask.max() > 1 else 0))
-    return np.concatenate(masks)
+    return np.concatenate(masks) if masks else None
 
 
 def _load_mask(path: Path, source: RasterInput | VolumeInput) -> np.ndarray:
