@@ -37,8 +37,6 @@ from .columns import COLUMNS, why_undefined
 from .result import ScoredCase, pool_bins, reliability, summarize, write_result
 from .scored import ScoredMasks
 
-__all__ = ["CaseRecorder", "load_image_codec"]
-
 
 def load_image_codec(module: CodecBase, weights: str | Path) -> CodecBase | None:
     """Image codec with the weights ``image_codec.pt`` that lie beside ``weights``; ``None`` where there are none."""

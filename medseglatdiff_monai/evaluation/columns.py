@@ -20,8 +20,6 @@ from ..metrics.surface import hausdorff_95, surface_dice
 from ..metrics.variance import variance_correlation
 from .scored import NUM_BINS, Reconstruction, ScoredMasks
 
-__all__ = ["COLUMNS", "Column", "why_undefined"]
-
 
 @dataclass(frozen=True)
 class Column:

@@ -19,8 +19,6 @@ from ..files import save_json, save_text
 from ..metrics.calibration import calibration_error
 from .columns import COLUMNS
 
-__all__ = ["RESULT_VERSION", "ScoredCase", "load_result", "pool_bins", "reliability", "summarize", "write_result"]
-
 # Raised with every change in the meaning of a column: results of two versions must not be compared.
 RESULT_VERSION = 2
 

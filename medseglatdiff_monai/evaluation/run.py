@@ -12,8 +12,6 @@ from ..bundle.segmenter import inference_config
 from ..errors import InputError, unwrapped_errors
 from ..files import weights_sha256
 
-__all__ = ["evaluate"]
-
 
 def evaluate(
     bundle: str | Path,

@@ -15,16 +15,6 @@ from ..errors import InputError
 from .cumulative import EnsembleMetric
 from .masks import as_paired_maps, as_paired_stacks, mean_mask
 
-__all__ = [
-    "BrierScore",
-    "ExpectedCalibrationError",
-    "SoftDice",
-    "brier_score",
-    "calibration_bins",
-    "calibration_error",
-    "soft_dice",
-]
-
 REGIONS = ("image", "band")
 
 

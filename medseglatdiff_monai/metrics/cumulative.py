@@ -17,8 +17,6 @@ from monai.utils import evenly_divisible_all_gather
 from ..errors import InputError
 from .masks import as_paired_stacks, check_fusion, fuse_masks
 
-__all__ = ["ConsensusMetric", "EnsembleMetric"]
-
 
 class EnsembleMetric(CumulativeIterationMetric):
     """Base of the metrics that compare the samples of an ensemble with the masks of the raters.

@@ -11,8 +11,6 @@ import torch
 
 from .masks import as_paired_stacks
 
-__all__ = ["count_pairs", "pairwise_iou", "pairwise_iou_distance"]
-
 # Float32 counts exactly up to 2**24 pixels; blocks below that stay exact and bound the memory of the float copy.
 PIXELS_PER_BLOCK = 2**20
 

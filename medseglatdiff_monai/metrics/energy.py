@@ -16,14 +16,6 @@ from .cumulative import EnsembleMetric
 from .distances import pairwise_iou_distance
 from .masks import as_masks, as_paired_stacks
 
-__all__ = [
-    "GeneralizedEnergyDistance",
-    "SampleDiversity",
-    "energy_distance_floor",
-    "generalized_energy_distance",
-    "sample_diversity",
-]
-
 
 def generalized_energy_distance(
     samples: torch.Tensor | np.ndarray, raters: torch.Tensor | np.ndarray, unbiased: bool = False

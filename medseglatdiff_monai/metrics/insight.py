@@ -17,8 +17,6 @@ from .cumulative import EnsembleMetric
 from .distances import count_pairs, pairwise_iou
 from .masks import as_paired_stacks
 
-__all__ = ["CollectiveInsight", "MaximumDice", "collective_insight", "maximum_dice"]
-
 
 def maximum_dice(samples: torch.Tensor | np.ndarray, raters: torch.Tensor | np.ndarray) -> torch.Tensor:
     """D_max: Dice of each rater with the nearest sample, averaged over the raters. More samples never lower it.

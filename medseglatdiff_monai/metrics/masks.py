@@ -15,8 +15,6 @@ from monai.utils import convert_to_tensor
 
 from ..errors import InputError
 
-__all__ = ["as_masks", "as_paired_maps", "as_paired_stacks", "check_fusion", "fuse_masks", "mean_mask"]
-
 
 def as_masks(masks: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
     """Check a stack of binary masks and return it as a plain boolean tensor.

@@ -17,8 +17,6 @@ from .cumulative import EnsembleMetric
 from .distances import pairwise_iou
 from .masks import as_paired_stacks
 
-__all__ = ["HungarianMatchedIoU", "hungarian_matched_iou"]
-
 
 def hungarian_matched_iou(samples: torch.Tensor | np.ndarray, raters: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Hungarian-matched IoU of each case.

@@ -13,8 +13,6 @@ from ..errors import InputError
 from .cumulative import ConsensusMetric
 from .masks import as_paired_stacks
 
-__all__ = ["ConsensusDice", "ConsensusIoU", "dice_score", "iou_score"]
-
 
 def dice_score(
     y_pred: torch.Tensor | np.ndarray, y: torch.Tensor | np.ndarray, ignore_empty: bool = False

@@ -21,8 +21,6 @@ from ..errors import InputError
 from .cumulative import ConsensusMetric
 from .masks import as_paired_stacks
 
-__all__ = ["ConsensusHausdorff95", "ConsensusSurfaceDice", "hausdorff_95", "surface_dice"]
-
 
 def hausdorff_95(
     y_pred: torch.Tensor | np.ndarray,

@@ -14,8 +14,6 @@ import torch
 from .cumulative import EnsembleMetric
 from .masks import as_paired_stacks, mean_mask
 
-__all__ = ["VarianceCorrelation", "variance_correlation"]
-
 
 def variance_correlation(samples: torch.Tensor | np.ndarray, raters: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Normalised cross-correlation of the variance maps of each case.

@@ -19,8 +19,6 @@ from .scoring import EVALUATION_SEED, Scored
 from .statistics import compare_groups, group_interval, holm
 from .suite import Suite
 
-__all__ = ["assemble"]
-
 
 class Key(NamedTuple):
     """Which table: a system in an evaluation, at a point of its axis."""

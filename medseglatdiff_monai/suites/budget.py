@@ -18,8 +18,6 @@ from .request import Request
 from .scoring import evaluation_settings
 from .suite import Evaluation
 
-__all__ = ["Budget", "choose_cases", "stage_share"]
-
 # How a system's share of the time is divided among its stages.
 STAGE_SHARES = {"image_codec": 0.15, "mask_codec": 0.2, "train": 0.35, "scoring": 0.3}
 TRAINING_SHARE = 0.7

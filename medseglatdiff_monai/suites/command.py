@@ -12,8 +12,6 @@ from ..errors import InputError
 from ..startup import heavy_imports
 from .names import find_suite
 
-__all__ = ["run_suite"]
-
 
 def run_suite(
     suite: str | Path,

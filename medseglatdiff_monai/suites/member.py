@@ -13,8 +13,6 @@ from ..networks.weights import stage_finished
 from ..training.run import TRAINING_STAGES
 from .suite import Suite, System, slug
 
-__all__ = ["Member", "choose_members", "merge_overrides"]
-
 
 @dataclass(frozen=True)
 class Member:

@@ -7,8 +7,6 @@ from pathlib import Path
 from ..errors import InputError, did_you_mean
 from ..files import SOURCE_TREE
 
-__all__ = ["find_suite", "suites_dir"]
-
 
 def suites_dir() -> Path:
     """Folder of the suites that come with the source tree."""

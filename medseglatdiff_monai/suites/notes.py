@@ -8,8 +8,6 @@ from pathlib import Path
 from ..errors import InputError
 from .member import Member
 
-__all__ = ["Notes"]
-
 logger = logging.getLogger(__name__)
 
 

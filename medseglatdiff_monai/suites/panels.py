@@ -16,8 +16,6 @@ from ..plots.panel import plot_panel
 from .request import Request
 from .scoring import Scored
 
-__all__ = ["choose_panels", "render_panels"]
-
 
 def choose_panels(request: Request, scored: Sequence[Scored]) -> list[dict[str, Any]]:
     """What the report shows: a system's name, and of each of its cases ``case``, ``image`` and ``samples`` (paths)."""

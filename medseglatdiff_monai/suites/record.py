@@ -8,8 +8,6 @@ from typing import Any
 from ..files import read_json, save_json
 from .results import check_version
 
-__all__ = ["RECORD_VERSION", "SuiteRecord"]
-
 RECORD_VERSION = 1
 
 

@@ -16,8 +16,6 @@ from .panels import render_panels
 from .statistics import is_significant
 from .suite import Suite
 
-__all__ = ["render_report", "write_report"]
-
 # With more columns of figures than this, a curve shows them, not a table.
 MAX_POINTS_IN_TABLE = 4
 

@@ -17,8 +17,6 @@ from ..files import read_json
 from .results import SUITE_RESULT_VERSION, check_version
 from .suite import Suite
 
-__all__ = ["Request", "bundle_for", "read_request"]
-
 
 @dataclass(frozen=True)
 class Request:

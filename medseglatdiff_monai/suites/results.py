@@ -15,14 +15,6 @@ from ..errors import InputError
 from ..files import read_json, save_text
 from ..provenance import provenance
 
-__all__ = [
-    "SUITE_RESULT_VERSION",
-    "check_version",
-    "read_results",
-    "save_csv",
-    "versions",
-]
-
 SUITE_RESULT_VERSION = 1
 
 

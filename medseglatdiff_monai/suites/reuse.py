@@ -22,8 +22,6 @@ from .record import SuiteRecord
 from .request import Request
 from .suite import CODEC_STAGES
 
-__all__ = ["check_runs", "keep_codecs", "read_costs", "share_codecs", "trained_on"]
-
 # Keys that change where or how fast a stage is trained, not its result.
 WITHOUT_EFFECT = {
     "bundle_root", "output_dir", "dataset_dir", "weights", "image_codec_weights", "mask_codec_weights", "tracking_uri",

@@ -31,8 +31,6 @@ from .results import save_csv
 from .reuse import check_runs, keep_codecs, read_costs, share_codecs, trained_on
 from .scoring import Scored, find_scores, score_member
 
-__all__ = ["run_request"]
-
 logger = logging.getLogger(__name__)
 
 

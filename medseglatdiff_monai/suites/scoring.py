@@ -21,8 +21,6 @@ from .results import check_version, save_csv
 from .subsamples import score_subsamples
 from .suite import Evaluation, System, slug
 
-__all__ = ["EVALUATION_SEED", "Scored", "evaluation_settings", "find_scores", "score_member"]
-
 EVALUATION_SEED = 0
 # All samples of a deterministic system are alike; NCC and CI score are undefined for one sample, so two are taken.
 DETERMINISTIC_SAMPLES = 2

@@ -18,8 +18,6 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-__all__ = ["Comparison", "Interval", "compare_groups", "group_interval", "holm", "is_significant"]
-
 
 @dataclass(frozen=True)
 class Interval:

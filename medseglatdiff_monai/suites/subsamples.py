@@ -19,8 +19,6 @@ from ..evaluation.columns import COLUMNS
 from ..evaluation.scored import ScoredMasks
 from ..metrics.masks import mean_mask
 
-__all__ = ["score_subsamples", "subsample_case"]
-
 
 def subsample_case(
     samples: torch.Tensor,

@@ -18,8 +18,6 @@ from ..evaluation.columns import COLUMNS
 from ..files import read_json
 from .names import find_suite
 
-__all__ = ["CODEC_STAGES", "Evaluation", "Suite", "System", "load_suite", "slug"]
-
 CODEC_STAGES = ("image_codec", "mask_codec")
 
 
