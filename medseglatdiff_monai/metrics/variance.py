@@ -50,6 +50,4 @@ def _centred_variance(masks: torch.Tensor) -> torch.Tensor:
 class VarianceCorrelation(EnsembleMetric):
     """Mean correlation of the variance maps over the cases; see `variance_correlation` and `EnsembleMetric`."""
 
-    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        return variance_correlation(samples, raters)
+    compute_cases = staticmethod(variance_correlation)
