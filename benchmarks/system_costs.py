@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 from monai.bundle import ConfigParser
+from records import RESULTS, save_record
 
 from medseglatdiff_monai.bundle.config import load_stage_config
-from medseglatdiff_monai.files import save_text
 from medseglatdiff_monai.provenance import provenance
 from medseglatdiff_monai.training.record import count_multiply_accumulates
 
@@ -156,7 +156,7 @@ def measure_volumes(side: int) -> dict:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "system_costs.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "system_costs.json")
     parser.add_argument("--volume", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -188,9 +188,7 @@ def main() -> None:
         "volumetric": volumes,
         "provenance": provenance(),
     }
-    text = json.dumps(record, indent=2) + "\n"
-    save_text(text, arguments.output)
-    print(arguments.output)
+    save_record(record, arguments.output)
 
 
 if __name__ == "__main__":
