@@ -13,8 +13,8 @@ from ..bundle.config import load_stage_config
 from ..evaluation import evaluate
 from .member import Member
 from .notes import Notes
-from .record import SuiteRecord
 from .request import Request
+from .results import SuiteRecord
 from .scoring import evaluation_settings
 from .suite import Evaluation
 
