@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["InputError", "did_you_mean", "unwrapped_errors"]
+__all__ = ["InputError", "check_count", "did_you_mean", "unwrapped_errors"]
 
 
 class InputError(ValueError):
@@ -24,6 +25,16 @@ def did_you_mean(found: str, known: Iterable[str], cutoff: float = 0.3, prefix: 
     """
     near = difflib.get_close_matches(found, list(known), n=1, cutoff=cutoff)
     return f" Did you mean {prefix + near[0]!r}?" if near else ""
+
+
+def check_count(name: str, value: Any) -> None:
+    """Refuse what is neither ``None`` nor an integer of at least 1.
+
+    Raises:
+        InputError: names the argument.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InputError(f"{name} is {value!r}; expected an integer of at least 1.")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.arguments import check_device
-from ..errors import InputError
+from ..errors import InputError, check_count
 from ..io.places import Place, parse_places
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def check_predict(
     paths = [Path(path) for path in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     if not paths:
         raise InputError("No input: give at least one PNG, JPEG or NIfTI file, or a folder with a DICOM CT series.")
-    _check_count("--num-samples", num_samples)
-    _check_count("--num-inference-steps", num_inference_steps)
+    check_count("--num-samples", num_samples)
+    check_count("--num-inference-steps", num_inference_steps)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputError(f"--seed is {seed!r}; expected an integer.")
     check_range(slices, reach_mm)
@@ -49,11 +49,6 @@ def check_predict(
         raise InputError(f"--dicom is {dicom!r}; expected True or False, or left out.")
     check_device(device)
     return paths, parse_places({"point": point, "index": index, "roi": roi}, len(paths))
-
-
-def _check_count(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise InputError(f"{name} is {value!r}; expected an integer of at least 1.")
 
 
 def check_range(slices: int | None, reach_mm: float) -> None:

@@ -11,7 +11,7 @@ from ..bundle.config import find_bundle
 from ..data.datalist import load_dataset_info
 from ..data.sources.source import default_bundle
 from ..data.splits import normalize_split
-from ..errors import InputError
+from ..errors import InputError, check_count
 from ..startup import heavy_imports
 from .names import find_suite
 
@@ -65,8 +65,7 @@ def run_suite(
         raise InputError(f"The {split} part of {dataset_dir} is empty: choose another --split.")
     if max_minutes is not None and max_minutes < 0:
         raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
-    if max_cases is not None and max_cases < 1:
-        raise InputError(f"--max-cases must be positive, found {max_cases}.")
+    check_count("--max-cases", max_cases)
     given = dict(runs) if isinstance(runs, Mapping) else dict(_name_and_folder(entry) for entry in _as_list(runs))
     names = None if systems is None else [str(name) for name in _as_list(systems)]
     numbers = _as_list(seeds)
