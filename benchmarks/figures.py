@@ -207,12 +207,7 @@ def by_system(result: dict) -> tuple[dict[str, dict[str, dict]], set[tuple[str, 
 
 
 def comparison(name: str, trained: str) -> str:
-    """Markdown table of a suite's ``results.json``, with asterisks where a difference is significant.
-
-    Args:
-        name: of the file.
-        trained: which configuration "Ours" is.
-    """
+    """Markdown table of a suite's results, with asterisks where a difference is significant; "Ours" is ``trained``."""
     result = read(name)
     if result is None:
         return NOT_RUN

@@ -73,14 +73,7 @@ def both_clocks(took: np.ndarray) -> dict[str, Any]:
 def describe_methods(
     methods: Mapping[str, Method], times: Mapping[str, np.ndarray], counted: Mapping[str, int], column: int
 ) -> list[dict[str, Any]]:
-    """A row a method, and one of the limit.
-
-    Args:
-        methods: by name, a matrix product among them.
-        times: (repeats, 2) seconds of wall and processor time of each.
-        counted: multiply-accumulates of each.
-        column: of the times that ratios are of.
-    """
+    """One row per method from (repeats, 2) seconds of wall and processor time, and one of the limit."""
 
     def describe(name: str, took: np.ndarray, macs: int) -> dict[str, Any]:
         ratio = summarise(took[:, column] / times[REFERENCE][:, column])
@@ -97,7 +90,7 @@ def describe_methods(
 def measure_drawing(
     picture: Picture, device: torch.device, repeats: int, clock: Clock, matmul_side: int
 ) -> list[dict[str, Any]]:
-    """One entry for each number of samples of a picture."""
+    """One entry for each number of samples of an image."""
     methods = {name: build(picture, device) for name, build in METHODS.items()}
     methods[MATMUL] = matrix_product(matmul_side, device)
     channels, height, width = picture.shape()

@@ -218,13 +218,7 @@ def make_clock(device: torch.device) -> Clock:
 
 
 def missing_steps(marks: list[Any], walked: int, steps: int) -> Any:
-    """What the steps that were not walked would use up.
-
-    Args:
-        marks: the clock at the start of each walked step, for one chunk of samples after the other.
-        walked: steps of a chunk.
-        steps: how many there should have been.
-    """
+    """What the steps that were not walked would use up; marks are the clock at each walked step, chunk after chunk."""
     chunks = [marks[start : start + walked] for start in range(0, len(marks), walked)]
     return sum((chunk[-1] - chunk[0]) / (walked - 1) for chunk in chunks) * (steps - walked)
 

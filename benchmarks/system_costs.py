@@ -57,14 +57,7 @@ def make_stage(stage: str, experiment: str | None, bundle: str = BUNDLE, **overr
 def make_step(
     parser: ConfigParser, batch_size: int, raters: int = RATERS, side: int | None = None
 ) -> Callable[[], None]:
-    """One step of training as the stage's trainer does it: augmentation, forward and backward pass, optimiser.
-
-    Args:
-        parser: the stage.
-        batch_size: images per step.
-        raters: masks an image.
-        side: of the images; the network's where it is left out.
-    """
+    """One step of training as the stage's trainer does it: augmentation, forward and backward pass, optimiser."""
     shape = [side or parser.get_parsed_content("image_size")] * parser.get("spatial_dims", 2)
     device = torch.device(parser.get_parsed_content("device"))
     batch = {

@@ -69,14 +69,9 @@ def write_result(
     not_applicable: Mapping[str, str],
     **entries: Any,
 ) -> None:
-    """Write ``cases.csv`` and ``metrics.json``.
+    """Write ``cases.csv`` of at least one case, and ``metrics.json`` with the summary and further ``entries``.
 
-    Args:
-        output_dir: where they go.
-        cases: at least one.
-        summary: the figures of all cases together.
-        not_applicable: why each figure of the summary that is ``None`` is missing.
-        entries: further entries of ``metrics.json``.
+    ``not_applicable`` says why each figure of the summary that is ``None`` is missing.
     """
     rows = io.StringIO(newline="")
     writer = csv.DictWriter(rows, fieldnames=list(cases[0].row))

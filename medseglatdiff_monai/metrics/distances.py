@@ -51,15 +51,7 @@ def pairwise_iou_distance(a: torch.Tensor | np.ndarray, b: torch.Tensor | np.nda
 
 
 def count_shared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Pixels that every mask of `a` shares with every mask of `b`.
-
-    Args:
-        a: (B, N, H, W[, D]) bool, as `metrics.masks.as_paired_stacks` returns it.
-        b: (B, R, H, W[, D]) bool, likewise.
-
-    Returns:
-        (B, N, R): whole numbers in float64.
-    """
+    """Pixels that every mask of `a` (B, N, H, W[, D]) bool shares with every one of `b`: (B, N, R) float64, exact."""
     a, b = a.flatten(2), b.flatten(2)
     shared = torch.zeros((len(a), a.shape[1], b.shape[1]), dtype=torch.float64, device=a.device)
     # Autocast would make the product half precision, which counts exactly only up to 2048 (bfloat16: 256).

@@ -69,11 +69,8 @@ def choose_members(
 ) -> tuple[list[Member], list[str]]:
     """Members of a suite, and the names of the systems that were not asked for.
 
-    Args:
-        request: the suite and its output folder.
-        systems: names of systems; all if ``None``.
-        seeds: training seeds; a given run counts once.
-        runs: system → folder of a run or name of a bundle to take instead of training.
+    All systems are taken if ``systems`` is ``None``. ``runs`` has the folder of a run or the name of a bundle for each
+    system that is not to be trained; it counts once, whatever the seeds.
 
     Raises:
         InputError: an unknown system; a given run without weights.

@@ -20,13 +20,7 @@ MAX_POINTS_IN_TABLE = 4
 
 
 def render_report(suite: Suite, results: Mapping[str, Any], panels: Sequence[Mapping[str, str]] = ()) -> str:
-    """HTML of a suite's results.
-
-    Args:
-        suite: what was asked for.
-        results: contents of ``results.json``.
-        panels: see :func:`~medseglatdiff_monai.suites.panels.render_panels`.
-    """
+    """HTML of the contents of ``results.json``; panels as :func:`~medseglatdiff_monai.suites.panels.render_panels`."""
     return fill_template(
         Path(__file__).with_name("report.html.j2"), suite=suite, results=results, tables=_tables(suite, results),
         comparisons=_comparisons(results), curves=plot_curves(results), panels=panels,

@@ -36,14 +36,7 @@ logger = logging.getLogger(__name__)
 def run_request(
     request: Request, systems: Sequence[str] | None, seeds: Sequence[int], runs: Mapping[str, str | Path]
 ) -> dict[str, Any]:
-    """What :func:`~medseglatdiff_monai.suites.command.run_suite` does once its arguments are checked.
-
-    Args:
-        request: the suite, its data and its budget.
-        systems: names of systems to take; all if ``None``.
-        seeds: training seeds.
-        runs: system name → folder of a run or name of a bundle whose weights are taken instead of training.
-    """
+    """What :func:`~medseglatdiff_monai.suites.command.run_suite` does once its arguments are checked."""
     results_path = request.output / "results.json"
     check_results(results_path, request.suite.name)
     record = SuiteRecord(request.output)

@@ -7,17 +7,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from small_masks import EMPTY, FULL, LEFT, TOP, case
 
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.metrics import collective_insight, maximum_dice
-
-FULL, TOP, LEFT, EMPTY = torch.tensor(
-    [[[1, 1], [1, 1]], [[1, 1], [0, 0]], [[1, 0], [1, 0]], [[0, 0], [0, 0]]], dtype=torch.bool
-)
-
-
-def case(*masks: torch.Tensor) -> torch.Tensor:
-    return torch.stack(masks)[None]
 
 
 def test_hand_worked_values():
