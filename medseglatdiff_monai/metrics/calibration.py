@@ -143,7 +143,11 @@ class BrierScore(EnsembleMetric):
     def __init__(self, region: str = "image") -> None:
         super().__init__()
         _check_region(region)
-        self.compute_cases = lambda samples, raters: brier_score(*_average(samples, raters), region)
+        self.region = region
+
+    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
+        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
+        return brier_score(*_average(samples, raters), region=self.region)
 
 
 class ExpectedCalibrationError(EnsembleMetric):
@@ -163,8 +167,8 @@ class ExpectedCalibrationError(EnsembleMetric):
         super().__init__()
         _check_region(region)
         _check_bins(num_bins)
+        self.region, self.num_bins = region, num_bins
         self.row_length = 3 * num_bins
-        self._bin = lambda samples, raters: calibration_bins(*_average(samples, raters), region, num_bins)
 
     def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
         """Error of each case by itself: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,), NaN without a band."""
@@ -173,6 +177,9 @@ class ExpectedCalibrationError(EnsembleMetric):
     def _score_rows(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
         return self._bin(samples, raters).flatten(1)
 
+    def _bin(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
+        return calibration_bins(*_average(samples, raters), region=self.region, num_bins=self.num_bins)
+
     def _reduce(self, cases: torch.Tensor) -> torch.Tensor:
         """Error of the pooled pixels; NaN where no case has a band."""
-        return calibration_error(cases.sum(dim=0).unflatten(0, (3, -1)))
+        return calibration_error(cases.sum(dim=0).unflatten(0, (3, self.num_bins)))
