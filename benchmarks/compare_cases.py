@@ -7,12 +7,11 @@ with its bootstrap interval over groups (patients) and Wilcoxon p-value.
 from __future__ import annotations
 
 import argparse
-import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
+from records import save_record
 
 from medseglatdiff_monai.evaluation.result import load_result
 from medseglatdiff_monai.suites.statistics import Interval, compare_groups, group_interval
@@ -20,12 +19,9 @@ from medseglatdiff_monai.suites.statistics import Interval, compare_groups, grou
 METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "soft_dice", "ece_band", "diversity")
 
 
-def rounded(interval: Interval) -> dict[str, float | int | None]:
-    """The interval as JSON takes it."""
-    return {
-        key: (round(value, 5) if math.isfinite(value) else None) if isinstance(value, float) else value
-        for key, value in asdict(interval).items()
-    }
+def rounded(interval: Interval) -> dict[str, float | int]:
+    """The interval with five decimals."""
+    return {key: round(value, 5) if isinstance(value, float) else value for key, value in asdict(interval).items()}
 
 
 def main() -> None:
@@ -37,6 +33,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     folders = (arguments.first, arguments.second)
+    results = [load_result(folder / "metrics.json") for folder in folders]
     frames = [pd.read_csv(folder / "cases.csv").set_index("case") for folder in folders]
     record = {
         "names": arguments.names,
@@ -48,11 +45,10 @@ def main() -> None:
             }
             for metric in METRICS
         },
-        "num_samples": [load_result(folder / "metrics.json")["summary"]["num_samples"] for folder in folders],
-        "provenance": [load_result(folder / "metrics.json")["provenance"] for folder in folders],
+        "num_samples": [result["summary"]["num_samples"] for result in results],
+        "provenance": [result["provenance"] for result in results],
     }
-    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
-    print(arguments.output)
+    save_record(record, arguments.output)
 
 
 if __name__ == "__main__":

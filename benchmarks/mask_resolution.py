@@ -9,16 +9,14 @@ score. The Dice between the first two raters stands beside it.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from monai.transforms import Resize
+from records import RESULTS, save_record
 
 from medseglatdiff_monai.data.datalist import load_datalist
 from medseglatdiff_monai.io.prepared import LoadCase
 from medseglatdiff_monai.metrics import dice_score
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
@@ -26,9 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("prepared", type=Path)
     parser.add_argument("--sides", type=int, nargs="+", default=[128, 256, 384, 512])
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "chase_mask_resolution.json"
-    )  # fmt: skip
+    parser.add_argument("--output", type=Path, default=RESULTS / "chase_mask_resolution.json")
     arguments = parser.parse_args()
     items = [item for part in ("training", "validation") for item in load_datalist(arguments.prepared, part)]
     scores: dict[tuple[int, str], list[float]] = {}
@@ -50,8 +46,7 @@ def main() -> None:
             for how in ("nearest", "area")
         },
     }
-    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
-    print(arguments.output)
+    save_record(record, arguments.output)
 
 
 if __name__ == "__main__":

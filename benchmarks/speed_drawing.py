@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,18 @@ class Picture:
         side = int(config.get_parsed_content("image_size"))
         return int(config.get_parsed_content("image_channels")), side, side
 
+    def build(
+        self, device: torch.device, experiment: str | None = None, **overrides: Any
+    ) -> tuple[LatentDiffusionSegmenter, torch.Tensor]:
+        """The bundle's network with random weights, the same ones at every call, and its image."""
+        torch.manual_seed(SEED)
+        network = self.config(experiment, **overrides).get_parsed_content("network_def").to(device).eval()
+        return network, self.image(device)
+
+    def image(self, device: torch.device) -> torch.Tensor:
+        """Noise of the shape that the networks see (1, C, H, W)."""
+        return torch.rand(1, *self.shape(), generator=torch.Generator().manual_seed(SEED)).to(device)
+
 
 PICTURES = {
     "lung": Picture("lung crop", "lung_nodule_ct_latent_diffusion", 4, (5, 16, 100)),
@@ -94,29 +107,16 @@ class Method:
     denoiser: nn.Module | None = None
 
 
-def build_network(
-    picture: Picture, device: torch.device, experiment: str | None = None, **overrides: Any
-) -> LatentDiffusionSegmenter:
-    """A bundle's network with random weights, the same ones at every call."""
-    torch.manual_seed(SEED)
-    return picture.config(experiment, **overrides).get_parsed_content("network_def").to(device).eval()
-
-
-def synthetic_image(picture: Picture, device: torch.device) -> torch.Tensor:
-    """Noise of the shape that the networks see (1, C, H, W)."""
-    return torch.rand(1, *picture.shape(), generator=torch.Generator().manual_seed(SEED)).to(device)
-
-
 def default(picture: Picture, device: torch.device) -> Method:
     """The bundle as it is configured."""
-    network, image = build_network(picture, device), synthetic_image(picture, device)
+    network, image = picture.build(device)
     steps = network.num_inference_steps
     return Method(lambda number: network.ensemble_logits(image, number), steps, steps)
 
 
 def former_steps(picture: Picture, device: torch.device) -> Method:
     """The same network with the sampler that the bundles had before."""
-    network, image = build_network(picture, device), synthetic_image(picture, device)
+    network, image = picture.build(device)
 
     def work(number: int) -> torch.Tensor:
         return network.ensemble_logits(image, number, num_inference_steps=FORMER_STEPS, sampler="dpm++")
@@ -124,26 +124,17 @@ def former_steps(picture: Picture, device: torch.device) -> Method:
     return Method(work, FORMER_STEPS, FORMER_STEPS)
 
 
-class _MaskDecoder:
-    """Our mask codec with the method that MONAI's inferer asks an autoencoder for."""
-
-    def __init__(self, network: LatentDiffusionSegmenter) -> None:
-        self.network = network
-
-    def decode_stage_2_outputs(self, z: torch.Tensor) -> torch.Tensor:
-        """Latents as the process sees them (N, d, h, w) → mask logits (N, 1, H, W)."""
-        return self.network.decode_latents(z)
-
-
 def monai_inferer(picture: Picture, device: torch.device) -> Method:
     """The same network and number of steps in MONAI's own inferer; every sample sees the image as it is."""
-    network, image = build_network(picture, device), synthetic_image(picture, device)
+    network, image = picture.build(device)
     process = network.process
     scheduler = DDIMScheduler(
         process.num_train_timesteps, process.schedule, prediction_type=process.prediction_type, clip_sample=False
     )
     scheduler.set_timesteps(FORMER_STEPS)
-    inferer, decoder = LatentDiffusionInferer(scheduler), _MaskDecoder(network)
+    # What MONAI's inferer asks an autoencoder for.
+    decoder: Any = SimpleNamespace(decode_stage_2_outputs=network.decode_latents)
+    inferer = LatentDiffusionInferer(scheduler)
 
     @torch.no_grad()
     def work(number: int) -> torch.Tensor:
@@ -169,7 +160,7 @@ def system(experiment: str) -> Callable[[Picture, torch.device], Method]:
         if config.get_parsed_content("sampler") == "ddpm":
             # A short chain of the ancestral sampler: fewer steps than the chain has would be another sampler's.
             own["num_train_timesteps"] = walked
-        network, image = build_network(picture, device, experiment, **own), synthetic_image(picture, device)
+        network, image = picture.build(device, experiment, **own)
         return Method(lambda number: network.ensemble_logits(image, number), steps, walked, network.denoiser)
 
     return build
@@ -178,7 +169,7 @@ def system(experiment: str) -> Callable[[Picture, torch.device], Method]:
 def unet(picture: Picture, device: torch.device) -> Method:
     """One pass of MONAI's BasicUNet, which gives one mask."""
     torch.manual_seed(SEED)
-    image = synthetic_image(picture, device)
+    image = picture.image(device)
     network = BasicUNet(2, in_channels=image.shape[1], out_channels=1, features=UNET_FEATURES).to(device).eval()
 
     @torch.no_grad()
@@ -227,13 +218,7 @@ def make_clock(device: torch.device) -> Clock:
 
 
 def missing_steps(marks: list[Any], walked: int, steps: int) -> Any:
-    """What the steps that were not walked would use up.
-
-    Args:
-        marks: the clock at the start of each walked step, for one chunk of samples after the other.
-        walked: steps of a chunk.
-        steps: how many there should have been.
-    """
+    """What the steps that were not walked would use up; marks are the clock at each walked step, chunk after chunk."""
     chunks = [marks[start : start + walked] for start in range(0, len(marks), walked)]
     return sum((chunk[-1] - chunk[0]) / (walked - 1) for chunk in chunks) * (steps - walked)
 

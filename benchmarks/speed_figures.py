@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,61 +56,60 @@ def by_ratio(entry: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(entry["methods"], key=lambda row: row["ratio"]["median"])
 
 
+def markdown(head: str, rows: Iterable[Sequence[str]]) -> str:
+    """Markdown table of rows of cells below a heading, which is a line of the table."""
+    return "\n".join([head, "|" + "---|" * (head.count("|") - 1), *(f"| {' | '.join(row)} |" for row in rows)])
+
+
 def drawing_table(entry: dict[str, Any], clock: str) -> str:
     """Markdown table of the methods for one image and number of samples."""
-    lines = [
-        f"**{title(entry)}**\n",
-        "| method | ratio to one U-Net pass | s | GMAC | memory, MB |",
-        "|---|---|---|---|---|",
-    ]
-    for row in by_ratio(entry):
-        extended = "\\*" if is_extended(row) else ""
-        memory = f"{row['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in row else "–"
-        lines.append(
-            f"| {name_of(row)}{extended} | {spread(row['ratio'])} | {number(row[clock]['median'])} | "
-            f"{number(row['multiply_accumulates'] / 1e9)} | {memory} |"
+    rows = [
+        (
+            name_of(row) + ("\\*" if is_extended(row) else ""),
+            spread(row["ratio"]),
+            number(row[clock]["median"]),
+            number(row["multiply_accumulates"] / 1e9),
+            f"{row['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in row else "–",
         )
-    return "\n".join(lines)
+        for row in by_ratio(entry)
+    ]
+    return f"**{title(entry)}**\n\n" + markdown("| method | ratio to one U-Net pass | s | GMAC | memory, MB |", rows)
 
 
 def training_table(result: dict[str, Any]) -> str:
     """Markdown table of the stages of training."""
-    lines = ["| bundle | stage | images per step | s per step | ms per image |", "|---|---|---|---|---|"]
+    rows = []
     for row in result["training"]:
-        seconds = row[result["clock"]]
-        lines.append(
-            f"| `{row['bundle']}` | {STAGES[row['stage']]} | {row['batch_size']} of {row['side']} × {row['side']} | "
-            f"{spread(seconds)} | {1000 * seconds['median'] / row['batch_size']:.0f} |"
-        )
-    return "\n".join(lines)
+        seconds, images = row[result["clock"]], f"{row['batch_size']} of {row['side']} × {row['side']}"
+        per_image = f"{1000 * seconds['median'] / row['batch_size']:.0f}"
+        rows.append((f"`{row['bundle']}`", STAGES[row["stage"]], images, spread(seconds), per_image))
+    return markdown("| bundle | stage | images per step | s per step | ms per image |", rows)
 
 
 def start_up_table(result: dict[str, Any]) -> str:
     """Markdown table of whole processes."""
-    lines = ["| command | processor time, s | wall time, s | peak memory, MB |", "|---|---|---|---|"]
-    for row in result["start_up"]:
-        lines.append(
-            f"| `{row['command']}` | {spread(row['processor_seconds'])} | {spread(row['wall_seconds'])} | "
-            f"{row['peak_bytes']['median'] / 1e6:,.0f} |"
+    rows = [
+        (
+            f"`{row['command']}`", spread(row["processor_seconds"]), spread(row["wall_seconds"]),
+            f"{row['peak_bytes']['median'] / 1e6:,.0f}",
         )
-    return "\n".join(lines)
+        for row in result["start_up"]
+    ]  # fmt: skip
+    return markdown("| command | processor time, s | wall time, s | peak memory, MB |", rows)
 
 
 def preparation_table(result: dict[str, Any]) -> str:
     """Markdown table of the data sources."""
-    lines = [
-        "| source | slices | slices per second of processor time | processor time, s | wall time, s |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for row in result["preparation"]:
         if "skipped" in row:
-            lines.append(f"| `{row['source']}` | – | not measured: {row['skipped']} | – | – |")
+            rows.append((f"`{row['source']}`", "–", f"not measured: {row['skipped']}", "–", "–"))
         else:
-            lines.append(
-                f"| `{row['source']}` | {row['slices']:,} | {number(row['slices_per_second'])} | "
-                f"{number(row['processor_seconds'])} | {number(row['wall_seconds'])} |"
-            )
-    return "\n".join(lines)
+            times = (number(row[key]) for key in ("slices_per_second", "processor_seconds", "wall_seconds"))
+            rows.append((f"`{row['source']}`", f"{row['slices']:,}", *times))
+    return markdown(
+        "| source | slices | slices per second of processor time | processor time, s | wall time, s |", rows
+    )
 
 
 def speed(result: dict[str, Any] | None, key: str, image: str) -> str:

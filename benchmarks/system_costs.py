@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 from monai.bundle import ConfigParser
+from records import RESULTS, save_record
 
 from medseglatdiff_monai.bundle.config import load_stage_config
-from medseglatdiff_monai.files import save_text
 from medseglatdiff_monai.provenance import provenance
 from medseglatdiff_monai.training.record import count_multiply_accumulates
 
@@ -57,14 +57,7 @@ def make_stage(stage: str, experiment: str | None, bundle: str = BUNDLE, **overr
 def make_step(
     parser: ConfigParser, batch_size: int, raters: int = RATERS, side: int | None = None
 ) -> Callable[[], None]:
-    """One step of training as the stage's trainer does it: augmentation, forward and backward pass, optimiser.
-
-    Args:
-        parser: the stage.
-        batch_size: images per step.
-        raters: masks an image.
-        side: of the images; the network's where it is left out.
-    """
+    """One step of training as the stage's trainer does it: augmentation, forward and backward pass, optimiser."""
     shape = [side or parser.get_parsed_content("image_size")] * parser.get("spatial_dims", 2)
     device = torch.device(parser.get_parsed_content("device"))
     batch = {
@@ -156,7 +149,7 @@ def measure_volumes(side: int) -> dict:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "system_costs.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "system_costs.json")
     parser.add_argument("--volume", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -188,9 +181,7 @@ def main() -> None:
         "volumetric": volumes,
         "provenance": provenance(),
     }
-    text = json.dumps(record, indent=2) + "\n"
-    save_text(text, arguments.output)
-    print(arguments.output)
+    save_record(record, arguments.output)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
-from records import RESULTS
+from records import RESULTS, save_record
 
 from medseglatdiff_monai.bundle.build import write_run_folder
 from medseglatdiff_monai.bundle.config import find_bundle
@@ -125,8 +125,8 @@ def main() -> None:
         "share_device_busy": round(profile.device_seconds / profile.wall_seconds, 4) if on_device else None,
         "provenance": provenance("cuda" if on_device else "cpu"),
     }
-    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=1))
+    save_record(record, arguments.output)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
+from records import save_record
+
 
 def main() -> None:
     """Command line."""
@@ -40,8 +42,7 @@ def main() -> None:
         "parameters": run["parameters"],
         "provenance": run["provenance"],
     }
-    arguments.output.write_text(json.dumps(record, indent=2) + "\n")
-    print(arguments.output)
+    save_record(record, arguments.output)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def summarize(nodules: list[dict[str, Any]], key: str) -> dict[str, Any]:
     for nodule in nodules:
         volumes = np.array(nodule[key])
         low, median, high = np.percentile(volumes, (INTERVAL_PERCENT[0], 50, INTERVAL_PERCENT[1]))
-        raters = np.array(nodule["readers_mm3"])
+        raters = np.array(nodule["raters_mm3"])
         inside = (raters >= low) & (raters <= high)
         marked = raters > 0
         mean = raters[marked].mean()
@@ -108,9 +108,9 @@ def summarize(nodules: list[dict[str, Any]], key: str) -> dict[str, Any]:
         }
 
     return {
-        "readers_who_marked_it": share("inside_marked", "marked"),
-        "all_reader_slots": share("inside_all", "all"),
-        "mean_of_the_readers": round(float(table["mean_inside"].mean()), 4),
+        "raters_who_marked_it": share("inside_marked", "marked"),
+        "all_rater_slots": share("inside_all", "all"),
+        "mean_of_the_raters": round(float(table["mean_inside"].mean()), 4),
         "median_relative_width": round(float(np.median(table["relative_width"])), 4),
         "median_relative_deviation": round(float(np.median(table["relative_deviation"])), 4),
         "median_relative_bias": round(float(np.median(table["relative_bias"])), 4),
@@ -144,13 +144,13 @@ def main() -> None:
             "nodule": name,
             "num_slices": len(items),
             "num_slices_drawn": int(segmented.sum()),
-            "readers_mm3": [round(float(v) * voxel, 2) for v in np.asarray(raters).reshape(-1)],
+            "raters_mm3": [round(float(v) * voxel, 2) for v in np.asarray(raters).reshape(-1)],
             "shared_noise_mm3": [round(float(v) * voxel, 2) for v in shared.sum(1)],
             "independent_noise_mm3": [round(float(v) * voxel, 2) for v in independent.sum(1)],
             "shared_noise_until_empty_mm3": [round(float(v) * voxel, 2) for v in shared[:, segmented].sum(1)],
         }
         rows.append(row)
-        print(f"{len(rows)}/{len(order)} {name}: {len(items)} slices, raters {row['readers_mm3']} mm³", flush=True)
+        print(f"{len(rows)}/{len(order)} {name}: {len(items)} slices, raters {row['raters_mm3']} mm³", flush=True)
     keys = ("shared_noise", "independent_noise", "shared_noise_until_empty")
     summary = {key: summarize(rows, f"{key}_mm3") for key in keys}
     print(json.dumps(summary, indent=2))

@@ -302,6 +302,14 @@ def test_a_configuration_can_be_changed_without_changing_the_bundle() -> None:
     assert bundle.config("train") == load_stage_config(LUNG, "train")
 
 
+@pytest.mark.parametrize("stage", ["train", "scoring"])
+def test_the_best_validation_has_the_lowest_distance(stage: str) -> None:
+    parser = ConfigParser(load_stage_config(LUNG, stage))
+    is_better = parser.get_parsed_content("validate#evaluator#metric_cmp_fn")
+    assert is_better(0.2, 0.3)
+    assert not is_better(0.3, 0.2)
+
+
 def test_known_key_is_taken_over() -> None:
     assert load_stage_config(LUNG, "inference", overrides={"num_inference_steps": 3})["num_inference_steps"] == 3
 

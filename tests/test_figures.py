@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,11 +17,3 @@ def test_texts_show_the_checked_in_results():
         check=False,
     )
     assert done.returncode == 0, done.stderr + done.stdout
-
-
-def test_page_of_the_lidc_preparation_shows_the_checked_in_result():
-    spec = importlib.util.spec_from_file_location("prepare_lidc", ROOT / "benchmarks" / "prepare_lidc.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    table = script.describe(json.loads(script.RESULT.read_text()))
-    assert table in script.PAGE.read_text(encoding="utf-8"), "run python benchmarks/prepare_lidc.py --text"

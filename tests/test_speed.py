@@ -144,8 +144,8 @@ def test_stages_of_training_and_whole_processes_are_rows(scripts, picture) -> No
         picture.name, picture.bundle, 4, (2,), {**SIZES, "crop_size": 48, "batch_size": 2, "draws": 1}
     )
     clock = scripts["drawing"].make_clock(CPU)
-    training = speed.describe_training(around.measure_training({"lung": small}, 1, CPU, clock))
-    assert [(row["stage"], row["batch_size"], row["side"]) for row in training] == [
+    training = around.measure_training({"lung": small}, 1, CPU, clock)
+    assert [(row["stage"], row["batch_size"], row["side"]) for row, _ in training] == [
         ("image_codec", 2, 32), ("mask_codec", 2, 32), ("train", 2, 48), ("scoring", 2, 48),
     ]  # fmt: skip
     (row,) = speed.describe_start_up({"nothing": [around.run_child(sys.executable, "-S", "-c", "")]})

@@ -10,7 +10,7 @@ import json
 import random
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, check_count
 from .splits import normalize_split
 
 __all__ = ["load_datalist", "load_dataset_info"]
@@ -44,8 +44,9 @@ def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None =
         seed: seed of that selection.
 
     Raises:
-        InputError: no such part, or it is empty.
+        InputError: no such part, or it is empty; ``max_cases`` is no number of cases.
     """
+    check_count("--max-cases", max_cases)
     name = normalize_split(section)
     info = load_dataset_info(dataset_dir)
     if not info.get(name):
@@ -57,8 +58,6 @@ def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None =
     path = Path(dataset_dir).absolute() / "dataset.json"
     items = load_decathlon_datalist(str(path), is_segmentation=True, data_list_key=name, base_dir=str(path.parent))
     if max_cases is not None and max_cases < len(items):
-        if max_cases < 1:
-            raise InputError(f"--max-cases must be at least 1, found {max_cases}.")
         chosen = sorted(random.Random(seed).sample(range(len(items)), max_cases))
         items = [items[i] for i in chosen]
     return items

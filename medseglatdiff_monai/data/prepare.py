@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import InputError
+from ..errors import InputError, check_count
 from ..files import TEMPORARY_PREFIX, save_text
 from .archive import unpack_archive
 from .dataset_file import make_dataset
@@ -78,8 +78,7 @@ def prepare(
     src_path = _check_src(source, instance, src)
     if not str(output_dir):
         raise InputError("--output-dir is missing: name the folder that is to hold the prepared data.")
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers is {workers!r}; expected an integer of at least 1.")
+    check_count("--workers", workers)
     preparation = _Preparation(source, instance, given, src_path, SplitRule.read(split_file, ratios, seed))
     output = Path(output_dir)
     existed = output.exists()

@@ -37,8 +37,6 @@ from .columns import COLUMNS, why_undefined
 from .result import ScoredCase, pool_bins, reliability, summarize, write_result
 from .scored import ScoredMasks
 
-__all__ = ["CaseRecorder", "load_image_codec"]
-
 
 def load_image_codec(module: CodecBase, weights: str | Path) -> CodecBase | None:
     """Image codec with the weights ``image_codec.pt`` that lie beside ``weights``; ``None`` where there are none."""
@@ -168,15 +166,13 @@ class CaseRecorder:
         return scores
 
     def _save(self, case: str, masks: ScoredMasks) -> None:
-        def write(handle) -> None:
-            np.savez_compressed(
-                handle, samples=masks.samples[0].numpy(), confidence=masks.known_confidence[0, 0].numpy(),
-                consensus=masks.consensus[0, 0].numpy(), raters=masks.raters[0].numpy(),
-            )  # fmt: skip
+        arrays: dict[str, Any] = {
+            "samples": masks.samples[0].numpy(), "confidence": masks.known_confidence[0, 0].numpy(),
+            "consensus": masks.consensus[0, 0].numpy(), "raters": masks.raters[0].numpy(),
+        }  # fmt: skip
+        save_with(lambda handle: np.savez_compressed(handle, **arrays), self.output_dir / "samples" / f"{case}.npz")
 
-        save_with(write, self.output_dir / "samples" / f"{case}.npz")
-
-    def summary(self, cases: Sequence[ScoredCase]) -> dict[str, Any]:
+    def _summary(self, cases: Sequence[ScoredCase]) -> dict[str, Any]:
         """Figures of all cases together, see :func:`~medseglatdiff_monai.evaluation.result.summarize`."""
         return {
             **summarize(cases),
@@ -190,17 +186,10 @@ class CaseRecorder:
             "score_at": self.score_at,
         }
 
-    def not_applicable(self, summary: dict[str, Any], num_raters: int) -> dict[str, str]:
-        """Why each figure of the summary that is ``None`` is missing.
-
-        Args:
-            summary: see :meth:`summary`.
-            num_raters: largest number of raters in a case.
-        """
+    def _not_applicable(self, summary: dict[str, Any], num_raters: int) -> dict[str, str]:
+        """Why each figure of the summary that is ``None`` is missing; at most ``num_raters`` rated a case."""
         reasons = {}
-        for name, value in summary.items():
-            if value is not None:
-                continue
+        for name in (name for name, value in summary.items() if value is None):
             if name == "num_inference_steps":
                 reasons[name] = "the network predicts in one pass"
             elif COLUMNS[name].codec == "mask_codec" and self.mask_codec is None:
@@ -220,13 +209,13 @@ class CaseRecorder:
                 return
         order = {case: i for i, case in enumerate(self.items)}
         cases = sorted(cases, key=lambda case: order[case.row["case"]])
-        summary = self.summary(cases)
+        summary = self._summary(cases)
         parameter = next(self.network.parameters(), None)
         write_result(
             self.output_dir,
             cases,
             summary,
-            self.not_applicable(summary, max(case.num_raters for case in cases)),
+            self._not_applicable(summary, max(case.num_raters for case in cases)),
             calibration={name: reliability(pool_bins(cases, name)) for name in cases[0].bins},
             settings={
                 "threshold": self.inferer.threshold,

@@ -17,8 +17,6 @@ from .columns import COLUMNS
 from .result import ScoredCase, summarize, write_result
 from .scored import Reconstruction
 
-__all__ = ["evaluate_codec", "rebuild_image", "rebuild_masks"]
-
 
 def rebuild_image(codec: CodecBase, image: torch.Tensor) -> Reconstruction:
     """Images (B, C, H, W[, D]) in [0, 1] through the codec and back, clipped to [0, 1]."""

@@ -20,8 +20,6 @@ from ..metrics.surface import hausdorff_95, surface_dice
 from ..metrics.variance import variance_correlation
 from .scored import NUM_BINS, Reconstruction, ScoredMasks
 
-__all__ = ["COLUMNS", "Column", "why_undefined"]
-
 
 @dataclass(frozen=True)
 class Column:
@@ -249,13 +247,7 @@ COLUMNS = {column.name: column for column in _ROWS}
 
 
 def why_undefined(column: Column, num_raters: int, num_samples: int) -> str:
-    """Why a figure is defined in no case.
-
-    Args:
-        column: the figure.
-        num_raters: largest number of raters in a case.
-        num_samples: samples of each case.
-    """
+    """Why a figure is defined in no case: at most ``num_raters`` rated one, and each has ``num_samples`` samples."""
     if num_raters < column.min_raters:
         return "needs at least two raters, the data set has one"
     if num_samples < column.min_samples:

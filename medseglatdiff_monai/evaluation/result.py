@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,9 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..files import save_json, save_text
+from ..files import read_json, save_json, save_text
 from ..metrics.calibration import calibration_error
 from .columns import COLUMNS
-
-__all__ = ["RESULT_VERSION", "ScoredCase", "load_result", "pool_bins", "reliability", "summarize", "write_result"]
 
 # Raised with every change in the meaning of a column: results of two versions must not be compared.
 RESULT_VERSION = 2
@@ -72,14 +69,9 @@ def write_result(
     not_applicable: Mapping[str, str],
     **entries: Any,
 ) -> None:
-    """Write ``cases.csv`` and ``metrics.json``.
+    """Write ``cases.csv`` of at least one case, and ``metrics.json`` with the summary and further ``entries``.
 
-    Args:
-        output_dir: where they go.
-        cases: at least one.
-        summary: the figures of all cases together.
-        not_applicable: why each figure of the summary that is ``None`` is missing.
-        entries: further entries of ``metrics.json``.
+    ``not_applicable`` says why each figure of the summary that is ``None`` is missing.
     """
     rows = io.StringIO(newline="")
     writer = csv.DictWriter(rows, fieldnames=list(cases[0].row))
@@ -98,17 +90,26 @@ def load_result(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, no result, or one of another version, whose figures may mean something else.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise InputError(f"{path}: no such file; expected the metrics.json of an evaluation.")
-    try:
-        result = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); evaluate again.") from error
-    version = result.get("version") if isinstance(result, dict) else None
-    if version != RESULT_VERSION or "summary" not in result:
-        raise InputError(
-            f"{path}: found a result of version {version}, expected {RESULT_VERSION}; the figures of two versions are "
-            "not comparable: evaluate again."
-        )
+    result = read_json(path)
+    check_version(result, RESULT_VERSION, path)
+    if "summary" not in result:
+        raise InputError(f"{path}: found no summary; expected the metrics.json of an evaluation.")
     return result
+
+
+def check_version(
+    content: Any, expected: int, path: str | Path, why: str = "the figures of two versions are not comparable"
+) -> None:
+    """Refuse a file of another version.
+
+    Raises:
+        InputError: names the file, its version, the expected one, and what to do.
+    """
+    found = content.get("version") if isinstance(content, dict) else None
+    if found != expected:
+        raise InputError(
+            f"{path} is a file of version {found}, this program writes and reads version {expected}: {why}. Choose "
+            "another --output-dir, or move the file away, and run the command again."
+        )

@@ -9,10 +9,8 @@ from typing import Any
 from ..bundle.arguments import check_device
 from ..bundle.config import experiment_name
 from ..bundle.segmenter import inference_config
-from ..errors import InputError, unwrapped_errors
+from ..errors import check_count, unwrapped_errors
 from ..files import weights_sha256
-
-__all__ = ["evaluate"]
 
 
 def evaluate(
@@ -62,9 +60,8 @@ def evaluate(
             :func:`~medseglatdiff_monai.data.datalist.load_datalist`.
     """
     check_device(overrides.get("device"))
-    for name, value in {"--num-samples": num_samples, "--num-inference-steps": num_inference_steps}.items():
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, found {value}.")
+    check_count("--num-samples", num_samples)
+    check_count("--num-inference-steps", num_inference_steps)
     chosen = {
         "dataset_dir": str(Path(dataset_dir).absolute()), "output_dir": str(Path(output_dir).absolute()),
         "split": split, "num_samples": num_samples, "num_inference_steps": num_inference_steps,

@@ -15,8 +15,6 @@ from ..metrics.calibration import calibration_bins
 from ..metrics.insight import collective_insight
 from ..metrics.masks import fuse_masks, mean_mask
 
-__all__ = ["NUM_BINS", "Reconstruction", "ScoredMasks"]
-
 NUM_BINS = 15
 
 

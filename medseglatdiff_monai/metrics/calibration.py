@@ -15,16 +15,6 @@ from ..errors import InputError
 from .cumulative import EnsembleMetric
 from .masks import as_paired_maps, as_paired_stacks, mean_mask
 
-__all__ = [
-    "BrierScore",
-    "ExpectedCalibrationError",
-    "SoftDice",
-    "brier_score",
-    "calibration_bins",
-    "calibration_error",
-    "soft_dice",
-]
-
 REGIONS = ("image", "band")
 
 
@@ -89,8 +79,7 @@ def calibration_bins(
     Raises:
         InputError: see `metrics.masks.as_paired_maps`; another region; no bin.
     """
-    if num_bins < 1:
-        raise InputError(f"num_bins: found {num_bins}, expected at least 1.")
+    _check_bins(num_bins)
     confidence, target = as_paired_maps(confidence, target)
     inside = _select(confidence, target, region).to(torch.float64)
     c, m = confidence.flatten(1), target.flatten(1)
@@ -128,6 +117,11 @@ def _check_region(region: str) -> None:
         raise InputError(f"region: found {region!r}, expected 'image' or 'band'; choose one of the two.")
 
 
+def _check_bins(num_bins: int) -> None:
+    if num_bins < 1:
+        raise InputError(f"num_bins: found {num_bins}, expected at least 1.")
+
+
 def _average(samples: torch.Tensor, raters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     samples, raters = as_paired_stacks(samples, raters)
     return mean_mask(samples), mean_mask(raters)
@@ -136,9 +130,7 @@ def _average(samples: torch.Tensor, raters: torch.Tensor) -> tuple[torch.Tensor,
 class SoftDice(EnsembleMetric):
     """Mean soft Dice over the cases; see `soft_dice` and `EnsembleMetric`."""
 
-    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        return soft_dice(*_average(samples, raters))
+    compute_cases = staticmethod(lambda samples, raters: soft_dice(*_average(samples, raters)))
 
 
 class BrierScore(EnsembleMetric):
@@ -163,7 +155,8 @@ class ExpectedCalibrationError(EnsembleMetric):
 
     The mean over cases would differ: in one case a bin holds few pixels, whose means differ by chance, and errors of
     opposite sign in different cases would add up instead of cancelling. So the buffer holds the bins of each case, a
-    row of 3 * num_bins numbers, and the call returns these rows; `compute_cases` gives the error of each case.
+    row of 3 * num_bins numbers, and the call returns these rows; `compute_cases` gives the error of each case, and
+    `aggregate` that of all pixels, NaN where no case has a band.
 
     Args:
         region: "image" or "band".
@@ -173,8 +166,7 @@ class ExpectedCalibrationError(EnsembleMetric):
     def __init__(self, region: str = "image", num_bins: int = 15) -> None:
         super().__init__()
         _check_region(region)
-        if num_bins < 1:
-            raise InputError(f"num_bins: found {num_bins}, expected at least 1.")
+        _check_bins(num_bins)
         self.region, self.num_bins = region, num_bins
         self.row_length = 3 * num_bins
 
@@ -182,20 +174,12 @@ class ExpectedCalibrationError(EnsembleMetric):
         """Error of each case by itself: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,), NaN without a band."""
         return calibration_error(self._bin(samples, raters))
 
-    def aggregate(self) -> torch.Tensor:
-        """Error of the pooled pixels of all cases and ranks.
-
-        Returns:
-            Scalar float64 in [0, 1]; NaN where no case has a band.
-
-        Raises:
-            InputError: no case was scored since the last reset.
-        """
-        super().aggregate()  # raises where there is no case
-        return calibration_error(self.get_buffer().sum(dim=0).unflatten(0, (3, self.num_bins)))
+    def _score_rows(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
+        return self._bin(samples, raters).flatten(1)
 
     def _bin(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
         return calibration_bins(*_average(samples, raters), region=self.region, num_bins=self.num_bins)
 
-    def _score_rows(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        return self._bin(samples, raters).flatten(1)
+    def _reduce(self, cases: torch.Tensor) -> torch.Tensor:
+        """Error of the pooled pixels; NaN where no case has a band."""
+        return calibration_error(cases.sum(dim=0).unflatten(0, (3, self.num_bins)))

@@ -1,4 +1,4 @@
-"""Base classes of the ensemble metrics: one value per case, gathered over all ranks, NaN left out of the mean.
+"""Bases of the ensemble metrics: one value per case, gathered over all ranks, NaN left out of the mean.
 
 MONAI's `CumulativeIterationMetric` supplies the buffers and their synchronisation. Three of its habits do not suit an
 evaluation and are replaced: a rank without cases skips the gathering, so that the others wait forever; a list of
@@ -7,7 +7,7 @@ predictions longer than the labels is silently cut; the mean over undefined valu
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,8 +16,6 @@ from monai.utils import evenly_divisible_all_gather
 
 from ..errors import InputError
 from .masks import as_paired_stacks, check_fusion, fuse_masks
-
-__all__ = ["ConsensusMetric", "EnsembleMetric"]
 
 
 class EnsembleMetric(CumulativeIterationMetric):
@@ -28,22 +26,14 @@ class EnsembleMetric(CumulativeIterationMetric):
     The call returns (B, 1) float64, one row per case; `get_buffer()` gives the rows of all cases and ranks,
     `aggregate()` their mean.
     `monai.handlers.IgniteMetricHandler(metric_fn=..., output_transform=from_engine([...]))` makes it a handler.
+
+    A subclass sets `compute_cases`, a function of samples (B, N, H, W[, D]) and raters (B, R, H, W[, D]), both binary,
+    that returns (B,) float64, NaN where the metric is not defined.
     """
 
+    compute_cases: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     # How many numbers the buffer keeps per case.
     row_length = 1
-
-    @abstractmethod
-    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        """Score each case.
-
-        Args:
-            samples: (B, N, H, W[, D]) binary.
-            raters: (B, R, H, W[, D]) binary.
-
-        Returns:
-            (B,) float64; NaN where the metric is not defined.
-        """
 
     def aggregate(self) -> torch.Tensor:
         """Mean over the cases of all ranks.
@@ -57,6 +47,10 @@ class EnsembleMetric(CumulativeIterationMetric):
         cases = self.get_buffer()
         if len(cases) == 0:
             raise InputError(f"{type(self).__name__}: found no case, expected at least one; check the data set's list.")
+        return self._reduce(cases)
+
+    def _reduce(self, cases: torch.Tensor) -> torch.Tensor:
+        """One figure of the buffer (cases, row_length)."""
         return torch.nanmean(cases)
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
@@ -89,12 +83,17 @@ class EnsembleMetric(CumulativeIterationMetric):
 class ConsensusMetric(EnsembleMetric):
     """Base of the metrics that compare the fused samples with the fused raters, one mask with one.
 
+    A single sample (N = 1), such as a consensus mask fused elsewhere, is taken as it is. A subclass sets
+    `score`, a function of two masks (B, 1, H, W[, D]) and `ignore_empty` that returns B values.
+
     Args:
         threshold: a pixel is foreground where the mean of the binary samples is >= threshold, in (0, 1].
         level: share of the raters' slots that the reference requires.
         tie: whether a share of raters equal to `level` is "foreground" or "background".
-        ignore_empty: whether cases whose raters' consensus is empty are left out.
+        ignore_empty: True: leave out the cases whose raters' consensus is empty. False: score them.
     """
+
+    score: Callable[..., torch.Tensor]
 
     def __init__(
         self, threshold: float = 0.5, level: float = 0.5, tie: str = "foreground", ignore_empty: bool = False
@@ -104,7 +103,8 @@ class ConsensusMetric(EnsembleMetric):
         check_fusion(level, tie)
         self.threshold, self.level, self.tie, self.ignore_empty = threshold, level, tie, ignore_empty
 
-    def fuse(self, samples: torch.Tensor, raters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Samples (B, N, H, W[, D]) and raters (B, R, H, W[, D]), binary → two consensus masks (B, 1, H, W[, D])."""
+    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
+        """Samples (B, N, H, W[, D]) and raters (B, R, H, W[, D]), binary → (B,) float64."""
         samples, raters = as_paired_stacks(samples, raters)
-        return fuse_masks(samples, self.threshold), fuse_masks(raters, self.level, self.tie)
+        masks = fuse_masks(samples, self.threshold), fuse_masks(raters, self.level, self.tie)
+        return self.score(*masks, ignore_empty=self.ignore_empty).flatten()

@@ -11,8 +11,6 @@ import torch
 
 from .masks import as_paired_stacks
 
-__all__ = ["count_pairs", "pairwise_iou", "pairwise_iou_distance"]
-
 # Float32 counts exactly up to 2**24 pixels; blocks below that stay exact and bound the memory of the float copy.
 PIXELS_PER_BLOCK = 2**20
 
@@ -31,8 +29,8 @@ def pairwise_iou(a: torch.Tensor | np.ndarray, b: torch.Tensor | np.ndarray) -> 
         InputError: see `metrics.masks.as_paired_stacks`.
     """
     a, b = as_paired_stacks(a, b, names=("a", "b"))
-    intersection, area_a, area_b = count_pairs(a, b)
-    union = area_a[:, :, None] + area_b[:, None, :] - intersection
+    intersection = count_shared(a, b)
+    union = a.flatten(2).sum(2)[:, :, None] + b.flatten(2).sum(2)[:, None, :] - intersection
     return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
 
 
@@ -52,26 +50,12 @@ def pairwise_iou_distance(a: torch.Tensor | np.ndarray, b: torch.Tensor | np.nda
     return 1.0 - pairwise_iou(a, b)
 
 
-def count_pairs(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pixels that every mask of `a` shares with every mask of `b`, and the pixels of each.
-
-    Args:
-        a: (B, N, H, W[, D]) bool, as `metrics.masks.as_paired_stacks` returns it.
-        b: (B, R, H, W[, D]) bool, likewise.
-
-    Returns:
-        Intersections (B, N, R) and areas (B, N) and (B, R): whole numbers in float64.
-    """
+def count_shared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Pixels that every mask of `a` (B, N, H, W[, D]) bool shares with every one of `b`: (B, N, R) float64, exact."""
     a, b = a.flatten(2), b.flatten(2)
-    shape, device = (a.shape[0], a.shape[1], b.shape[1]), a.device
-    intersection = torch.zeros(shape, dtype=torch.float64, device=device)
-    area_a = torch.zeros(shape[:2], dtype=torch.float64, device=device)
-    area_b = torch.zeros((shape[0], shape[2]), dtype=torch.float64, device=device)
+    shared = torch.zeros((len(a), a.shape[1], b.shape[1]), dtype=torch.float64, device=a.device)
     # Autocast would make the product half precision, which counts exactly only up to 2048 (bfloat16: 256).
-    with torch.autocast(device_type=device.type, enabled=False):
+    with torch.autocast(device_type=a.device.type, enabled=False):
         for block_a, block_b in zip(a.split(PIXELS_PER_BLOCK, dim=2), b.split(PIXELS_PER_BLOCK, dim=2), strict=True):
-            float_a, float_b = block_a.to(torch.float32), block_b.to(torch.float32)
-            intersection += float_a @ float_b.mT
-            area_a += float_a.sum(dim=2)
-            area_b += float_b.sum(dim=2)
-    return intersection, area_a, area_b
+            shared += block_a.float() @ block_b.float().mT
+    return shared

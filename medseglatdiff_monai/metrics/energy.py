@@ -8,6 +8,8 @@ The U-statistic takes the last two over distinct pairs and has no such bias.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -15,14 +17,6 @@ from ..errors import InputError
 from .cumulative import EnsembleMetric
 from .distances import pairwise_iou_distance
 from .masks import as_masks, as_paired_stacks
-
-__all__ = [
-    "GeneralizedEnergyDistance",
-    "SampleDiversity",
-    "energy_distance_floor",
-    "generalized_energy_distance",
-    "sample_diversity",
-]
 
 
 def generalized_energy_distance(
@@ -101,16 +95,10 @@ class GeneralizedEnergyDistance(EnsembleMetric):
 
     def __init__(self, unbiased: bool = False) -> None:
         super().__init__()
-        self.unbiased = unbiased
-
-    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        return generalized_energy_distance(samples, raters, unbiased=self.unbiased)
+        self.compute_cases = partial(generalized_energy_distance, unbiased=unbiased)
 
 
 class SampleDiversity(EnsembleMetric):
     """Mean diversity of the samples over the cases; `y` is not used. See `sample_diversity` and `EnsembleMetric`."""
 
-    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        return sample_diversity(as_paired_stacks(samples, raters)[0])
+    compute_cases = staticmethod(lambda samples, raters: sample_diversity(as_paired_stacks(samples, raters)[0]))

@@ -14,10 +14,8 @@ import numpy as np
 import torch
 
 from .cumulative import EnsembleMetric
-from .distances import count_pairs, pairwise_iou
+from .distances import count_shared, pairwise_iou
 from .masks import as_paired_stacks
-
-__all__ = ["CollectiveInsight", "MaximumDice", "collective_insight", "maximum_dice"]
 
 
 def maximum_dice(samples: torch.Tensor | np.ndarray, raters: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -79,8 +77,8 @@ def _extreme_variances(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     if number == 1:
         nothing = torch.full((len(masks),), torch.nan, dtype=torch.float64, device=masks.device)
         return nothing, nothing
-    intersection, area, _ = count_pairs(masks, masks)
-    differing = area[:, :, None] + area[:, None, :] - 2 * intersection
+    area = masks.flatten(2).sum(2, dtype=torch.float64)
+    differing = area[:, :, None] + area[:, None, :] - 2 * count_shared(masks, masks)
     mean = (area[:, :, None] - area[:, None, :]) / pixels
     i, j = torch.triu_indices(number, number, offset=1, device=masks.device)
     variance = (differing / pixels - mean.square())[:, i, j]
@@ -90,14 +88,10 @@ def _extreme_variances(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 class MaximumDice(EnsembleMetric):
     """Mean D_max over the cases; see `maximum_dice` and `EnsembleMetric`."""
 
-    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        return maximum_dice(samples, raters)
+    compute_cases = staticmethod(maximum_dice)
 
 
 class CollectiveInsight(EnsembleMetric):
     """Mean CI score over the cases; see `collective_insight` and `EnsembleMetric`."""
 
-    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        return collective_insight(samples, raters)["score"]
+    compute_cases = staticmethod(lambda samples, raters: collective_insight(samples, raters)["score"])

@@ -15,8 +15,6 @@ from monai.utils import convert_to_tensor
 
 from ..errors import InputError
 
-__all__ = ["as_masks", "as_paired_maps", "as_paired_stacks", "check_fusion", "fuse_masks", "mean_mask"]
-
 
 def as_masks(masks: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
     """Check a stack of binary masks and return it as a plain boolean tensor.
@@ -143,12 +141,7 @@ def mean_mask(masks: torch.Tensor | np.ndarray) -> torch.Tensor:
 
 
 def check_fusion(level: float, tie: str, name: str = "level") -> None:
-    """Refuse a fusion rule under which every pixel, or none, would be foreground.
-
-    Args:
-        level: the required share of slots.
-        tie: "foreground" or "background".
-        name: what the error messages call the level.
+    """Refuse a fusion rule under which every pixel, or none, would be foreground; `name` is that of the level.
 
     Raises:
         InputError: `tie` is neither, or `level` is outside (0, 1] ("foreground") or [0, 1) ("background").

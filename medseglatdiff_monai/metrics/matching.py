@@ -17,8 +17,6 @@ from .cumulative import EnsembleMetric
 from .distances import pairwise_iou
 from .masks import as_paired_stacks
 
-__all__ = ["HungarianMatchedIoU", "hungarian_matched_iou"]
-
 
 def hungarian_matched_iou(samples: torch.Tensor | np.ndarray, raters: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Hungarian-matched IoU of each case.
@@ -46,6 +44,4 @@ def hungarian_matched_iou(samples: torch.Tensor | np.ndarray, raters: torch.Tens
 class HungarianMatchedIoU(EnsembleMetric):
     """Mean Hungarian-matched IoU over the cases; see `hungarian_matched_iou` and `EnsembleMetric`."""
 
-    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        return hungarian_matched_iou(samples, raters)
+    compute_cases = staticmethod(hungarian_matched_iou)

@@ -13,8 +13,6 @@ from ..errors import InputError
 from .cumulative import ConsensusMetric
 from .masks import as_paired_stacks
 
-__all__ = ["ConsensusDice", "ConsensusIoU", "dice_score", "iou_score"]
-
 
 def dice_score(
     y_pred: torch.Tensor | np.ndarray, y: torch.Tensor | np.ndarray, ignore_empty: bool = False
@@ -76,34 +74,12 @@ def _ratio(numerator: torch.Tensor, denominator: torch.Tensor, area: torch.Tenso
 
 
 class ConsensusDice(ConsensusMetric):
-    """Mean Dice of the fused samples with the fused raters; see `dice_score`, `fuse_masks` and `EnsembleMetric`.
+    """Mean Dice of the fused samples with the fused raters; see `dice_score` and `ConsensusMetric`."""
 
-    A single sample (N = 1), such as a consensus mask fused elsewhere, is taken as it is.
-
-    Args:
-        threshold: a pixel is foreground where the mean of the binary samples is >= threshold, in (0, 1].
-        level: share of the raters' slots that the reference asks for.
-        tie: whether a share of raters equal to `level` is "foreground" or "background".
-        ignore_empty: True: leave out the cases whose raters' consensus is empty. False: score them, both empty as 1.0.
-    """
-
-    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        return dice_score(*self.fuse(samples, raters), ignore_empty=self.ignore_empty)[:, 0]
+    score = staticmethod(dice_score)
 
 
 class ConsensusIoU(ConsensusMetric):
-    """Mean IoU of the fused samples with the fused raters; see `iou_score`, `fuse_masks` and `EnsembleMetric`.
+    """Mean IoU of the fused samples with the fused raters; see `iou_score` and `ConsensusMetric`."""
 
-    A single sample (N = 1), such as a consensus mask fused elsewhere, is taken as it is.
-
-    Args:
-        threshold: a pixel is foreground where the mean of the binary samples is >= threshold, in (0, 1].
-        level: share of the raters' slots that the reference asks for.
-        tie: whether a share of raters equal to `level` is "foreground" or "background".
-        ignore_empty: True: leave out the cases whose raters' consensus is empty. False: score them, both empty as 1.0.
-    """
-
-    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        return iou_score(*self.fuse(samples, raters), ignore_empty=self.ignore_empty)[:, 0]
+    score = staticmethod(iou_score)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,8 +21,6 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from ..errors import InputError
 from .cumulative import ConsensusMetric
 from .masks import as_paired_stacks
-
-__all__ = ["ConsensusHausdorff95", "ConsensusSurfaceDice", "hausdorff_95", "surface_dice"]
 
 
 def hausdorff_95(
@@ -124,8 +123,16 @@ def _score(y_pred, y, measure, both_empty: float, one_empty: float, ignore_empty
     return score
 
 
-class _ConsensusSurface(ConsensusMetric):
-    """Base of the two public classes below: distances are in units of the spacing."""
+class ConsensusHausdorff95(ConsensusMetric):
+    """Mean HD95 of the fused samples and the fused raters; see `hausdorff_95` and `ConsensusMetric`.
+
+    Args:
+        threshold: see `ConsensusMetric`.
+        level: likewise.
+        tie: likewise.
+        spacing: side of a pixel; the distance is in its unit.
+        ignore_empty: see `ConsensusMetric`.
+    """
 
     def __init__(
         self,
@@ -137,39 +144,20 @@ class _ConsensusSurface(ConsensusMetric):
     ) -> None:
         super().__init__(threshold, level, tie, ignore_empty)
         _check_spacing(spacing)
-        self.spacing = spacing
+        self.score = partial(hausdorff_95, spacing=spacing)
 
 
-class ConsensusHausdorff95(_ConsensusSurface):
-    """Mean HD95 of the fused samples and the fused raters; see `hausdorff_95`, `fuse_masks` and `EnsembleMetric`.
-
-    Args:
-        threshold: a pixel is foreground where the mean of the binary samples is >= threshold, in (0, 1].
-        level: share of the raters' slots that the reference asks for.
-        tie: whether a share of raters equal to `level` is "foreground" or "background".
-        spacing: side of a pixel; the distance is in its unit.
-        ignore_empty: True: leave out the cases whose raters' consensus is empty.
-    """
-
-    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        return hausdorff_95(*self.fuse(samples, raters), spacing=self.spacing, ignore_empty=self.ignore_empty)
-
-
-class ConsensusSurfaceDice(_ConsensusSurface):
-    """Mean surface Dice of the fused samples and the fused raters; see `surface_dice`, `fuse_masks`, `EnsembleMetric`.
+class ConsensusSurfaceDice(ConsensusMetric):
+    """Mean surface Dice of the fused samples and the fused raters; see `surface_dice` and `ConsensusMetric`.
 
     Args:
         tolerance: distance up to which two outlines agree, in units of `spacing`.
-        arguments: see `ConsensusHausdorff95`.
+        spacing: side of a pixel.
+        arguments: see `ConsensusMetric`.
     """
 
-    def __init__(self, tolerance: float = 1.0, **arguments) -> None:
+    def __init__(self, tolerance: float = 1.0, spacing: float | Sequence[float] = 1.0, **arguments) -> None:
         super().__init__(**arguments)
         _check_tolerance(tolerance)
-        self.tolerance = tolerance
-
-    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        fused = self.fuse(samples, raters)
-        return surface_dice(*fused, self.tolerance, spacing=self.spacing, ignore_empty=self.ignore_empty)
+        _check_spacing(spacing)
+        self.score = partial(surface_dice, tolerance=tolerance, spacing=spacing)

@@ -14,8 +14,6 @@ import torch
 from .cumulative import EnsembleMetric
 from .masks import as_paired_stacks, mean_mask
 
-__all__ = ["VarianceCorrelation", "variance_correlation"]
-
 
 def variance_correlation(samples: torch.Tensor | np.ndarray, raters: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Normalised cross-correlation of the variance maps of each case.
@@ -52,6 +50,4 @@ def _centred_variance(masks: torch.Tensor) -> torch.Tensor:
 class VarianceCorrelation(EnsembleMetric):
     """Mean correlation of the variance maps over the cases; see `variance_correlation` and `EnsembleMetric`."""
 
-    def compute_cases(self, samples: torch.Tensor, raters: torch.Tensor) -> torch.Tensor:
-        """Score each case: (B, N, H, W[, D]) and (B, R, H, W[, D]) give (B,)."""
-        return variance_correlation(samples, raters)
+    compute_cases = staticmethod(variance_correlation)

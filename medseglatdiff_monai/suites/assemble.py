@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import pandas as pd
+import torch
 
 from ..evaluation.columns import COLUMNS
+from ..provenance import provenance
 from .member import Member
 from .notes import Notes
 from .request import Request
-from .results import SUITE_RESULT_VERSION, versions
-from .reuse import read_costs
+from .results import SUITE_RESULT_VERSION
+from .reuse import read_costs, stage_minutes
 from .scoring import EVALUATION_SEED, Scored
 from .statistics import compare_groups, group_interval, holm
 from .suite import Suite
-
-__all__ = ["assemble"]
 
 
 class Key(NamedTuple):
@@ -41,6 +43,7 @@ def assemble(request: Request, members: Sequence[Member], scored: Sequence[Score
     """Contents of ``results.json``; undefined figures are noted."""
     tables = _mean_over_seeds(scored)
     info = request.info
+    packages = {name: importlib.metadata.version(name) for name in ("scipy", "statsmodels", "pandas")}
     measurements = [row for key, table in tables.items() for row in _measure(key, table, request.suite, notes)]
     return {
         "version": SUITE_RESULT_VERSION,
@@ -58,7 +61,7 @@ def assemble(request: Request, members: Sequence[Member], scored: Sequence[Score
             "training_seeds": sorted({member.seed for member in members}),
             "evaluation_seed": EVALUATION_SEED, "overrides": request.overrides,
         },
-        "provenance": versions(),
+        "provenance": {**provenance("cuda" if torch.cuda.is_available() else "cpu"), **packages},
         "measurements": measurements,
         "comparisons": _compare(tables, request.suite),
         "calibration": [
@@ -72,8 +75,9 @@ def assemble(request: Request, members: Sequence[Member], scored: Sequence[Score
         "evaluations": [
             {
                 "system": part.member.system.name, "seed": part.member.seed,
-                "key": part.evaluation.key, "weights_sha256": part.weights_sha256,
-                "num_cases": part.result["summary"]["num_cases"], "num_samples": part.num_samples,
+                "key": part.evaluation.key, "weights_sha256": part.depends_on["weights_sha256"],
+                "num_cases": part.result["summary"]["num_cases"],
+                "num_samples": part.depends_on["settings"]["num_samples"],
                 "scored_with": part.result.get("provenance", {}),
             }
             for part in scored
@@ -123,16 +127,13 @@ def _figure(metric: str, table: Table, notes: Notes) -> dict[str, Any]:
     frame, parts = table
     column = COLUMNS[metric]
     if column.pooled is not None:
-        values = [part.result["summary"].get(metric) for part in parts]
-        known = [value for value in values if value is not None]
+        values = pd.Series([part.result["summary"].get(metric) for part in parts], dtype=float)
         figure = {
-            "mean": sum(known) / len(known) if known else math.nan, "low": math.nan, "high": math.nan,
-            "num_cases": len(frame), "num_groups": frame["group"].nunique(),
+            "mean": values.mean(), "low": math.nan, "high": math.nan, "num_cases": len(frame),
+            "num_groups": frame["group"].nunique(),
         }  # fmt: skip
-    elif metric in frame:
-        figure = asdict(group_interval(frame[metric], frame["group"]))
     else:
-        figure = asdict(group_interval(pd.Series(dtype=float), pd.Series(dtype=str)))
+        figure = asdict(group_interval(frame.get(metric, pd.Series(dtype=float)), frame["group"]))
     if math.isnan(figure["mean"]):
         evaluation = parts[0].evaluation
         where = evaluation.name if evaluation.axis is None else f"{evaluation.name}, {evaluation.title}"
@@ -142,63 +143,50 @@ def _figure(metric: str, table: Table, notes: Notes) -> dict[str, Any]:
 
 
 def _seconds_per_sample(table: Table) -> float:
-    seconds = []
-    for part in table.parts:
-        # A deterministic network is called once, however many equal samples are made of its mask.
-        sampled = 1 if part.member.system.deterministic else part.result["summary"]["num_samples"]
-        seconds.append(part.result["summary"]["seconds_per_case"] / sampled)
-    return sum(seconds) / len(seconds)
+    # A deterministic network is called once, however many equal samples are made of its mask.
+    return fmean(
+        part.result["summary"]["seconds_per_case"]
+        / (1 if part.member.system.deterministic else part.result["summary"]["num_samples"])
+        for part in table.parts
+    )
 
 
 def _costs(members: Sequence[Member]) -> dict[str, Any]:
-    minutes, costs = [], {}
-    for member in members:
-        costs = read_costs(member.run)
-        stages = costs.get("stages", {})
-        if stages:
-            minutes.append(sum(float(stage.get("minutes", 0.0)) for stage in stages.values()))
+    minutes = [sum(taken.values()) for member in members if (taken := stage_minutes(member.run))]
     # training.json counts the whole segmenter, not the codec alone.
-    counted = {} if members[0].system.reconstruction else costs
+    counted = {} if members[0].system.reconstruction else read_costs(members[-1].run)
     return {
         "parameters": counted.get("parameters"),
         "multiply_accumulates": counted.get("multiply_accumulates"),
-        "training_minutes": sum(minutes) / len(minutes) if minutes else None,
+        "training_minutes": fmean(minutes) if minutes else None,
     }
 
 
 def _compare(tables: Mapping[Key, Table], suite: Suite) -> list[dict[str, Any]]:
     """Every comparison that the suite asks for, its p-values corrected for all of them."""
     rows: list[dict[str, Any]] = []
-    for key, metric in _pairs(tables, suite):
-        reference = str(suite.reference)
-        other = tables[key._replace(system=reference)]
-        compared = asdict(compare_groups(tables[key].frame, other.frame, metric))
-        if compared["num_cases"]:
-            rows.append(
-                {
-                    "system": key.system, "reference": reference, "key": key.evaluation, "point": key.point,
-                    "metric": metric, **compared,
-                }
-            )  # fmt: skip
+    for key, metric, frame, reference in _pairs(tables, suite):
+        compared = compare_groups(frame, reference, metric)
+        if compared.num_cases:
+            named = {"system": key.system, "reference": suite.reference, "key": key.evaluation, "point": key.point}
+            rows.append({**named, "metric": metric, **asdict(compared)})
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row.update(p_holm=p)
     return rows
 
 
-def _pairs(tables: Mapping[Key, Table], suite: Suite) -> Iterator[tuple[Key, str]]:
-    """Table and metric of every comparison with the reference."""
+def _pairs(tables: Mapping[Key, Table], suite: Suite) -> Iterator[tuple[Key, str, pd.DataFrame, pd.DataFrame]]:
+    """Key, metric, frame and the reference's frame of every comparison with the reference."""
     for key, table in tables.items():
         evaluation = table.parts[0].evaluation
         points = evaluation.compare_at
         skipped = evaluation.axis is not None if points is None else key.point not in points
-        if suite.reference is None or key.system == suite.reference or skipped:
-            continue
-        reference = tables.get(key._replace(system=suite.reference))
-        if reference is None:
+        reference = tables.get(key._replace(system=suite.reference or ""))
+        if reference is None or reference is table or skipped:
             continue
         shown = suite.shown(evaluation)
         for metric in shown if not suite.compare else [name for name in suite.compare if name in shown]:
             frames = table.frame, reference.frame
             known = all(metric in frame and frame[metric].notna().any() for frame in frames)
             if known and COLUMNS[metric].pooled is None:
-                yield key, metric
+                yield key, metric, *frames

@@ -13,12 +13,10 @@ from ..bundle.config import load_stage_config
 from ..evaluation import evaluate
 from .member import Member
 from .notes import Notes
-from .record import SuiteRecord
 from .request import Request
+from .results import SuiteRecord
 from .scoring import evaluation_settings
 from .suite import Evaluation
-
-__all__ = ["Budget", "choose_cases", "stage_share"]
 
 # How a system's share of the time is divided among its stages.
 STAGE_SHARES = {"image_codec": 0.15, "mask_codec": 0.2, "train": 0.35, "scoring": 0.3}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..bundle.config import find_bundle
 from ..data.datalist import load_dataset_info
-from ..errors import InputError
+from ..data.sources.source import default_bundle
+from ..data.splits import normalize_split
+from ..errors import InputError, check_count
 from ..startup import heavy_imports
 from .names import find_suite
-
-__all__ = ["run_suite"]
 
 
 def run_suite(
@@ -52,24 +53,50 @@ def run_suite(
         The contents of ``results.json``.
 
     Raises:
-        InputError: unknown suite, bundle, system or part; a result file of another version or suite in ``output_dir``.
+        InputError: unknown suite, bundle, system or part; a number out of range; a result file of another version or
+            suite in ``output_dir``.
     """
     path = find_suite(suite)
-    if bundle is not None:
-        find_bundle(bundle)
-    load_dataset_info(dataset_dir)
+    start = None if bundle is None else find_bundle(bundle)
+    info = load_dataset_info(dataset_dir)
+    start = start or find_bundle(bundle_for(info, dataset_dir))
+    split = normalize_split(split)
+    if not info.get(split):
+        raise InputError(f"The {split} part of {dataset_dir} is empty: choose another --split.")
+    if max_minutes is not None and max_minutes < 0:
+        raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
+    check_count("--max-cases", max_cases)
     given = dict(runs) if isinstance(runs, Mapping) else dict(_name_and_folder(entry) for entry in _as_list(runs))
     names = None if systems is None else [str(name) for name in _as_list(systems)]
     numbers = _as_list(seeds)
     if not numbers or not all(isinstance(seed, int) for seed in numbers):
         raise InputError(f"--seeds is {seeds!r}; expected integers, separated by commas.")
     with heavy_imports():
-        from .request import read_request
+        from .request import Request
         from .runner import run_request
         from .suite import load_suite
 
-    request = read_request(load_suite(path), dataset_dir, output_dir, bundle, max_minutes, max_cases, split, overrides)
+    folder = Path(dataset_dir).absolute()
+    request = Request(
+        load_suite(path), folder, info, split, Path(output_dir).absolute(), start, max_minutes, max_cases, overrides,
+        fingerprint=hashlib.sha256((folder / "dataset.json").read_bytes()).hexdigest(),
+    )  # fmt: skip
     return run_request(request, names, numbers, given)
+
+
+def bundle_for(info: Mapping[str, Any], dataset_dir: str | Path) -> str:
+    """Name of the bundle that is made for a prepared data set, of which ``info`` is the ``dataset.json``.
+
+    Raises:
+        InputError: there is none, or the data set does not say where it comes from.
+    """
+    source = info.get("source")
+    bundle = default_bundle(source)
+    if bundle is None:
+        raise InputError(
+            f"No bundle is made for {dataset_dir} ({info.get('name')}, source {source!r}): choose one with --bundle."
+        )
+    return bundle
 
 
 def _as_list(value: Any) -> list[Any]:

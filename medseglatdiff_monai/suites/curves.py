@@ -12,8 +12,6 @@ from matplotlib.figure import Figure
 
 from ..evaluation.columns import COLUMNS
 
-__all__ = ["known", "plot_curves"]
-
 COLOURS = ("#0b6e99", "#d1495b", "#3a7d44", "#7a4fa3", "#c77d0a", "#4c4c4c", "#19a5a5", "#a3426e", "#8a8d2b", "#2e4a9e")
 AXES = {
     "num_samples": "number of samples",

@@ -11,9 +11,8 @@ from ..bundle.config import find_bundle, load_stage_config
 from ..errors import InputError
 from ..networks.weights import stage_finished
 from ..training.run import TRAINING_STAGES
-from .suite import Suite, System, slug
-
-__all__ = ["Member", "choose_members", "merge_overrides"]
+from .request import Request
+from .suite import System, slug
 
 
 @dataclass(frozen=True)
@@ -48,43 +47,39 @@ class Member:
         """Whether these weights are those of a finished training."""
         return stage_finished(self.weights)
 
-    def training_overrides(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """Configuration keys of its training: the system's, and over them the caller's ``overrides``."""
-        own = merge_overrides(self.system.overrides, overrides)
+    def training_overrides(self, request: Request) -> dict[str, Any]:
+        """Configuration keys of its training: the system's, and over them the caller's."""
+        own = merge_overrides(self.system.overrides, request.overrides)
         if self.system.reconstruction:
             own["training_stages"] = [self.system.reconstruction]
         return {**own, "seed": self.seed}
 
-    def stages(self, bundle: Path, overrides: Mapping[str, Any]) -> list[str]:
-        """The stages of its training, in order, with the overrides of :meth:`training_overrides`."""
-        config = load_stage_config(bundle, "train", self.system.experiment, overrides)
+    def config(self, stage: str, request: Request) -> dict[str, Any]:
+        """Configuration of one stage of its training."""
+        return load_stage_config(request.bundle, stage, self.system.experiment, self.training_overrides(request))
+
+    def stages(self, request: Request) -> list[str]:
+        """The stages of its training, in order."""
+        config = self.config("train", request)
         return [stage for stage in TRAINING_STAGES if stage in config.get("training_stages", TRAINING_STAGES)]
 
 
 def choose_members(
-    suite: Suite,
-    output: Path,
-    systems: Sequence[str] | None,
-    seeds: Sequence[int],
-    runs: Mapping[str, str | Path],
+    request: Request, systems: Sequence[str] | None, seeds: Sequence[int], runs: Mapping[str, str | Path]
 ) -> tuple[list[Member], list[str]]:
     """Members of a suite, and the names of the systems that were not asked for.
 
-    Args:
-        suite: the suite.
-        output: folder of everything that it leaves.
-        systems: names of systems; all if ``None``.
-        seeds: training seeds; a given run counts once.
-        runs: system → folder of a run or name of a bundle to take instead of training.
+    All systems are taken if ``systems`` is ``None``. ``runs`` has the folder of a run or the name of a bundle for each
+    system that is not to be trained; it counts once, whatever the seeds.
 
     Raises:
         InputError: an unknown system; a given run without weights.
     """
-    known = {slug(system.name): system for system in suite.systems}
+    known = {slug(system.name): system for system in request.suite.systems}
     for name in [*(systems or []), *runs]:
         if slug(name) not in known:
-            names = ", ".join(system.name for system in suite.systems)
-            raise InputError(f"The suite {suite.name} has no system {name!r}; it has {names}.")
+            names = ", ".join(system.name for system in known.values())
+            raise InputError(f"The suite {request.suite.name} has no system {name!r}; it has {names}.")
     given = {slug(name): find_bundle(folder) for name, folder in runs.items()}
     for name, place in given.items():
         if not any((place / "models").glob("*.pt")):
@@ -98,7 +93,8 @@ def choose_members(
         source = slug(system.shares or system.name)
         folder: Path | None = given.get(key, given.get(source))
         for seed in seeds[:1] if folder else seeds:
-            members.append(Member(system, seed, folder or output / "runs" / f"{source}_seed{seed}", folder is not None))
+            run = folder or request.output / "runs" / f"{source}_seed{seed}"
+            members.append(Member(system, seed, run, folder is not None))
     return members, others
 
 

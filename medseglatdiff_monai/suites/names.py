@@ -7,12 +7,7 @@ from pathlib import Path
 from ..errors import InputError, did_you_mean
 from ..files import SOURCE_TREE
 
-__all__ = ["find_suite", "suites_dir"]
-
-
-def suites_dir() -> Path:
-    """Folder of the suites that come with the source tree."""
-    return SOURCE_TREE / "configs" / "suites"
+SUITES_DIR = SOURCE_TREE / "configs" / "suites"
 
 
 def find_suite(suite: str | Path) -> Path:
@@ -21,8 +16,8 @@ def find_suite(suite: str | Path) -> Path:
     Raises:
         InputError: there is none; the message names the nearest known name.
     """
-    known = sorted(path.stem for path in suites_dir().glob("*.json"))
-    for candidate in (Path(suite), suites_dir() / f"{suite}.json"):
+    known = sorted(path.stem for path in SUITES_DIR.glob("*.json"))
+    for candidate in (Path(suite), SUITES_DIR / f"{suite}.json"):
         if candidate.is_file():
             return candidate
     raise InputError(

@@ -8,8 +8,6 @@ from pathlib import Path
 from ..errors import InputError
 from .member import Member
 
-__all__ = ["Notes"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -42,19 +40,16 @@ class Notes:
             logger.error("This is unexpected:", exc_info=error)
         self.failures.append({"what": what, "message": str(error) or type(error).__name__})
 
-    def explain(self, member: Member, why: str | Exception, what: str = "") -> None:
-        """Note why a member is left out (a text) or how it failed (an exception)."""
+    def explain(self, member: Member, why: str, part: str = "") -> None:
+        """Note why a member, or a part of its work, is left out."""
         self._explained.add((member.system.name, member.seed))
-        label = ", ".join(part for part in (member.label, what) if part)
-        if isinstance(why, Exception):
-            self.fail(label, why)
-        else:
-            self.leave_out(label, why)
+        self.leave_out(f"{member.label}, {part}" if part else member.label, why)
 
     def refuse(self, member: Member, error: Exception) -> None:
         """Note that a member's training failed: weights may lie there, but not those that this call asks for."""
         self.refused.add(member.run)
-        self.explain(member, error, "training")
+        self._explained.add((member.system.name, member.seed))
+        self.fail(f"{member.label}, training", error)
 
     def explains(self, member: Member) -> bool:
         """Whether the absence of a member is explained."""

@@ -10,35 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.columns import COLUMNS
-from ..files import fill_template, save_text
+from ..files import fill_template
 from .curves import known, plot_curves
-from .panels import render_panels
 from .statistics import is_significant
 from .suite import Suite
-
-__all__ = ["render_report", "write_report"]
 
 # With more columns of figures than this, a curve shows them, not a table.
 MAX_POINTS_IN_TABLE = 4
 
 
-def write_report(suite: Suite, results: Mapping[str, Any], path: str | Path, panels: Sequence[Mapping] = ()) -> None:
-    """Write the report; see :func:`render_report`."""
-    save_text(render_report(suite, results, panels), path)
-
-
-def render_report(suite: Suite, results: Mapping[str, Any], panels: Sequence[Mapping] = ()) -> str:
-    """HTML of a suite's results.
-
-    Args:
-        suite: what was asked for.
-        results: contents of ``results.json``.
-        panels: see :func:`~medseglatdiff_monai.suites.panels.choose_panels`.
-    """
+def render_report(suite: Suite, results: Mapping[str, Any], panels: Sequence[Mapping[str, str]] = ()) -> str:
+    """HTML of the contents of ``results.json``; panels as :func:`~medseglatdiff_monai.suites.panels.render_panels`."""
     return fill_template(
         Path(__file__).with_name("report.html.j2"), suite=suite, results=results, tables=_tables(suite, results),
-        comparisons=_comparisons(results), curves=plot_curves(results),
-        panels=[panel for entry in panels for panel in render_panels(entry)],
+        comparisons=_comparisons(results), curves=plot_curves(results), panels=panels,
         single={row["num_seeds"] for row in results["measurements"]} == {1},
     )  # fmt: skip
 

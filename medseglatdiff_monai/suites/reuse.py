@@ -5,24 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..bundle.config import load_stage_config
 from ..errors import InputError
-from ..files import clean_json, read_json, save_json
+from ..files import clean_json, read_json, save_bytes, save_json
 from ..networks.weights import stage_finished
 from ..training.run import TRAINING_STAGES
 from .member import Member
 from .notes import Notes
-from .record import SuiteRecord
 from .request import Request
+from .results import SuiteRecord
 from .suite import CODEC_STAGES
-
-__all__ = ["check_runs", "keep_codecs", "read_costs", "share_codecs", "trained_on"]
 
 # Keys that change where or how fast a stage is trained, not its result.
 WITHOUT_EFFECT = {
@@ -64,14 +60,10 @@ def trained_on(member: Member, request: Request) -> dict[str, Any]:
     """What the weights of a member's run depend on: the data set, and what each stage's run reaches."""
     name = member.system.shares or member.system.name
     owner = replace(member, system=next(system for system in request.suite.systems if system.name == name))
-    overrides = owner.training_overrides(request.overrides)
     return {
         "bundle": request.bundle.name,
         "dataset_sha256": request.fingerprint,
-        "stages": {
-            stage: _reached(load_stage_config(request.bundle, stage, owner.system.experiment, overrides))
-            for stage in owner.stages(request.bundle, overrides)
-        },
+        "stages": {stage: _reached(owner.config(stage, request)) for stage in owner.stages(request)},
     }
 
 
@@ -121,21 +113,23 @@ def read_costs(run: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
+def stage_minutes(run: Path) -> dict[str, float]:
+    """Minutes of training that each stage of a run has had."""
+    return {stage: float(took.get("minutes", 0.0)) for stage, took in read_costs(run).get("stages", {}).items()}
+
+
 def share_codecs(member: Member, stages: Sequence[str], request: Request, record: SuiteRecord) -> None:
     """Copy into a run the codecs that an earlier one was trained with in the same way, with what they took."""
     for stage in stages:
         target = member.run / "models" / TRAINING_STAGES[stage]
         if stage not in CODEC_STAGES or target.is_file():
             continue
-        key = _codec_key(member, stage, request)
-        source = _codec_path(request, key)
-        if source.is_file() and key in record.codecs:
+        key, kept = _find_codec(member, stage, request)
+        if kept.is_file() and key in record.codecs:
             costs = read_costs(member.run)
-            save_json(
-                {**costs, "stages": {**costs.get("stages", {}), stage: record.codecs[key]}},
-                member.run / "training.json",
-            )
-            _copy(source, target)
+            costs["stages"] = {**costs.get("stages", {}), stage: record.codecs[key]}
+            save_json(costs, member.run / "training.json")
+            save_bytes(kept.read_bytes(), target)
 
 
 def keep_codecs(member: Member, stages: Sequence[str], request: Request, record: SuiteRecord) -> None:
@@ -144,27 +138,16 @@ def keep_codecs(member: Member, stages: Sequence[str], request: Request, record:
         weights = member.run / "models" / TRAINING_STAGES[stage]
         if stage not in CODEC_STAGES or not stage_finished(weights):
             continue
-        key = _codec_key(member, stage, request)
-        if key not in record.codecs or not _codec_path(request, key).is_file():
-            _copy(weights, _codec_path(request, key))
+        key, kept = _find_codec(member, stage, request)
+        if key not in record.codecs or not kept.is_file():
+            save_bytes(weights.read_bytes(), kept)
             costs = read_costs(member.run).get("stages", {}).get(stage, {})
             record.codecs[key] = {"trained_by": member.run.name, **costs}
             record.save()
 
 
-def _codec_key(member: Member, stage: str, request: Request) -> str:
-    overrides = member.training_overrides(request.overrides)
-    config = load_stage_config(request.bundle, stage, member.system.experiment, overrides)
-    reached = [request.fingerprint, _reached(config)]
-    return hashlib.sha256(json.dumps(reached, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def _codec_path(request: Request, key: str) -> Path:
-    return request.output / "codecs" / f"{key}.pt"
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file, which appears completely or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target.with_suffix(".part"))
-    target.with_suffix(".part").replace(target)
+def _find_codec(member: Member, stage: str, request: Request) -> tuple[str, Path]:
+    """Key of a member's codec, and where it is kept."""
+    reached = [request.fingerprint, _reached(member.config(stage, request))]
+    key = hashlib.sha256(json.dumps(reached, sort_keys=True).encode()).hexdigest()[:20]
+    return key, request.output / "codecs" / f"{key}.pt"

@@ -16,22 +16,19 @@ from typing import Any
 
 import pandas as pd
 
-from ..files import clean_json, save_json
+from ..files import clean_json, save_json, save_text
 from ..networks.weights import finish_stage, stage_finished
 from ..training.run import stage_weights, train
 from .assemble import assemble
 from .budget import Budget, choose_cases, stage_share
 from .member import Member, choose_members
 from .notes import Notes
-from .panels import choose_panels
-from .record import SuiteRecord
-from .report import write_report
+from .panels import render_panels
+from .report import render_report
 from .request import Request
-from .results import save_csv
-from .reuse import check_runs, keep_codecs, read_costs, share_codecs, trained_on
+from .results import SuiteRecord, check_results, save_csv
+from .reuse import check_runs, keep_codecs, share_codecs, stage_minutes, trained_on
 from .scoring import Scored, find_scores, score_member
-
-__all__ = ["run_request"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,17 +36,12 @@ logger = logging.getLogger(__name__)
 def run_request(
     request: Request, systems: Sequence[str] | None, seeds: Sequence[int], runs: Mapping[str, str | Path]
 ) -> dict[str, Any]:
-    """What :func:`~medseglatdiff_monai.suites.command.run_suite` does once its arguments are checked.
-
-    Args:
-        request: the suite, its data and its budget.
-        systems: names of systems to take; all if ``None``.
-        seeds: training seeds.
-        runs: system name → folder of a run or name of a bundle whose weights are taken instead of training.
-    """
+    """What :func:`~medseglatdiff_monai.suites.command.run_suite` does once its arguments are checked."""
+    results_path = request.output / "results.json"
+    check_results(results_path, request.suite.name)
     record = SuiteRecord(request.output)
     notes, budget = Notes(), Budget(request.max_minutes)
-    members, others = choose_members(request.suite, request.output, systems, seeds, runs)
+    members, others = choose_members(request, systems, seeds, runs)
     for name in others:
         notes.leave_out(name, "not among --systems")
     check_runs(members, request, record, notes)
@@ -57,10 +49,11 @@ def run_request(
     scored = _score_all(members, request, record, budget, notes)
     # As the file has it: what is undefined is None, in a first call as in a repeated one.
     results = clean_json(assemble(request, members, scored, notes))
-    save_json(results, request.results_path)
+    save_json(results, results_path)
     save_csv(pd.DataFrame(results["measurements"]), request.output / "results.csv")
     shown = [part for part in scored if part.member.seed == members[0].seed]
-    write_report(request.suite, results, request.output / "report.html", choose_panels(request, shown))
+    report = render_report(request.suite, results, render_panels(request, shown))
+    save_text(report, request.output / "report.html")
     return results
 
 
@@ -84,7 +77,7 @@ def _train_all(members: Sequence[Member], request: Request, record: SuiteRecord,
 
 def _train(member: Member, minutes: float | None, request: Request, record: SuiteRecord, notes: Notes) -> None:
     """Train a member, with codecs of earlier members where they are the same."""
-    stages = member.stages(request.bundle, member.training_overrides(request.overrides))
+    stages = member.stages(request)
     ended = [
         stage for stage in record.ended_by_budget(member.run)
         if (member.run / "models" / stage_weights(stage, stages)).is_file()
@@ -109,7 +102,7 @@ def _train_in_shares(
 ) -> None:
     """Train a member's stages, each with its share of the minutes; what a stage had in earlier calls does not count."""
     ends = time.monotonic() + 60.0 * minutes
-    before = _stage_minutes(member.run)
+    before = stage_minutes(member.run)
     for stage in stages:
         weights = member.run / "models" / stage_weights(stage, stages)
         if stage in record.ended_by_budget(member.run):
@@ -117,7 +110,7 @@ def _train_in_shares(
         if stage_finished(weights):
             continue
         # A codec that ends early lets `train` continue with the next stage: counted.
-        spent = _stage_minutes(member.run).get(stage, 0.0) - before.get(stage, 0.0)
+        spent = stage_minutes(member.run).get(stage, 0.0) - before.get(stage, 0.0)
         left = min((ends - time.monotonic()) / 60.0, minutes * stage_share(stage, stages) - spent)
         if left > 0:
             _call_train(member, left, request)
@@ -129,14 +122,8 @@ def _train_in_shares(
 
 
 def _call_train(member: Member, minutes: float | None, request: Request) -> None:
-    overrides = member.training_overrides(request.overrides)
+    overrides = member.training_overrides(request)
     train(request.bundle, request.dataset_dir, member.system.experiment, member.run, minutes, **overrides)
-
-
-def _stage_minutes(run: Path) -> dict[str, float]:
-    """Minutes of training that each stage of a run has had."""
-    stages = read_costs(run).get("stages", {})
-    return {stage: float(entry.get("minutes", 0.0)) for stage, entry in stages.items()}
 
 
 def _score_all(

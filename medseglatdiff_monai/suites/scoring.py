@@ -14,14 +14,13 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import RESULT_VERSION, evaluate, evaluate_codec, load_result
+from ..evaluation.result import check_version
 from ..files import read_json, save_json, weights_sha256
 from .member import Member, merge_overrides
 from .request import Request
-from .results import check_version, save_csv
+from .results import save_csv
 from .subsamples import score_subsamples
 from .suite import Evaluation, System, slug
-
-__all__ = ["EVALUATION_SEED", "Scored", "evaluation_settings", "find_scores", "score_member"]
 
 EVALUATION_SEED = 0
 # All samples of a deterministic system are alike; NCC and CI score are undefined for one sample, so two are taken.
@@ -39,8 +38,7 @@ class Scored:
         member: what was scored.
         evaluation: how it was scored.
         folder: where the scores are.
-        weights_sha256: checksum of the scored weights.
-        num_samples: samples of each case; ``None`` is the bundle's own number.
+        depends_on: ``settings``, ``weights_sha256`` and whatever else the scores depend on.
         result: the evaluation's ``metrics.json``.
         frames: point → scores indexed by case, with the column ``group``; the only point is ``None`` where nothing was
             sub-sampled.
@@ -49,8 +47,7 @@ class Scored:
     member: Member
     evaluation: Evaluation
     folder: Path
-    weights_sha256: str
-    num_samples: int | None
+    depends_on: dict[str, Any]
     result: dict[str, Any]
     frames: dict[float | None, pd.DataFrame]
 
@@ -135,15 +132,8 @@ def _wanted(member: Member, evaluation: Evaluation, request: Request, max_cases:
 
 def _read(member: Member, evaluation: Evaluation, folder: Path, wanted: dict[str, Any]) -> Scored:
     points = folder / "points.csv"
-    return Scored(
-        member=member,
-        evaluation=evaluation,
-        folder=folder,
-        weights_sha256=wanted["weights_sha256"],
-        num_samples=wanted["settings"]["num_samples"],
-        result=load_result(folder / "metrics.json"),
-        frames=_read_frames(points if points.is_file() else folder / "cases.csv"),
-    )
+    frames = _read_frames(points if points.is_file() else folder / "cases.csv")
+    return Scored(member, evaluation, folder, wanted, load_result(folder / "metrics.json"), frames)
 
 
 def _read_frames(path: Path) -> dict[float | None, pd.DataFrame]:

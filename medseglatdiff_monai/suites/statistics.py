@@ -10,15 +10,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-
-__all__ = ["Comparison", "Interval", "compare_groups", "group_interval", "holm", "is_significant"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def compare_groups(first: pd.DataFrame, second: pd.DataFrame, metric: str, **opt
         # Differences of rounding errors are ties, not ranks.
         means = np.where(np.abs(means) < 1e-12, 0.0, means)
         p = float(stats.wilcoxon(means).pvalue) if means.any() else 1.0
-    return Comparison(interval.mean, interval.low, interval.high, interval.num_cases, interval.num_groups, p)
+    return Comparison(**asdict(interval), p=p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -124,7 +122,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     defined = np.isfinite(values)
     if defined.any():
         corrected[defined] = multipletests(values[defined], method="holm")[1]
-    return [float(value) for value in corrected]
+    return corrected.tolist()
 
 
 def is_significant(row: Mapping[str, Any], level: float = 0.05) -> bool:

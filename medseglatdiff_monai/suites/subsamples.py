@@ -19,62 +19,6 @@ from ..evaluation.columns import COLUMNS
 from ..evaluation.scored import ScoredMasks
 from ..metrics.masks import mean_mask
 
-__all__ = ["score_subsamples", "subsample_case"]
-
-
-def subsample_case(
-    samples: torch.Tensor,
-    raters: torch.Tensor,
-    numbers: Sequence[int],
-    metrics: Sequence[str],
-    draws: int,
-    seed: int,
-    settings: Mapping[str, Any],
-) -> list[dict[str, float]]:
-    """Scores of the consensus and the set of n of the samples, for each n.
-
-    Args:
-        samples: (N, H, W[, D]) bool.
-        raters: (R, H, W[, D]) bool.
-        numbers: the numbers n; more than N counts as N.
-        metrics: columns that can be computed from any samples.
-        draws: subsets that are averaged; the first is the first n samples, the others are random ones.
-        seed: seed of the subsets.
-        settings: see :func:`score_subsamples`.
-
-    Returns:
-        One row for each number, with ``point`` and the metrics.
-
-    Raises:
-        InputError: see :func:`score_subsamples`.
-    """
-    rng = np.random.default_rng(seed)
-    orders = [np.arange(len(samples)), *(rng.permutation(len(samples)) for _ in range(draws - 1))]
-    rows = []
-    for number in numbers:
-        # All N samples, or one order: nothing to average.
-        parts = []
-        for order in orders[:1] if number >= len(samples) else orders:
-            part = samples[order[:number]][None]
-            confidence = mean_mask(part).float() if settings["confidence"] == "samples" else None
-            parts.append(
-                ScoredMasks(
-                    part,
-                    raters[None],
-                    confidence,
-                    settings["threshold"],
-                    settings["fusion"],
-                    settings["surface_tolerance"],
-                )
-            )
-        scores: dict[str, float] = {"point": number}
-        for name in metrics:
-            score = COLUMNS[name].score
-            assert score is not None, "the suite was checked"
-            scores[name] = float(np.mean([float(score(part)) for part in parts]))
-        rows.append(scores)
-    return rows
-
 
 def score_subsamples(
     samples_dir: Path,
@@ -84,25 +28,40 @@ def score_subsamples(
     draws: int,
     settings: Mapping[str, Any],
 ) -> pd.DataFrame:
-    """Rows (case, group, point, metrics) of the saved samples of ``cases``.
+    """Rows (case, group, point, metrics) of the saved samples of ``cases``: scores of n of the samples, for each n.
 
     Args:
         samples_dir: the evaluation's ``samples/``.
         cases: columns case and group.
-        numbers: see :func:`subsample_case`.
-        metrics: likewise.
-        draws: likewise.
+        numbers: the numbers n, ``point`` in the rows; more than there are samples counts as all.
+        metrics: columns that can be computed from any samples.
+        draws: subsets that are averaged; the first is the first n samples, the others are random ones.
         settings: ``settings`` of the evaluation's ``metrics.json``, by which the consensus is made.
 
     Raises:
         InputError: a metric of the confidence or the consensus where the confidence comes from probabilities, which are
             kept for all samples only.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case, group in zip(cases["case"], cases["group"], strict=True):
         with np.load(samples_dir / f"{case}.npz") as saved:
             samples, raters = torch.from_numpy(saved["samples"]), torch.from_numpy(saved["raters"])
-        seed = zlib.crc32(str(case).encode())
-        for scores in subsample_case(samples, raters, numbers, metrics, draws, seed, settings):
-            rows.append({"case": case, "group": group, **scores})
+        rng = np.random.default_rng(zlib.crc32(str(case).encode()))
+        orders = [np.arange(len(samples)), *(rng.permutation(len(samples)) for _ in range(draws - 1))]
+        for number in numbers:
+            # All N samples, or one order: nothing to average.
+            subsets = [order[:number] for order in (orders[:1] if number >= len(samples) else orders)]
+            parts = [_scored_masks(samples[subset], raters, settings) for subset in subsets]
+            row = {"case": case, "group": group, "point": number}
+            for name in metrics:
+                score = COLUMNS[name].score
+                assert score is not None, "the suite was checked"
+                row[name] = float(np.mean([float(score(part)) for part in parts]))
+            rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _scored_masks(samples: torch.Tensor, raters: torch.Tensor, settings: Mapping[str, Any]) -> ScoredMasks:
+    confidence = mean_mask(samples[None]).float() if settings["confidence"] == "samples" else None
+    fusion = (settings[name] for name in ("threshold", "fusion", "surface_tolerance"))
+    return ScoredMasks(samples[None], raters[None], confidence, *fusion)

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..bundle.config import without_comments
 from ..errors import InputError, did_you_mean
 from ..evaluation.columns import COLUMNS
 from ..files import read_json
 from .names import find_suite
-
-__all__ = ["CODEC_STAGES", "Evaluation", "Suite", "System", "load_suite", "slug"]
 
 CODEC_STAGES = ("image_codec", "mask_codec")
 
@@ -147,15 +146,20 @@ def load_suite(suite: str | Path) -> Suite:
     Raises:
         InputError: no such suite, or an entry of it is unknown, missing or contradicts another.
     """
-    return _build(find_suite(suite))
-
-
-def _without_comments(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if not key.startswith("_")}
+    path = find_suite(suite)
+    content = without_comments(read_json(path))
+    systems = [_make(System, entry, f"{path}, systems") for entry in content.pop("systems", [])]
+    evaluations: list[Evaluation] = []
+    for entry in content.pop("evaluations", []):
+        evaluations += _expand(without_comments(entry), f"{path}, evaluations")
+    found = _make(Suite, {**content, "name": path.stem, "systems": systems, "evaluations": evaluations}, str(path))
+    _check(found, path)
+    return found
 
 
 def _make(cls: type, entry: Mapping[str, Any], where: str) -> Any:
     known = [item.name for item in fields(cls) if item.name not in ("axis", "point")]
+    entry = without_comments(entry)
     for key in entry:
         if key not in known:
             raise InputError(f"{where}: unknown entry {key!r}.{did_you_mean(key, known)} Known: {', '.join(known)}.")
@@ -163,17 +167,6 @@ def _make(cls: type, entry: Mapping[str, Any], where: str) -> Any:
         return cls(**entry)
     except TypeError as error:
         raise InputError(f"{where}: {error}.") from error
-
-
-def _build(path: Path) -> Suite:
-    content = _without_comments(read_json(path))
-    systems = [_make(System, _without_comments(entry), f"{path}, systems") for entry in content.pop("systems", [])]
-    evaluations: list[Evaluation] = []
-    for entry in content.pop("evaluations", []):
-        evaluations += _expand(_without_comments(entry), f"{path}, evaluations")
-    suite = _make(Suite, {**content, "name": path.stem, "systems": systems, "evaluations": evaluations}, str(path))
-    _check(suite, path)
-    return suite
 
 
 def _expand(entry: Mapping[str, Any], where: str) -> list[Evaluation]:

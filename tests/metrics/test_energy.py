@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_masks import EMPTY, FULL, LEFT, TOP, case
 
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.metrics import (
@@ -15,14 +16,6 @@ from medseglatdiff_monai.metrics import (
     generalized_energy_distance,
     sample_diversity,
 )
-
-FULL, TOP, LEFT, EMPTY = torch.tensor(
-    [[[1, 1], [1, 1]], [[1, 1], [0, 0]], [[1, 0], [1, 0]], [[0, 0], [0, 0]]], dtype=torch.bool
-)
-
-
-def case(*masks: torch.Tensor) -> torch.Tensor:
-    return torch.stack(masks)[None]
 
 
 def test_hand_worked_values():

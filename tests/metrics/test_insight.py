@@ -7,17 +7,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from small_masks import EMPTY, FULL, LEFT, TOP, case
 
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.metrics import CollectiveInsight, MaximumDice, collective_insight, maximum_dice
-
-FULL, TOP, LEFT, EMPTY = torch.tensor(
-    [[[1, 1], [1, 1]], [[1, 1], [0, 0]], [[1, 0], [1, 0]], [[0, 0], [0, 0]]], dtype=torch.bool
-)
-
-
-def case(*masks: torch.Tensor) -> torch.Tensor:
-    return torch.stack(masks)[None]
+from medseglatdiff_monai.metrics import collective_insight, maximum_dice
 
 
 def test_hand_worked_values():
@@ -92,14 +85,6 @@ def test_more_samples_never_lower_the_best():
     best = [maximum_dice(samples[:, :n], raters).item() for n in range(1, 10)]
     assert best == sorted(best)
     assert best[-1] > best[0]
-
-
-def test_classes_score_like_the_functions(random_case):
-    samples, raters = (torch.as_tensor(masks) for masks in random_case(3))
-    torch.testing.assert_close(MaximumDice()(samples, raters)[:, 0], maximum_dice(samples, raters))
-    torch.testing.assert_close(
-        CollectiveInsight()(samples, raters)[:, 0], collective_insight(samples, raters)["score"], equal_nan=True
-    )
 
 
 def test_bad_input_names_the_argument():

@@ -6,17 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from small_masks import EMPTY, FULL, LEFT, TOP, case
 
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.metrics import hungarian_matched_iou
-
-FULL, TOP, LEFT, EMPTY = torch.tensor(
-    [[[1, 1], [1, 1]], [[1, 1], [0, 0]], [[1, 0], [1, 0]], [[0, 0], [0, 0]]], dtype=torch.bool
-)
-
-
-def case(*masks: torch.Tensor) -> torch.Tensor:
-    return torch.stack(masks)[None]
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,12 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics import DiceMetric, MeanIoU
+from small_masks import EMPTY, FULL, LEFT, TOP, case
 
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.metrics import ConsensusDice, ConsensusIoU, dice_score, fuse_masks, iou_score
 
-FULL, TOP, LEFT, EMPTY = torch.tensor(
-    [[[1, 1], [1, 1]], [[1, 1], [0, 0]], [[1, 0], [1, 0]], [[0, 0], [0, 0]]], dtype=torch.bool
-)
 PAIRS = torch.stack([FULL, TOP, EMPTY, FULL, EMPTY])[:, None], torch.stack([TOP, LEFT, FULL, EMPTY, EMPTY])[:, None]
-
-
-def case(*masks: torch.Tensor) -> torch.Tensor:
-    return torch.stack(masks)[None]
 
 
 def test_hand_worked_values():

@@ -21,9 +21,8 @@ from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.evaluation.result import ScoredCase, load_result, write_result
 from medseglatdiff_monai.networks.weights import state_path
 from medseglatdiff_monai.suites import budget, runner, scoring
-from medseglatdiff_monai.suites.command import run_suite
+from medseglatdiff_monai.suites.command import bundle_for, run_suite
 from medseglatdiff_monai.suites.report import render_report
-from medseglatdiff_monai.suites.request import bundle_for
 from medseglatdiff_monai.suites.scoring import evaluation_settings
 from medseglatdiff_monai.suites.subsamples import score_subsamples
 from medseglatdiff_monai.suites.suite import load_suite

@@ -9,10 +9,10 @@ import pytest
 
 from medseglatdiff_monai.bundle.config import load_stage_config
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.suites.names import suites_dir
+from medseglatdiff_monai.suites.names import SUITES_DIR
 from medseglatdiff_monai.suites.suite import load_suite, slug
 
-SUITES = sorted(path.stem for path in suites_dir().glob("*.json"))
+SUITES = sorted(path.stem for path in SUITES_DIR.glob("*.json"))
 SMALL = {"title": "t", "description": "d", "systems": [{"name": "A"}, {"name": "B"}], "metrics": ["dice"]}
 
 
@@ -29,7 +29,7 @@ def test_every_suite_that_was_promised_is_there():
 
 
 def test_every_system_is_in_the_suite_of_all():
-    shipped = {path.stem for path in (suites_dir().parent / "experiments").glob("*.json")}
+    shipped = {path.stem for path in (SUITES_DIR.parent / "experiments").glob("*.json")}
     # Volumes are another data set.
     assert {system.experiment for system in load_suite("all-systems").systems} == shipped - {"volumetric"} | {None}
 
