@@ -18,7 +18,7 @@ from ..files import read_json, save_json
 from .config import STAGES, Bundle, bundles_dir, check_stage_blocks, merge_keys, without_comments
 from .json_style import dump_config
 
-__all__ = ["build_all", "build_bundle", "build_stage", "build_stages", "write_run_folder"]
+__all__ = ["build_all", "build_bundle", "build_stages", "write_run_folder"]
 
 # A run may be continued with more time, more epochs or another use of memory and workers; everything else must stay.
 FREE_KEYS = {
@@ -64,24 +64,16 @@ def build_stages(configs_dir: Path, bundle_name: str) -> dict[str, dict[str, Any
     return configs
 
 
-def build_stage(configs_dir: Path, bundle_name: str, stage: str) -> dict[str, Any]:
-    """Configuration of one stage of a bundle, see :func:`build_stages`."""
-    return build_stages(configs_dir, bundle_name)[stage]
-
-
-def build_bundle(bundle_name: str, configs_dir: Path | None = None, destination: Path | None = None) -> list[Path]:
+def build_bundle(bundle_name: str, destination: Path | None = None) -> list[Path]:
     """Write a bundle's stage files and multi-GPU overlays from the fragments in ``configs/``; returns their paths."""
-    source = configs_dir or bundles_dir().parent / "configs"
+    source = bundles_dir().parent / "configs"
     target = (destination or bundles_dir() / bundle_name) / "configs"
     target.mkdir(parents=True, exist_ok=True)
+    overlays = {path.stem: read_json(path) for path in sorted(source.glob("multi_gpu_*.json"))}
     written = []
-    for name, config in {
-        **build_stages(source, bundle_name),
-        **{overlay.stem: read_json(overlay) for overlay in sorted(source.glob("multi_gpu_*.json"))},
-    }.items():
-        path = target / f"{name}.json"
-        path.write_text(dump_config(config))
-        written.append(path)
+    for name, config in {**build_stages(source, bundle_name), **overlays}.items():
+        written.append(target / f"{name}.json")
+        written[-1].write_text(dump_config(config))
     return written
 
 
@@ -111,7 +103,7 @@ def write_run_folder(
     Raises:
         InputError: the folder belongs to a run with another configuration.
     """
-    source = Bundle.open(bundle, experiment)
+    source = bundle if isinstance(bundle, Bundle) else Bundle(bundle, experiment)
     output = Path(output_dir).absolute()
     target = output / "configs"
     if output == source.root:

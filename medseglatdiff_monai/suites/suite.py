@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..bundle.config import without_comments
 from ..errors import InputError, did_you_mean
 from ..evaluation.columns import COLUMNS
 from ..files import read_json
@@ -150,10 +151,6 @@ def load_suite(suite: str | Path) -> Suite:
     return _build(find_suite(suite))
 
 
-def _without_comments(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if not key.startswith("_")}
-
-
 def _make(cls: type, entry: Mapping[str, Any], where: str) -> Any:
     known = [item.name for item in fields(cls) if item.name not in ("axis", "point")]
     for key in entry:
@@ -166,11 +163,11 @@ def _make(cls: type, entry: Mapping[str, Any], where: str) -> Any:
 
 
 def _build(path: Path) -> Suite:
-    content = _without_comments(read_json(path))
-    systems = [_make(System, _without_comments(entry), f"{path}, systems") for entry in content.pop("systems", [])]
+    content = without_comments(read_json(path))
+    systems = [_make(System, without_comments(entry), f"{path}, systems") for entry in content.pop("systems", [])]
     evaluations: list[Evaluation] = []
     for entry in content.pop("evaluations", []):
-        evaluations += _expand(_without_comments(entry), f"{path}, evaluations")
+        evaluations += _expand(without_comments(entry), f"{path}, evaluations")
     suite = _make(Suite, {**content, "name": path.stem, "systems": systems, "evaluations": evaluations}, str(path))
     _check(suite, path)
     return suite
