@@ -142,34 +142,31 @@ class RandomRater(RandomizableTransform):
         return stack[self._slot : self._slot + 1]
 
 
-class WindowHUd(MapTransform):
+class _OverKeys(MapTransform):
+    def __init__(self, keys: KeysCollection, of_array: Transform, allow_missing_keys: bool) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.of_array = of_array
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Apply the array form to each key."""
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            changed[key] = self.of_array(changed[key])
+        return changed
+
+
+class WindowHUd(_OverKeys):
     """Dictionary form of `WindowHU`."""
 
     def __init__(self, keys: KeysCollection, lower: float, upper: float, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.window = WindowHU(lower, upper)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Clip the images."""
-        clipped = dict(data)
-        for key in self.key_iterator(clipped):
-            clipped[key] = self.window(clipped[key])
-        return clipped
+        super().__init__(keys, WindowHU(lower, upper), allow_missing_keys)
 
 
-class NormalizeCropd(MapTransform):
+class NormalizeCropd(_OverKeys):
     """Dictionary form of `NormalizeCrop`."""
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.normalize = NormalizeCrop()
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Normalise the crops."""
-        normalized = dict(data)
-        for key in self.key_iterator(normalized):
-            normalized[key] = self.normalize(normalized[key])
-        return normalized
+        super().__init__(keys, NormalizeCrop(), allow_missing_keys)
 
 
 def without_window(preprocessing: Compose) -> Compose:
@@ -188,21 +185,13 @@ def without_window(preprocessing: Compose) -> Compose:
     return Compose(steps)
 
 
-class RaterConsensusd(MapTransform):
+class RaterConsensusd(_OverKeys):
     """Dictionary form of `RaterConsensus`."""
 
     def __init__(
         self, keys: KeysCollection, level: float = 0.5, tie: str = "foreground", allow_missing_keys: bool = False
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.consensus = RaterConsensus(level, tie)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Fuse the masks."""
-        fused = dict(data)
-        for key in self.key_iterator(fused):
-            fused[key] = self.consensus(fused[key])
-        return fused
+        super().__init__(keys, RaterConsensus(level, tie), allow_missing_keys)
 
 
 class RandomRaterd(RandomizableTransform, MapTransform):
