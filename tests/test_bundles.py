@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -253,17 +254,18 @@ def test_comments_of_a_run_may_change(tmp_path: Path) -> None:
         ({"stages": {"train": {"drows": 3}}}, "Did you mean 'draws'?"),
     ],
 )
-def test_misspelt_key_of_a_bundles_own_file_is_an_error(own: dict, message: str, tmp_path: Path) -> None:
-    source = bundles_dir().parent / "configs"
-    for fragment in source.glob("*.json"):
-        (tmp_path / fragment.name).write_text(fragment.read_text())
-    (tmp_path / "bundles").mkdir()
-    kept = json.loads((source / "bundles" / f"{LUNG}.json").read_text())
-    write_json(tmp_path / "bundles" / "mine.json", {**kept, "_note": "a comment", "stages": {"_note": "too"}})
-    assert build_stages(tmp_path, "mine")["train"]["image_size"] == kept["image_size"]
-    file = write_json(tmp_path / "bundles" / "mine.json", {**kept, **own})
+def test_misspelt_key_of_a_bundles_own_file_is_an_error(
+    own: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bundles_dir().parent / "configs", tmp_path / "configs")
+    monkeypatch.setattr(config_module, "SOURCE_TREE", tmp_path)
+    file = tmp_path / "configs" / "bundles" / "mine.json"
+    kept = json.loads(file.with_name(f"{LUNG}.json").read_text())
+    write_json(file, {**kept, "_note": "a comment", "stages": {"_note": "too"}})
+    assert build_stages("mine")["train"]["image_size"] == kept["image_size"]
+    write_json(file, {**kept, **own})
     with pytest.raises(InputError, match=message.replace("?", r"\?")) as caught:
-        build_stages(tmp_path, "mine")
+        build_stages("mine")
     assert str(file) in str(caught.value)
 
 

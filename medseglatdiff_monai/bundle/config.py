@@ -25,6 +25,7 @@ __all__ = [
     "Bundle",
     "bundles_dir",
     "check_stage_blocks",
+    "configs_dir",
     "experiment_name",
     "find_bundle",
     "load_experiment",
@@ -66,6 +67,11 @@ def without_comments(config: Mapping[str, Any]) -> dict[str, Any]:
 def bundles_dir() -> Path:
     """Folder of the bundles that come with the source tree."""
     return SOURCE_TREE / "bundles"
+
+
+def configs_dir() -> Path:
+    """Folder of the fragments and overlays that come with the source tree."""
+    return SOURCE_TREE / "configs"
 
 
 def find_bundle(bundle: str | Path) -> Path:
@@ -205,7 +211,7 @@ def load_experiment(experiment: str | Path | None) -> dict:
     """
     if experiment is None:
         return {}
-    folder = SOURCE_TREE / "configs" / "experiments"
+    folder = configs_dir() / "experiments"
     for candidate in (Path(experiment), folder / f"{experiment}.json"):
         if candidate.is_file():
             overlay = read_json(candidate)

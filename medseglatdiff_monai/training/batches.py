@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from monai.engines import PrepareBatch
 
-from ..data.transforms import RaterConsensus
 from ..errors import InputError
+from ..metrics.masks import fuse_masks
 from .augmentation import BatchAugmentation, TransformAugmentation
 from .mask_latents import MaskLatents
 
@@ -46,34 +46,29 @@ class PrepareImages(_Augmented):
 
 
 class PrepareMasks(_Augmented):
-    """Mask codec: masks of single raters are input and target.
+    """Mask codec: one rater's mask of each case is input and target.
 
-    Every case gives ``masks_per_case`` masks. Where few raters marked anything, most masks would be empty and teach
-    nothing, so a non-empty mask is chosen if there is one, except in a share of ``empty_share`` of the choices.
+    Where few raters marked anything, most masks would be empty and teach nothing, so a non-empty mask is chosen if
+    there is one, except in a share of ``empty_share`` of the choices.
 
     Args:
-        masks_per_case: masks chosen from each case.
         empty_share: share of the choices that are made among all raters, empty masks included.
         augmentation: see :class:`BatchAugmentation`.
     """
 
-    def __init__(
-        self, masks_per_case: int = 1, empty_share: float = 0.1, augmentation: BatchAugmentation | None = None
-    ) -> None:
+    def __init__(self, empty_share: float = 0.1, augmentation: BatchAugmentation | None = None) -> None:
         super().__init__(augmentation)
-        self.masks_per_case = masks_per_case
         self.empty_share = empty_share
 
     def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
-        """Batch → (masks, masks), each (B * masks_per_case, 1, H, W) float32."""
+        """Batch → (masks, masks), each (B, 1, H, W) float32."""
         _, label = self._load(batchdata, device, non_blocking)
         marked = label.flatten(2).any(2).float()
         anyone = torch.rand(len(label), 1, device=label.device) < self.empty_share
         # Raters to choose from: all if anyone is allowed or nobody marked, else those who marked.
         weight = torch.where(anyone | (marked.sum(1, keepdim=True) == 0), torch.ones_like(marked), marked)
-        rater = torch.multinomial(weight, self.masks_per_case, replacement=True)
-        rows = torch.arange(len(label), device=label.device)[:, None]
-        masks = label[rows, rater].flatten(0, 1)[:, None].float()
+        rater = torch.multinomial(weight, 1, replacement=True)
+        masks = label[torch.arange(len(label), device=label.device)[:, None], rater].float()
         return masks, masks
 
 
@@ -85,11 +80,10 @@ class _Targets(_Augmented):
         if target not in ("random_rater", "consensus"):
             raise InputError(f"target must be 'random_rater' or 'consensus', found {target!r}.")
         self.target = target
-        self.consensus = RaterConsensus()
 
     def _select(self, label: torch.Tensor) -> torch.Tensor:
         """All raters' masks (B, R, H, W), or (B, 1, H, W) of their consensus."""
-        return torch.stack([self.consensus(raters) for raters in label]) if self.target == "consensus" else label
+        return fuse_masks(label > 0) if self.target == "consensus" else label
 
 
 class PrepareDenoising(_Targets):
