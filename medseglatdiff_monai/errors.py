@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 __all__ = ["InputError", "check_integer", "did_you_mean", "unwrapped_errors"]
 
@@ -26,11 +27,12 @@ def did_you_mean(found: str, known: Iterable[str], cutoff: float = 0.3, prefix: 
     return f" Did you mean {prefix + near[0]!r}?" if near else ""
 
 
-def check_integer(name: str, value: object, lowest: int | None = None, highest: int | None = None) -> None:
+def check_integer(name: str, value: Any, lowest: int | None = None, highest: int | None = None) -> None:
     """Raise the InputError of an argument that is no integer (True is none), or lies outside [lowest, highest]."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or (lowest is not None and value < lowest) or (highest is not None and value > highest):
-        bounds = "" if lowest is None else f" of at least {lowest}" if highest is None else f" of {lowest} to {highest}"
+        bounds = "" if lowest is None else f" of at least {lowest}"
+        bounds += "" if highest is None else f", at most {highest}"
         raise InputError(f"{name} is {value!r}; expected an integer{bounds}.")
 
 

@@ -147,7 +147,7 @@ def test_dicom_series_has_the_real_uids_and_positions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"num_cases": 0}, "num-cases"), ({"num_cases": "x"}, "num-cases"), ({"crop": 513}, "1 to 512")],
+    [({"num_cases": 0}, "num-cases"), ({"num_cases": "x"}, "num-cases"), ({"crop": 513}, "at most 512")],
 )
 def test_bad_options(options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
