@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["InputError", "check_count", "did_you_mean", "unwrapped_errors"]
+__all__ = ["InputError", "check_count", "check_integer", "did_you_mean", "unwrapped_errors"]
 
 
 class InputError(ValueError):
@@ -27,14 +27,19 @@ def did_you_mean(found: str, known: Iterable[str], cutoff: float = 0.3, prefix: 
     return f" Did you mean {prefix + near[0]!r}?" if near else ""
 
 
-def check_count(name: str, value: Any) -> None:
-    """Refuse what is neither ``None`` nor an integer of at least 1.
+def check_integer(name: str, value: Any, lowest: int | None = None, highest: int | None = None) -> None:
+    """Raise the InputError of an argument that is no integer (True is none), or lies outside [lowest, highest]."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or (lowest is not None and value < lowest) or (highest is not None and value > highest):
+        bounds = "" if lowest is None else f" of at least {lowest}"
+        bounds += "" if highest is None else f", at most {highest}"
+        raise InputError(f"{name} is {value!r}; expected an integer{bounds}.")
 
-    Raises:
-        InputError: names the argument.
-    """
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise InputError(f"{name} is {value!r}; expected an integer of at least 1.")
+
+def check_count(name: str, value: Any) -> None:
+    """Raise the InputError of an argument that is neither ``None`` nor an integer of at least 1."""
+    if value is not None:
+        check_integer(name, value, 1)
 
 
 @contextmanager

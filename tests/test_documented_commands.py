@@ -33,7 +33,7 @@ from small_runs import BUNDLES, LUNG, RETINA, SKIN, run_sizes, small_sizes, writ
 
 # All that these tests know of the package.
 from medseglatdiff_monai import cli
-from medseglatdiff_monai.bundle.arguments import check_bundle_arguments
+from medseglatdiff_monai.bundle import Bundle
 from medseglatdiff_monai.data.sources.phantom_dicom import write_phantom_dicom_series
 from medseglatdiff_monai.data.sources.phantom_scan import load_phantom_scan
 from medseglatdiff_monai.data.sources.source import make_source
@@ -161,13 +161,13 @@ def check_medseglatdiff(command: Command, page: Sequence[Command]) -> None:
         if not set(asked) <= set(systems):
             raise InputError(f"the suite has {', '.join(systems)}")
         for system in asked:
-            check_bundle_arguments(bundle, "train", systems[system], keys)
+            Bundle(bundle, systems[system]).config("train", keys)
     elif name == "new-bundle":
         source = LUNG if is_placeholder(given["source"]) else given["source"]
-        check_bundle_arguments(source, "inference", None, keys)
+        Bundle(source).config("inference", keys)
     elif "bundle" in given:
         experiment = None if is_placeholder(experiment) else experiment
-        check_bundle_arguments(bundle, STAGES.get(name, "inference"), experiment, keys)
+        Bundle(bundle, experiment).config(STAGES.get(name, "inference"), keys)
 
 
 def check_make(command: Command, page: Sequence[Command]) -> None:

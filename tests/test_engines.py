@@ -102,10 +102,10 @@ def test_missing_key_is_named() -> None:
 @pytest.mark.parametrize(("empty_share", "expected"), [(0.0, 0.0), (0.4, 0.2), (1.0, 0.5)])
 def test_share_of_empty_masks(empty_share: float, expected: float) -> None:
     """Two of four raters marked something: every second draw among all raters is empty."""
-    label = torch.zeros(1000, 4, 2, 2, dtype=torch.uint8)
+    label = torch.zeros(4000, 4, 2, 2, dtype=torch.uint8)
     label[:, 1, 0, 0] = 1
     label[:, 3] = 1
-    masks, target = PrepareMasks(4, empty_share)({"image": torch.zeros(1000, 1, 2, 2), "label": label})
+    masks, target = PrepareMasks(empty_share)({"image": torch.zeros(4000, 1, 2, 2), "label": label})
     assert masks.shape == (4000, 1, 2, 2)
     assert masks.dtype == torch.float32
     assert masks is target
@@ -117,8 +117,8 @@ def test_share_of_empty_masks(empty_share: float, expected: float) -> None:
 
 
 def test_case_that_nobody_marked_gives_empty_masks() -> None:
-    masks, _ = PrepareMasks(3, 0.0)({"image": torch.zeros(2, 1, 2, 2), "label": torch.zeros(2, 4, 2, 2)})
-    assert masks.shape == (6, 1, 2, 2)
+    masks, _ = PrepareMasks(0.0)({"image": torch.zeros(2, 1, 2, 2), "label": torch.zeros(2, 4, 2, 2)})
+    assert masks.shape == (2, 1, 2, 2)
     assert not masks.any()
 
 

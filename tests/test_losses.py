@@ -47,7 +47,7 @@ def test_optimum_of_the_weighted_loss_is_moved_by_log_w() -> None:
 )
 def test_automatic_positive_weight(pixels: int, foreground: int, expected: float) -> None:
     masks = (torch.arange(pixels) < foreground).float()
-    assert automatic_positive_weight(masks) == pytest.approx(expected)
+    assert automatic_positive_weight([masks]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

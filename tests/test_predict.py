@@ -476,7 +476,7 @@ def test_phantom_crop_and_dicom(lung: Path, tmp_path: Path):
     nodule = scan.nodules[0]
     index = nodule.slices[len(nodule.slices) // 2]
     row, column = crop_start(nodule.center, 128)
-    crop = scan.draw(index)[row : row + 128, column : column + 128].astype(float)
+    crop = scan.render(index)[row : row + 128, column : column + 128].astype(float)
     Image.fromarray(to_8_bits(crop)).save(tmp_path / "crop.png")
     folder = write_phantom_dicom_series(patient, tmp_path / "dicom", margin=0)
     first = scan.corner_mm()

@@ -1,6 +1,9 @@
 """For developers: ``python -m medseglatdiff_monai.bundle`` rebuilds the bundles' stage files from ``configs/``."""
 
-from .build import build_all
+from .build import build_bundle
+from .config import configs_dir
 
 if __name__ == "__main__":
-    build_all()
+    for path in sorted((configs_dir() / "bundles").glob("*.json")):
+        build_bundle(path.stem)
+        print(f"Built: {path.stem}")

@@ -15,10 +15,10 @@ from typing import Any
 
 from ..errors import InputError, did_you_mean
 from ..files import read_json, save_json
-from .config import STAGES, Bundle, bundles_dir, check_stage_blocks, merge_keys, without_comments
+from .config import STAGES, Bundle, bundles_dir, check_stage_blocks, configs_dir, merge_keys, without_comments
 from .json_style import dump_config
 
-__all__ = ["build_all", "build_bundle", "build_stage", "build_stages", "write_run_folder"]
+__all__ = ["build_bundle", "build_stages", "write_run_folder"]
 
 # A run may be continued with more time, more epochs or another use of memory and workers; everything else must stay.
 FREE_KEYS = {
@@ -27,7 +27,7 @@ FREE_KEYS = {
 }  # fmt: skip
 
 
-def build_stages(configs_dir: Path, bundle_name: str) -> dict[str, dict[str, Any]]:
+def build_stages(bundle_name: str) -> dict[str, dict[str, Any]]:
     """Configuration of every stage of a bundle, joined from its fragments and the bundle's own file.
 
     A bundle's file may hold one block per stage under ``"stages"``. A stage takes the other keys that it knows, and
@@ -38,12 +38,13 @@ def build_stages(configs_dir: Path, bundle_name: str) -> dict[str, dict[str, Any
             refers to; the message names the nearest known one.
     """
     names = dict.fromkeys(name for fragments in STAGES.values() for name in fragments)
-    fragments = {name: read_json(configs_dir / f"{name}.json") for name in names}
-    path = configs_dir / "bundles" / f"{bundle_name}.json"
+    fragments = {name: read_json(configs_dir() / f"{name}.json") for name in names}
+    path = configs_dir() / "bundles" / f"{bundle_name}.json"
     own = read_json(path)
     referred = set(re.findall(r"@([A-Za-z_]\w*)", json.dumps([own, fragments])))
     blocks = check_stage_blocks(own.pop("stages", {}), str(path))
-    known = {key for fragment in fragments.values() for key in fragment} | referred
+    everywhere = {key for fragment in fragments.values() for key in fragment}
+    known = everywhere | referred
     for part in (own, *blocks.values()):
         for key in without_comments(part):
             name = key.removeprefix("+").partition("#")[0]
@@ -56,7 +57,7 @@ def build_stages(configs_dir: Path, bundle_name: str) -> dict[str, dict[str, Any
         for name in parts:
             # MONAI merges in place: without copies, one stage's keys would get into the fragments of the next.
             config = merge_keys(config, copy.deepcopy(fragments[name]))
-        elsewhere = {key for fragment in fragments.values() for key in fragment} - config.keys()
+        elsewhere = everywhere - config.keys()
         taken = {key: value for key, value in own.items() if key.removeprefix("+").partition("#")[0] not in elsewhere}
         for changes in (taken, blocks.get(stage, {})):
             config = merge_keys(config, copy.deepcopy(changes))
@@ -64,32 +65,16 @@ def build_stages(configs_dir: Path, bundle_name: str) -> dict[str, dict[str, Any
     return configs
 
 
-def build_stage(configs_dir: Path, bundle_name: str, stage: str) -> dict[str, Any]:
-    """Configuration of one stage of a bundle, see :func:`build_stages`."""
-    return build_stages(configs_dir, bundle_name)[stage]
-
-
-def build_bundle(bundle_name: str, configs_dir: Path | None = None, destination: Path | None = None) -> list[Path]:
+def build_bundle(bundle_name: str, destination: Path | None = None) -> list[Path]:
     """Write a bundle's stage files and multi-GPU overlays from the fragments in ``configs/``; returns their paths."""
-    source = configs_dir or bundles_dir().parent / "configs"
     target = (destination or bundles_dir() / bundle_name) / "configs"
     target.mkdir(parents=True, exist_ok=True)
+    overlays = {path.stem: read_json(path) for path in sorted(configs_dir().glob("multi_gpu_*.json"))}
     written = []
-    for name, config in {
-        **build_stages(source, bundle_name),
-        **{overlay.stem: read_json(overlay) for overlay in sorted(source.glob("multi_gpu_*.json"))},
-    }.items():
-        path = target / f"{name}.json"
-        path.write_text(dump_config(config))
-        written.append(path)
+    for name, config in {**build_stages(bundle_name), **overlays}.items():
+        written.append(target / f"{name}.json")
+        written[-1].write_text(dump_config(config))
     return written
-
-
-def build_all() -> None:
-    """Rebuild the stage files of all bundles of the source tree, and print which."""
-    for path in sorted((bundles_dir().parent / "configs" / "bundles").glob("*.json")):
-        build_bundle(path.stem)
-        print(f"Built: {path.stem}")
 
 
 def write_run_folder(
@@ -111,7 +96,7 @@ def write_run_folder(
     Raises:
         InputError: the folder belongs to a run with another configuration.
     """
-    source = Bundle.open(bundle, experiment)
+    source = bundle if isinstance(bundle, Bundle) else Bundle(bundle, experiment)
     output = Path(output_dir).absolute()
     target = output / "configs"
     if output == source.root:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .build import build_stages
-from .config import STAGES, Bundle, bundles_dir
+from .config import STAGES, Bundle, bundles_dir, configs_dir
 from .metadata import PLACEHOLDER
 
 __all__ = ["check_bundle"]
@@ -60,9 +60,8 @@ def check_bundle(bundle: str | Path) -> list[str]:
                 found.append(
                     f"configs/metadata.json: {key} of the input is {described.get(key)}, of the network {expected}"
                 )
-    configs = bundles_dir().parent / "configs"
-    if root.parent == bundles_dir() and (configs / "bundles" / f"{root.name}.json").is_file():
-        built = build_stages(configs, root.name)
+    if root.parent == bundles_dir() and (configs_dir() / "bundles" / f"{root.name}.json").is_file():
+        built = build_stages(root.name)
         for stage, config in opened.stages.items():
             if config != built[stage]:
                 found.append(f"configs/{stage}.json: differs from configs/: run 'make bundles'")

@@ -23,9 +23,9 @@ from ..startup import heavy_imports
 __all__ = [
     "STAGES",
     "Bundle",
-    "apply_overrides",
     "bundles_dir",
     "check_stage_blocks",
+    "configs_dir",
     "experiment_name",
     "find_bundle",
     "load_experiment",
@@ -69,6 +69,11 @@ def bundles_dir() -> Path:
     return SOURCE_TREE / "bundles"
 
 
+def configs_dir() -> Path:
+    """Folder of the fragments and overlays that come with the source tree."""
+    return SOURCE_TREE / "configs"
+
+
 def find_bundle(bundle: str | Path) -> Path:
     """Folder of a bundle given as a folder or as a name under ``bundles/``.
 
@@ -95,6 +100,7 @@ def _list_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _check_keys(keys: Iterable[str], known: set[str]) -> None:
+    """Raise the InputError of a key that exists nowhere, which MONAI would silently accept."""
     for key in keys:
         name = key.removeprefix("+")
         if name not in known:
@@ -127,22 +133,6 @@ def check_stage_blocks(blocks: Any, where: str) -> dict[str, dict[str, Any]]:
     return {stage: without_comments(block) for stage, block in blocks.items()}
 
 
-def apply_overrides(config: dict, overrides: Mapping[str, Any], also_known: Iterable[str] = ()) -> dict:
-    """Merge overrides into a stage's configuration; a key that exists nowhere is an error.
-
-    Args:
-        config: the stage.
-        overrides: MONAI's keys: ``key``, ``a#b``, ``+a``.
-        also_known: keys of the bundle's other stages: legal, and without effect here.
-
-    Raises:
-        InputError: an unknown key; the message names the nearest known one.
-    """
-    here = set(_list_keys(config))
-    _check_keys(overrides, here.union(also_known))
-    return merge_keys(config, {key: value for key, value in overrides.items() if key.removeprefix("+") in here})
-
-
 class Bundle:
     """The configuration of a bundle, alone or with an experiment; each JSON file is parsed once.
 
@@ -158,11 +148,6 @@ class Bundle:
         self.root = find_bundle(bundle)
         self.experiment = load_experiment(experiment)
         self._where = str(experiment)
-
-    @classmethod
-    def open(cls, bundle: str | Path | Bundle, experiment: str | Path | None = None) -> Bundle:
-        """The bundle itself where it is open already, with its experiment; else see the constructor."""
-        return bundle if isinstance(bundle, Bundle) else cls(bundle, experiment)
 
     @cached_property
     def stages(self) -> dict[str, dict[str, Any]]:
@@ -205,7 +190,9 @@ class Bundle:
             changes.append({**own, **blocks.get(stage, {})})
         config = copy.deepcopy(self.stages[stage])
         for part in changes:
-            config = apply_overrides(config, copy.deepcopy(part), known)
+            here = set(_list_keys(config))
+            own = {key: value for key, value in part.items() if key.removeprefix("+") in here}
+            config = merge_keys(config, copy.deepcopy(own))
         return config
 
 
@@ -224,7 +211,7 @@ def load_experiment(experiment: str | Path | None) -> dict:
     """
     if experiment is None:
         return {}
-    folder = SOURCE_TREE / "configs" / "experiments"
+    folder = configs_dir() / "experiments"
     for candidate in (Path(experiment), folder / f"{experiment}.json"):
         if candidate.is_file():
             overlay = read_json(candidate)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, unwrapped_errors
-from ..files import read_json
+from ..files import read_json, weights_sha256
 from ..startup import heavy_imports
 from .config import Bundle
 
@@ -56,8 +56,6 @@ class Segmenter:
     @property
     def weights_sha256(self) -> str:
         """SHA-256 of the weights file."""
-        from ..files import weights_sha256
-
         return weights_sha256(self.weights_path)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import os
 import shutil
 import tarfile
 import zlib
@@ -21,7 +20,6 @@ def unpack_archive(archive: Path, folder: Path, instance: Source) -> None:
     from tqdm import tqdm
 
     shutil.rmtree(folder, ignore_errors=True)
-    made: set[Path] = set()
     try:
         with (
             archive.open("rb") as raw,
@@ -36,16 +34,9 @@ def unpack_archive(archive: Path, folder: Path, instance: Source) -> None:
                     raise InputError(
                         f"{archive}: its member {member.name!r} points outside the archive; do not trust it."
                     )
-                target = folder.joinpath(*parts)
-                if target.parent not in made:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    made.add(target.parent)
-                extracted = tar.extractfile(member)
-                assert extracted is not None  # member.isfile()
-                with target.open("wb") as handle:
-                    shutil.copyfileobj(extracted, handle)
-                os.utime(target, (member.mtime, member.mtime))  # so that a second unpacking counts as unchanged
+                # With its time of modification, so that a second unpacking counts as unchanged.
+                tar.extract(member, folder, filter="data")
     except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{archive}: unreadable or truncated archive ({error}); download it again.") from error
-    if not made:
+    if not folder.exists():
         raise InputError(f"{archive}: holds no file of {instance.info.name}.")

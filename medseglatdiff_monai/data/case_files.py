@@ -36,12 +36,10 @@ def write_case(case: PreparedCase, group: str, output: Path, written: list[Path]
     if affine is None:
         affine = np.diag([*((case.spacing_mm or (1.0, 1.0)) + (1.0, 1.0))[:3], 1.0])
 
-    if volume and image.dtype == np.int16 and image.ndim == 3:
+    if image.dtype == np.int16 and image.ndim == (3 if volume else 2):
         suffix, image_bytes = ".nii.gz", _encode_nifti(image, affine)
-    elif not volume and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,)):
+    elif image.dtype == np.uint8 and not volume and (image.ndim == 2 or image.shape[2:] == (3,)):
         suffix, image_bytes = ".png", _encode_png(image)
-    elif not volume and image.dtype == np.int16 and image.ndim == 2:
-        suffix, image_bytes = ".nii.gz", _encode_nifti(image, affine)
     else:
         raise InputError(
             f"{case.case}: image of shape {image.shape} and type {image.dtype}; expected 8-bit grey or RGB, or 16-bit "

@@ -6,12 +6,12 @@ a selection of cases by seed instead of the first ones.
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
 from ..errors import InputError, check_count
-from .splits import normalize_split
+from ..files import read_json
+from .splits import SPLITS, normalize_split
 
 __all__ = ["load_datalist", "load_dataset_info"]
 
@@ -20,7 +20,7 @@ def load_dataset_info(dataset_dir: str | Path) -> dict:
     """Contents of ``dataset_dir/dataset.json``.
 
     Raises:
-        InputError: the folder was not made by ``medseglatdiff prepare``.
+        InputError: the folder was not made by ``medseglatdiff prepare``, or the file is no JSON.
     """
     path = Path(dataset_dir) / "dataset.json"
     if not path.is_file():
@@ -28,10 +28,7 @@ def load_dataset_info(dataset_dir: str | Path) -> dict:
             f"No prepared data set at {dataset_dir}: dataset.json is missing. Expected a folder made by "
             "'medseglatdiff prepare SOURCE SRC --output-dir FOLDER'."
         )
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON ({error}). Run 'medseglatdiff prepare' again.") from error
+    return read_json(path)
 
 
 def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None = None, seed: int = 0) -> list[dict]:
@@ -50,7 +47,7 @@ def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None =
     name = normalize_split(section)
     info = load_dataset_info(dataset_dir)
     if not info.get(name):
-        counts = {key: len(info.get(key, [])) for key in ("training", "validation", "test")}
+        counts = {key: len(info.get(key, [])) for key in SPLITS}
         raise InputError(f"The {name} part of {dataset_dir} is empty; it holds {counts}. Choose another split.")
     # Imported here: MONAI takes seconds to import, and a missing data set should be reported before.
     from monai.data import load_decathlon_datalist

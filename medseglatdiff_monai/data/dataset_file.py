@@ -4,41 +4,66 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..errors import InputError
 from .sources.source import Case, Source, natural_key
 from .splits import SPLITS, SplitRule, portable_name, split_by_ratio
 
-__all__ = ["make_dataset"]
+__all__ = ["Preparation", "make_dataset"]
 
 DEFAULT_RATIOS = "8:1:1"
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """What is prepared, and how.
+
+    Attributes:
+        name: of the source.
+        source: the source itself.
+        options: those of the source that were given.
+        src: folder or archive of the data set, or ``None``.
+        split: which group goes where.
+    """
+
+    name: str
+    source: Source
+    options: Mapping[str, Any]
+    src: Path | None
+    split: SplitRule
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments as ``dataset.json`` keeps them, without folders of this machine."""
+        options = {
+            name: portable_name(value, name in self.source.path_options) for name, value in sorted(self.options.items())
+        }
+        return {"source": self.name, **options, **self.split.arguments()}
+
+
 def make_dataset(
-    source: str,
-    instance: Source,
+    preparation: Preparation,
     cases: list[Case],
     records: Mapping[str, dict[str, Any]],
-    rule: SplitRule,
     chosen: Mapping[str, str],
     left_out: Counter[str],
 ) -> dict[str, Any]:
-    """Assemble the datalist.
+    """Assemble the content of ``dataset.json``.
 
     Args:
-        source: name of the source.
-        instance: the source itself.
+        preparation: what is prepared, and how.
         cases: what the source found.
         records: the journal's record of each case.
-        rule: which group goes where.
         chosen: case keys to splits, where a split file decides.
         left_out: counts by reason; what the cases left out is added.
 
     Raises:
         InputError: no case, or cases that differ in kind or in their number of masks.
     """
-    info = instance.info
+    info = preparation.source.info
     entries = [(case, item) for case in cases for item in records[case.key]["items"]]
     for case in cases:
         left_out.update(records[case.key]["left_out"])
@@ -47,11 +72,12 @@ def make_dataset(
     channels, _, raters, *volume = _find_layout([records[case.key] for case in cases])
     if info.num_raters is not None and raters != info.num_raters:
         raise InputError(f"{info.name}: {raters} masks per case; expected {info.num_raters}.")
-    split, side = _split_items(instance, cases, entries, rule, chosen)
+    split, side = _split_cases(preparation, cases, [case for case, _ in entries], chosen)
     entries.sort(key=lambda entry: natural_key(entry[1]["case"]))
+    parts = {name: [item for case, item in entries if side[case.key] == name] for name in SPLITS}
     return {
         "name": info.name,
-        "source": source,
+        "source": preparation.name,
         "modality": info.modality,
         "description": info.description,
         "num_channels": channels,
@@ -60,8 +86,19 @@ def make_dataset(
         **({"spatial_dims": 3} if volume else {}),
         "labels": dict(info.labels),
         "consensus": {"level": 0.5, "tie": "foreground"},
-        "split": split,
-        **{name: [item for _, item in entries if side[id(item)] == name] for name in SPLITS},
+        "split": {**split, "group_unit": info.group_unit},
+        "provenance": {
+            "source": None if preparation.src is None else preparation.src.name,
+            "package_version": __version__,
+            "arguments": preparation.arguments(),
+            **preparation.source.provenance(),
+            "counts": {
+                name: {"cases": len(items), "groups": len({item["group"] for item in items})}
+                for name, items in parts.items()
+            },
+            "left_out": dict(sorted(left_out.items())),
+        },
+        **parts,
     }
 
 
@@ -80,23 +117,18 @@ def _find_layout(records: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
     return next(iter(layouts))
 
 
-def _split_items(
-    instance: Source,
-    cases: list[Case],
-    entries: Sequence[tuple[Case, dict[str, Any]]],
-    rule: SplitRule,
-    chosen: Mapping[str, str],
-) -> tuple[dict[str, Any], dict[int, str]]:
-    """The split as ``dataset.json`` describes it, and the part of each item, by the item's ``id``."""
-    unit = {"group_unit": instance.info.group_unit}
+def _split_cases(
+    preparation: Preparation, cases: list[Case], written: Sequence[Case], chosen: Mapping[str, str]
+) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """The split as ``dataset.json`` describes it, and the part of each case that gave items, by its key."""
+    rule = preparation.split
     if rule.table is not None:
-        split = {**rule.table.describe(), "listed_but_absent": rule.table.count_absent(cases), **unit}
-        return split, {id(item): chosen[case.key] for case, item in entries}
-    groups = sorted({item["group"] for _, item in entries}, key=natural_key)
-    by_group = instance.default_split(groups) if rule.ratios is None else None
-    split = {"method": "the data set's own"}
+        return rule.table.describe(cases), chosen
+    groups = sorted({case.group for case in written}, key=natural_key)
+    by_group = preparation.source.default_split(groups) if rule.ratios is None else None
+    split: dict[str, Any] = {"method": "the data set's own"}
     if by_group is None:
         ratios = DEFAULT_RATIOS if rule.ratios is None else rule.ratios
         by_group = split_by_ratio(groups, ratios, rule.seed)
         split = {"method": "ratios", "ratios": portable_name(ratios), "seed": rule.seed}
-    return {**split, **unit}, {id(item): by_group[item["group"]] for _, item in entries}
+    return split, {case.key: by_group[case.group] for case in written}

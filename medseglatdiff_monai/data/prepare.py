@@ -14,19 +14,17 @@ import re
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..errors import InputError, check_count
 from ..files import TEMPORARY_PREFIX, save_text
 from .archive import unpack_archive
-from .dataset_file import make_dataset
+from .dataset_file import Preparation, make_dataset
 from .journal import IGNORED_NAMES, UNPACKED_NAME, Journal
 from .sources.source import Case, Source, make_source, natural_key
-from .splits import SPLITS, SplitRule, portable_name
+from .splits import SplitRule
 from .workers import read_cases
 
 __all__ = ["prepare"]
@@ -79,10 +77,10 @@ def prepare(
     if not str(output_dir):
         raise InputError("--output-dir is missing: name the folder that is to hold the prepared data.")
     check_count("--workers", workers)
-    preparation = _Preparation(source, instance, given, src_path, SplitRule.read(split_file, ratios, seed))
+    preparation = Preparation(source, instance, given, src_path, SplitRule.read(split_file, ratios, seed))
     output = Path(output_dir)
     existed = output.exists()
-    journal = Journal(output, preparation.header())
+    journal = Journal(output, _make_header(preparation))
     kept = journal.read()
     try:
         return _write_dataset(preparation, output, journal, kept, workers or os.cpu_count() or 1)
@@ -90,44 +88,20 @@ def prepare(
         _remove_leftovers(output, existed, journal)
 
 
-@dataclass(frozen=True)
-class _Preparation:
-    """What is prepared, and how.
-
-    Attributes:
-        name: of the source.
-        source: the source itself.
-        options: those of the source that were given.
-        src: folder or archive of the data set, or ``None``.
-        split: which group goes where.
-    """
-
-    name: str
-    source: Source
-    options: Mapping[str, Any]
-    src: Path | None
-    split: SplitRule
-
-    def arguments(self) -> dict[str, Any]:
-        """The arguments as ``dataset.json`` keeps them, without folders of this machine."""
-        options = {
-            name: portable_name(value, name in self.source.path_options) for name, value in sorted(self.options.items())
-        }
-        return {"source": self.name, **options, **self.split.arguments()}
-
-    def header(self) -> dict[str, Any]:
-        """What identifies this preparation in a folder; it contains paths, so only the journal keeps it."""
-        return {
-            "version": PREPARATION_VERSION,
-            "arguments": self.arguments(),
-            "src": None if self.src is None else str(self.src.resolve()),
-            "options": {name: str(value) for name, value in sorted(self.options.items())},
-            "split_sha256": None if self.split.table is None else self.split.table.sha256,
-        }
+def _make_header(preparation: Preparation) -> dict[str, Any]:
+    """What identifies a preparation in a folder; it contains paths, so only the journal keeps it."""
+    src, table = preparation.src, preparation.split.table
+    return {
+        "version": PREPARATION_VERSION,
+        "arguments": preparation.arguments(),
+        "src": None if src is None else str(src.resolve()),
+        "options": {name: str(value) for name, value in sorted(preparation.options.items())},
+        "split_sha256": None if table is None else table.sha256,
+    }
 
 
 def _write_dataset(
-    preparation: _Preparation, output: Path, journal: Journal, kept: dict[str, dict[str, Any]], workers: int
+    preparation: Preparation, output: Path, journal: Journal, kept: dict[str, dict[str, Any]], workers: int
 ) -> Path:
     """Read every case that is not kept, and write ``dataset.json``; returns its path."""
     source = preparation.source
@@ -148,22 +122,9 @@ def _write_dataset(
         # Before the reading, which may take an hour.
         warnings.warn(source.grouping_warning, stacklevel=3)
     records = read_cases(source, cases, kept, journal, output, workers)
-    dataset = make_dataset(preparation.name, source, cases, records, preparation.split, chosen, left_out)
-    dataset["provenance"] = {
-        "source": None if preparation.src is None else preparation.src.name,
-        "package_version": __version__,
-        "arguments": preparation.arguments(),
-        **source.provenance(),
-        "counts": {
-            split: {"cases": len(dataset[split]), "groups": len({item["group"] for item in dataset[split]})}
-            for split in SPLITS
-        },
-        "left_out": dict(sorted(left_out.items())),
-    }
+    dataset = make_dataset(preparation, cases, records, chosen, left_out)
     dataset_file = output / "dataset.json"
-    ordered = {key: value for key, value in dataset.items() if key not in SPLITS}
-    ordered.update({split: dataset[split] for split in SPLITS})
-    save_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", dataset_file)
+    save_text(json.dumps(dataset, indent=1, ensure_ascii=False) + "\n", dataset_file)
     return dataset_file
 
 

@@ -13,9 +13,10 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, check_integer
+from .sources.source import Case
 
 __all__ = [
     "SPLITS",
@@ -30,30 +31,9 @@ __all__ = [
 
 SPLITS = ("training", "validation", "test")
 SYNONYMS = {
-    "train": "training",
-    "training": "training",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
-}
-
-
-class _Case(Protocol):
-    """The part of a `Case` that matters here."""
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def group(self) -> str: ...
-
-    @property
-    def columns(self) -> Mapping[str, str]: ...
-
-
-CaseT = TypeVar("CaseT", bound=_Case)
+    **{name: name for name in SPLITS},
+    "train": "training", "val": "validation", "valid": "validation", "testing": "test",
+}  # fmt: skip
 
 
 def normalize_split(value: str) -> str:
@@ -84,7 +64,7 @@ class SplitTable:
     splits: Mapping[str, str]
     sha256: str
 
-    def find(self, case: _Case) -> str | None:
+    def find(self, case: Case) -> str | None:
         """The listed value that matches this case, or None. Leading zeros of numbers are ignored ("01" is "1")."""
         value = case.columns.get(self.column, case.group)
         if value in self.splits:
@@ -94,7 +74,7 @@ class SplitTable:
             return same[0] if len(same) == 1 else None
         return None
 
-    def select(self, cases: Sequence[CaseT]) -> tuple[list[CaseT], dict[str, str], int]:
+    def select(self, cases: Sequence[Case]) -> tuple[list[Case], dict[str, str], int]:
         """Keep the cases that the file lists.
 
         Returns:
@@ -120,13 +100,13 @@ class SplitTable:
             )
         return kept, chosen, len(absent)
 
-    def describe(self) -> dict[str, Any]:
-        """The file as ``dataset.json`` names it."""
-        return {"method": "file", "file": self.path.name, "sha256": self.sha256, "column": self.column}
-
-    def count_absent(self, cases: Iterable[_Case]) -> int:
-        """Number of listed values that match none of these cases."""
-        return len(self.splits) - len({listed for case in cases if (listed := self.find(case)) is not None})
+    def describe(self, cases: Iterable[Case]) -> dict[str, Any]:
+        """The file as ``dataset.json`` names it, with the number of listed values that match none of these cases."""
+        found = {listed for case in cases if (listed := self.find(case)) is not None}
+        return {
+            "method": "file", "file": self.path.name, "sha256": self.sha256, "column": self.column,
+            "listed_but_absent": len(self.splits) - len(found),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,8 +134,7 @@ class SplitRule:
             raise InputError("--split-file and --ratios exclude each other: give one of them.")
         if ratios is not None:
             parse_ratios(ratios)  # a bad value is an error now, not after an hour of reading
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise InputError(f"--seed is {seed!r}; expected an integer.")
+        check_integer("--seed", seed)
         return cls(None if split_file is None else read_split_file(split_file), ratios, seed)
 
     def arguments(self) -> dict[str, Any]:
@@ -204,7 +183,7 @@ def read_split_file(path: str | Path) -> SplitTable:
             raise InputError(f"{path}, line {line}: found {len(row)} columns; expected two, the group and its split.")
         group, value = row
         if column is None:
-            if value.lower() in SYNONYMS and value.lower() != "split":
+            if value.lower() in SYNONYMS:
                 raise InputError(
                     f"{path}, line {line}: the header is missing; begin the file with a line like 'group,split'."
                 )

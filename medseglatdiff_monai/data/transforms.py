@@ -16,9 +16,10 @@ from monai.config import KeysCollection
 from monai.config.type_definitions import NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import CenterSpatialCropd, Compose, MapTransform, RandomizableTransform, Transform
-from monai.utils import convert_to_tensor
+from monai.utils import convert_to_dst_type, convert_to_tensor
 
 from ..errors import InputError
+from ..metrics.masks import check_fusion, fuse_masks
 
 __all__ = [
     "NormalizeCrop",
@@ -30,8 +31,6 @@ __all__ = [
     "WindowHU",
     "WindowHUd",
 ]
-
-TIES = ("foreground", "background")
 
 
 class WindowHU(Transform):
@@ -89,29 +88,18 @@ class RaterConsensus(Transform):
     are background.
 
     Args:
-        level: share of the slots, in (0, 1].
+        level: share of the slots, see :func:`~medseglatdiff_monai.metrics.fuse_masks`.
         tie: what a share of exactly `level` is, "foreground" or "background".
     """
 
     def __init__(self, level: float = 0.5, tie: str = "foreground") -> None:
-        if not 0 < level <= 1:
-            raise InputError(f"RaterConsensus: level {level}; expected a share in (0, 1], e.g. 0.5.")
-        if tie not in TIES:
-            raise InputError(f"RaterConsensus: tie {tie!r}; expected one of {', '.join(TIES)}.")
-        if level == 1 and tie == "background":
-            raise InputError(
-                "RaterConsensus: level 1 with ties as background is never foreground; use tie='foreground'."
-            )
-        self.level, self.tie = float(level), tie
+        check_fusion(level, tie)
+        self.level, self.tie = level, tie
 
     def __call__(self, masks: NdarrayOrTensor) -> torch.Tensor:
         """Fuse `masks`, (R, H, W[, D]), foreground where > 0, to (1, H, W[, D]) of the same type in {0, 1}."""
         stack = convert_to_tensor(masks, track_meta=isinstance(masks, MetaTensor))
-        count = (stack > 0).sum(dim=0, keepdim=True)
-        # 1e-9: a level such as 0.7 of 10 raters must not miss 7 by a rounding error.
-        needed, margin = self.level * stack.shape[0], 1e-9
-        consensus = count >= needed - margin if self.tie == "foreground" else count > needed + margin
-        return consensus.to(stack.dtype)
+        return convert_to_dst_type(fuse_masks((stack > 0)[None], self.level, self.tie)[0], stack)[0]
 
 
 class RandomRater(RandomizableTransform):
@@ -142,34 +130,31 @@ class RandomRater(RandomizableTransform):
         return stack[self._slot : self._slot + 1]
 
 
-class WindowHUd(MapTransform):
+class _OverKeys(MapTransform):
+    def __init__(self, keys: KeysCollection, of_array: Transform, allow_missing_keys: bool) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.of_array = of_array
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Apply the array form to each key."""
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            changed[key] = self.of_array(changed[key])
+        return changed
+
+
+class WindowHUd(_OverKeys):
     """Dictionary form of `WindowHU`."""
 
     def __init__(self, keys: KeysCollection, lower: float, upper: float, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.window = WindowHU(lower, upper)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Clip the images."""
-        clipped = dict(data)
-        for key in self.key_iterator(clipped):
-            clipped[key] = self.window(clipped[key])
-        return clipped
+        super().__init__(keys, WindowHU(lower, upper), allow_missing_keys)
 
 
-class NormalizeCropd(MapTransform):
+class NormalizeCropd(_OverKeys):
     """Dictionary form of `NormalizeCrop`."""
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.normalize = NormalizeCrop()
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Normalise the crops."""
-        normalized = dict(data)
-        for key in self.key_iterator(normalized):
-            normalized[key] = self.normalize(normalized[key])
-        return normalized
+        super().__init__(keys, NormalizeCrop(), allow_missing_keys)
 
 
 def without_window(preprocessing: Compose) -> Compose:
@@ -188,21 +173,13 @@ def without_window(preprocessing: Compose) -> Compose:
     return Compose(steps)
 
 
-class RaterConsensusd(MapTransform):
+class RaterConsensusd(_OverKeys):
     """Dictionary form of `RaterConsensus`."""
 
     def __init__(
         self, keys: KeysCollection, level: float = 0.5, tie: str = "foreground", allow_missing_keys: bool = False
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.consensus = RaterConsensus(level, tie)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Fuse the masks."""
-        fused = dict(data)
-        for key in self.key_iterator(fused):
-            fused[key] = self.consensus(fused[key])
-        return fused
+        super().__init__(keys, RaterConsensus(level, tie), allow_missing_keys)
 
 
 class RandomRaterd(RandomizableTransform, MapTransform):

@@ -58,20 +58,19 @@ def read_cases(
                 finish(case, _read_case(instance, case, output))
             return records
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(
-            min(workers, len(todo)), mp_context=context, initializer=_start_worker, initargs=(instance, str(output))
-        )
+        pool = ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=_start_worker)
         try:
             # Hand out only a few cases ahead: an interruption then waits only for what is being read.
             waiting = iter(todo)
-            running = {pool.submit(_work, case): case for case in itertools.islice(waiting, 4 * workers)}
+            first = itertools.islice(waiting, 4 * workers)
+            running = {pool.submit(_read_case, instance, case, output): case for case in first}
             while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     finish(running.pop(future), future.result())
                     following = next(waiting, None)
                     if following is not None:
-                        running[pool.submit(_work, following)] = following
+                        running[pool.submit(_read_case, instance, following, output)] = following
         except BrokenProcessPool as error:
             raise RuntimeError(
                 f"prepare: a worker process died (killed, or out of memory) after {len(records)} of {len(cases)} "
@@ -83,10 +82,7 @@ def read_cases(
     return records
 
 
-_worker_state: dict[str, Any] = {}
-
-
-def _start_worker(instance: Source, output: str) -> None:
+def _start_worker() -> None:
     """Set up a worker: Ctrl-C is the main process's business, and a worker does not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -97,11 +93,6 @@ def _start_worker(instance: Source, output: str) -> None:
             os._exit(1)
 
     threading.Thread(target=follow_parent, daemon=True).start()
-    _worker_state.update(instance=instance, output=Path(output))
-
-
-def _work(case: Case) -> dict[str, Any]:
-    return _read_case(_worker_state["instance"], case, _worker_state["output"])
 
 
 def _read_case(instance: Source, case: Case, output: Path) -> dict[str, Any]:

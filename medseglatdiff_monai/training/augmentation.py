@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from monai.transforms import Compose
@@ -12,6 +14,7 @@ from ..networks.symmetries import apply_symmetry, draw_symmetry
 __all__ = ["BatchAugmentation", "TransformAugmentation"]
 
 
+@dataclass
 class BatchAugmentation:
     """Flips and rotations, an affine map, gamma, brightness, contrast and colour, drawn per case, on a whole batch.
 
@@ -32,29 +35,22 @@ class BatchAugmentation:
         InputError: a window without rotation, scale or shift.
     """
 
-    def __init__(
-        self,
-        flips: bool = True,
-        gamma: float = 0.0,
-        brightness: float = 0.0,
-        contrast: float = 0.0,
-        colour: float = 0.0,
-        rotation: float = 0.0,
-        scale: float = 0.0,
-        shift: float = 0.0,
-        window: int | None = None,
-    ) -> None:
-        self.flips = flips
-        self.gamma = gamma
-        self.brightness = brightness
-        self.contrast = contrast
-        self.colour = colour
-        self.rotation = rotation
-        self.scale = scale
-        self.shift = shift
-        self.window = window
-        if window is not None and not self.is_affine:
-            raise InputError(f"window = {window} goes with rotation, scale or shift: set one of them, or leave it out.")
+    flips: bool = True
+    gamma: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    colour: float = 0.0
+    rotation: float = 0.0
+    scale: float = 0.0
+    shift: float = 0.0
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the window."""
+        if self.window is not None and not self.is_affine:
+            raise InputError(
+                f"window = {self.window} goes with rotation, scale or shift: set one of them, or leave it out."
+            )
 
     @property
     def is_affine(self) -> bool:
@@ -109,6 +105,7 @@ class BatchAugmentation:
         return image, masks.to(label.dtype)
 
 
+@dataclass
 class TransformAugmentation:
     """MONAI's random dictionary transforms, drawn again for each case of a batch.
 
@@ -118,16 +115,10 @@ class TransformAugmentation:
         transforms: from ``{"image": (C, H, W[, D]), "label": (R, H, W[, D])}`` to the same, shapes kept.
     """
 
-    def __init__(self, transforms: Compose) -> None:
-        self.transforms = transforms
+    transforms: Compose
 
-    def draw(self, image: torch.Tensor) -> None:
-        """``None``: the transforms do more than a symmetry of the square."""
-
-    def __call__(
-        self, image: torch.Tensor, label: torch.Tensor, symmetry: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Augment images (B, C, H, W[, D]) and labels (B, R, H, W[, D]) in the same way; ``symmetry`` is not used."""
+    def __call__(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Augment images (B, C, H, W[, D]) and labels (B, R, H, W[, D]) in the same way."""
         self.transforms.set_random_state(seed=int(torch.randint(2**31, (1,))))
         cases = [self.transforms({"image": x, "label": y}) for x, y in zip(image, label, strict=True)]
         images, labels = (torch.stack([torch.as_tensor(case[key]) for case in cases]) for key in ("image", "label"))

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from monai.engines import PrepareBatch
 
-from ..data.transforms import RaterConsensus
 from ..errors import InputError
+from ..metrics.masks import fuse_masks
 from .augmentation import BatchAugmentation, TransformAugmentation
 from .mask_latents import MaskLatents
 
@@ -46,38 +46,47 @@ class PrepareImages(_Augmented):
 
 
 class PrepareMasks(_Augmented):
-    """Mask codec: masks of single raters are input and target.
+    """Mask codec: one rater's mask of each case is input and target.
 
-    Every case gives ``masks_per_case`` masks. Where few raters marked anything, most masks would be empty and teach
-    nothing, so a non-empty mask is chosen if there is one, except in a share of ``empty_share`` of the choices.
+    Where few raters marked anything, most masks would be empty and teach nothing, so a non-empty mask is chosen if
+    there is one, except in a share of ``empty_share`` of the choices.
 
     Args:
-        masks_per_case: masks chosen from each case.
         empty_share: share of the choices that are made among all raters, empty masks included.
         augmentation: see :class:`BatchAugmentation`.
     """
 
-    def __init__(
-        self, masks_per_case: int = 1, empty_share: float = 0.1, augmentation: BatchAugmentation | None = None
-    ) -> None:
+    def __init__(self, empty_share: float = 0.1, augmentation: BatchAugmentation | None = None) -> None:
         super().__init__(augmentation)
-        self.masks_per_case = masks_per_case
         self.empty_share = empty_share
 
     def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
-        """Batch → (masks, masks), each (B * masks_per_case, 1, H, W) float32."""
+        """Batch → (masks, masks), each (B, 1, H, W) float32."""
         _, label = self._load(batchdata, device, non_blocking)
         marked = label.flatten(2).any(2).float()
         anyone = torch.rand(len(label), 1, device=label.device) < self.empty_share
         # Raters to choose from: all if anyone is allowed or nobody marked, else those who marked.
         weight = torch.where(anyone | (marked.sum(1, keepdim=True) == 0), torch.ones_like(marked), marked)
-        rater = torch.multinomial(weight, self.masks_per_case, replacement=True)
-        rows = torch.arange(len(label), device=label.device)[:, None]
-        masks = label[rows, rater].flatten(0, 1)[:, None].float()
+        rater = torch.multinomial(weight, 1, replacement=True)
+        masks = label[torch.arange(len(label), device=label.device)[:, None], rater].float()
         return masks, masks
 
 
-class PrepareDenoising(_Augmented):
+class _Targets(_Augmented):
+    def __init__(
+        self, target: str = "random_rater", augmentation: BatchAugmentation | TransformAugmentation | None = None
+    ) -> None:
+        super().__init__(augmentation)
+        if target not in ("random_rater", "consensus"):
+            raise InputError(f"target must be 'random_rater' or 'consensus', found {target!r}.")
+        self.target = target
+
+    def _select(self, label: torch.Tensor) -> torch.Tensor:
+        """All raters' masks (B, R, H, W), or (B, 1, H, W) of their consensus."""
+        return fuse_masks(label > 0) if self.target == "consensus" else label
+
+
+class PrepareDenoising(_Targets):
     """Segmenter: an image and its target masks, to which a denoiser's draws of noise are added.
 
     Args:
@@ -99,34 +108,31 @@ class PrepareDenoising(_Augmented):
         augmentation: BatchAugmentation | TransformAugmentation | None = None,
         latents: MaskLatents | None = None,
     ) -> None:
-        super().__init__(augmentation)
+        super().__init__(target, augmentation)
         flips_only = isinstance(augmentation, BatchAugmentation) and not augmentation.is_affine
         if latents is not None and augmentation is not None and not flips_only:
             raise InputError(
                 "Latents are kept only for flips and rotations by 90 degrees, and the augmentation does more: train "
                 "with --cache_latents false."
             )
-        if target not in ("random_rater", "consensus"):
-            raise InputError(f"target must be 'random_rater' or 'consensus', found {target!r}.")
         if latents is not None and latents.target != target:
             raise InputError(f"target is {target!r}, the latents were made for {latents.target!r}.")
         self.latents = latents
         self.draws = draws
-        self.target = target
-        self.consensus = RaterConsensus()
 
     def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
         """Batch → (image, label, (masks[, latents]), {}); masks (B, draws, H, W), latents (B, draws, d, h, w)."""
         image, label = _load_batch(batchdata, device, non_blocking, ("image", "label"))
         image, symmetry = image.float(), None
-        if self.augmentation is not None:
+        if isinstance(self.augmentation, BatchAugmentation):
             symmetry = self.augmentation.draw(image)
             image, label = self.augmentation(image, label, symmetry)
+        elif self.augmentation is not None:
+            image, label = self.augmentation(image, label)
+        candidates = self._select(label)
         if self.target == "consensus":
-            candidates = torch.stack([self.consensus(raters) for raters in label])
             order = torch.zeros(len(label), self.draws, dtype=torch.long, device=label.device)
         else:
-            candidates = label
             raters = label.shape[1]
             rounds = math.ceil(self.draws / raters)
             order = torch.rand(rounds, len(label), raters, device=label.device).argsort(-1)
@@ -139,7 +145,7 @@ class PrepareDenoising(_Augmented):
         return image, label, (masks, self.latents(batchdata["case"], order, symmetry)), {}
 
 
-class PrepareScoring(_Augmented):
+class PrepareScoring(_Targets):
     """Scoring stage: an image and the masks that its samples are scored against.
 
     Args:
@@ -150,22 +156,10 @@ class PrepareScoring(_Augmented):
         InputError: unknown target.
     """
 
-    def __init__(
-        self,
-        target: str = "random_rater",
-        augmentation: BatchAugmentation | TransformAugmentation | None = None,
-    ) -> None:
-        super().__init__(augmentation)
-        if target not in ("random_rater", "consensus"):
-            raise InputError(f"target must be 'random_rater' or 'consensus', found {target!r}.")
-        self.target = target
-        self.consensus = RaterConsensus()
-
     def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
         """Batch → (image, label, (raters,), {}); raters (B, R, H, W) float32, R = 1 for the consensus."""
         image, label = self._load(batchdata, device, non_blocking)
-        raters = torch.stack([self.consensus(one) for one in label]) if self.target == "consensus" else label
-        return image, label, (raters.float(),), {}
+        return image, label, (self._select(label).float(),), {}
 
 
 class PrepareEnsemble(PrepareBatch):

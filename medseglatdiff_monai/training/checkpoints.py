@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import torch.distributed as dist
+from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
 from torch import nn
 
 from ..errors import InputError
 from ..networks.encoders import load_published_weights
 from ..networks.weights import finish_stage, load_tensors, save_tensors, save_weights, stage_finished, state_path
-
-if TYPE_CHECKING:
-    from ignite.engine import Engine
+from .distributed import process_rank
 
 __all__ = ["StageCheckpoint", "start_from_weights"]
 
 logger = logging.getLogger(__name__)
 # Parts of a segmenter that are loaded from initial weights as a whole, or start from scratch as a whole.
-PARTS = (
-    "mask_codec.", "conditioner.codec.", "conditioner.image_encoder.", "conditioner.", "denoiser.",
-)  # fmt: skip
+PARTS = ("mask_codec.", "conditioner.codec.", "conditioner.image_encoder.", "conditioner.", "denoiser.")
 
 
 def start_from_weights(network: nn.Module, path: str | Path) -> list[str]:
@@ -98,17 +95,14 @@ class StageCheckpoint:
         initial_weights: str | Path | None = None,
         published_encoder: bool = True,
     ) -> None:
-        self.published_encoder = published_encoder
-        self.initial_weights = initial_weights
         self.network = getattr(network, "module", network)
         self.optimizer = optimizer
         self.weights_path = Path(weights_path)
         self.state_path = state_path(self.weights_path)
         self.interval = interval
         self.averaging_decay = averaging_decay
-        # Here and in `attach`: only training needs ignite.
-        from ignite.handlers import EMAHandler
-
+        self.initial_weights = initial_weights
+        self.published_encoder = published_encoder
         self.ema = EMAHandler(self.network, momentum=1.0 - averaging_decay) if averaging_decay > 0 else None
 
     @property
@@ -118,8 +112,6 @@ class StageCheckpoint:
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
-        from ignite.engine import Events
-
         engine.add_event_handler(Events.STARTED, self._restore)
         if self.ema is not None:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._set_momentum)
@@ -161,7 +153,7 @@ class StageCheckpoint:
         engine.state.iteration = int(state["iteration"])
 
     def _write(self, engine: Engine) -> None:
-        if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
+        if process_rank() != 0:
             return
         done: Any = engine.state
         state = {
@@ -178,5 +170,5 @@ class StageCheckpoint:
 
     def _finish(self, engine: Engine) -> None:
         self._write(engine)
-        if not engine.should_terminate and not (dist.is_available() and dist.is_initialized() and dist.get_rank() != 0):
+        if process_rank() == 0 and not engine.should_terminate:
             finish_stage(self.weights_path)

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import InputError
 
-__all__ = ["distribute", "local_device", "start", "stop"]
+__all__ = ["distribute", "local_device", "process_rank", "start", "stop"]
 
 # Makes torchrun open a new store, at a new port, for each round of processes.
 FRESH_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
@@ -44,6 +44,11 @@ def local_device() -> torch.device:
             f"--nproc_per_node={torch.cuda.device_count()} or fewer."
         )
     return torch.device("cuda", rank)
+
+
+def process_rank() -> int:
+    """Rank of this process, 0 where there is only one."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def start(seed: int = 0) -> None:

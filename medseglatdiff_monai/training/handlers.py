@@ -1,14 +1,10 @@
-"""What MONAI's SupervisedTrainer and SupervisedEvaluator need to train and score one-to-many segmenters.
-
-Batches hold ``image`` (B, C, H, W) in [0, 1] and ``label`` (B, R, H, W) with one channel per rater. The
-``Prepare…`` classes make each stage's inputs and targets from them, augmenting the whole batch at once on the device.
-The handlers seed epochs, warm up and decay the learning rate, bound gradients and log the codebook's use.
-"""
+"""Ignite handlers of the trainers: seeds, learning rate, gradients, codebook, progress and time."""
 
 from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +16,7 @@ from monai.utils import set_determinism
 from torch import nn
 
 from ..errors import InputError
+from .distributed import process_rank
 
 __all__ = [
     "CodebookLogger",
@@ -32,11 +29,11 @@ __all__ = [
 ]
 
 
+@dataclass(eq=False)
 class SeedEachEpoch:
     """Seed all random numbers from (seed, epoch, rank): a resumed run continues exactly as an uninterrupted one."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    seed: int = 0
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
@@ -45,16 +42,16 @@ class SeedEachEpoch:
     def __call__(self, engine: Engine) -> None:
         """Called at the start of an epoch."""
         state: Any = engine.state
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         # Otherwise an epoch that a time limit cut would resume with the batches and the noise of its beginning.
         done = state.iteration - (state.epoch - 1) * state.epoch_length
-        set_determinism(seed=(self.seed * 1_000_003 + state.epoch * 101 + rank + done * 7919) % 2**31)
+        set_determinism(seed=(self.seed * 1_000_003 + state.epoch * 101 + process_rank() + done * 7919) % 2**31)
         torch.use_deterministic_algorithms(False)
         sampler: Any = getattr(state.dataloader, "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(state.epoch)
 
 
+@dataclass(eq=False)
 class LearningRateSchedule:
     """Linear warm-up, constant rate, and a decay towards the end of the training.
 
@@ -72,18 +69,14 @@ class LearningRateSchedule:
         decay_power: polynomial decay (1 - share) ** decay_power over the whole training, 0.9 in nnU-Net; 0 is off.
     """
 
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        warmup_iterations: int = 100,
-        decay_share: float = 0.0,
-        decay_power: float = 0.0,
-    ) -> None:
-        self.optimizer = optimizer
-        self.base = [group["lr"] for group in optimizer.param_groups]
-        self.warmup_iterations = warmup_iterations
-        self.decay_share = decay_share
-        self.decay_power = decay_power
+    optimizer: torch.optim.Optimizer
+    warmup_iterations: int = 100
+    decay_share: float = 0.0
+    decay_power: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Note the rates."""
+        self._base = [group["lr"] for group in self.optimizer.param_groups]
         self._done_before: int | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -114,10 +107,11 @@ class LearningRateSchedule:
         if self.decay_share > 0:
             left = (1.0 - self._share_done(engine, iteration)) / self.decay_share
             factor *= 0.01 + 0.99 * 0.5 * (1.0 - math.cos(math.pi * min(1.0, max(0.0, left))))
-        for group, rate in zip(self.optimizer.param_groups, self.base, strict=True):
+        for group, rate in zip(self.optimizer.param_groups, self._base, strict=True):
             group["lr"] = rate * factor
 
 
+@dataclass(eq=False)
 class GradientClipping:
     """Bound the norm of the gradient before every optimizer step.
 
@@ -126,9 +120,8 @@ class GradientClipping:
         max_norm: largest norm.
     """
 
-    def __init__(self, network: nn.Module, max_norm: float = 1.0) -> None:
-        self.network = network
-        self.max_norm = max_norm
+    network: nn.Module
+    max_norm: float = 1.0
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
@@ -173,7 +166,7 @@ class TrainingProgressBar(ProgressBar):
 
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
         """Register on a trainer."""
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
+        if process_rank() == 0:
             super().attach(engine, output_transform=lambda output: {"loss": float(output["loss"].detach())})
 
 
@@ -182,7 +175,7 @@ class EvaluationProgressBar(ProgressBar):
 
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
         """Register on an evaluator."""
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
+        if process_rank() == 0:
             super().attach(engine)
 
 

@@ -7,7 +7,7 @@ its network returns in training, so that it fits MONAI's ``SupervisedTrainer``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -49,16 +49,16 @@ def weighted_cross_entropy(logits: torch.Tensor, target: torch.Tensor, positive_
     return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=weight)
 
 
-def automatic_positive_weight(masks: torch.Tensor | Iterable[torch.Tensor], maximum: float = 50.0) -> float:
+def automatic_positive_weight(masks: Iterable[torch.Tensor], maximum: float = 50.0) -> float:
     """Positive weight w = sqrt(background pixels / foreground pixels) of training masks in {0, 1}, at most ``maximum``.
 
-    ``masks`` is one tensor or a sequence of them, of any shapes, so that a data set need not be in memory at once.
+    ``masks`` are tensors of any shapes, taken one by one, so that a data set need not be in memory at once.
 
     The full ratio balances the classes but, at the 1% of a lung nodule, makes false positives nearly free; its root
     lies between the paper's hand-picked weights for large and tiny structures. No foreground at all → ``maximum``.
     """
     foreground = pixels = 0
-    for part in [masks] if isinstance(masks, torch.Tensor) else masks:
+    for part in masks:
         foreground += int(part.sum())
         pixels += part.numel()
     if foreground == 0:
@@ -70,22 +70,18 @@ def settle_positive_weight(codec: CodecT, dataset: Dataset) -> CodecT:
     """Set an ``"automatic"`` ``positive_weight`` of a codec from its training masks, and return the codec.
 
     The weight is :func:`automatic_positive_weight` of all raters' non-empty masks of the data set, as preprocessing
-    leaves them: training rarely uses empty masks. It depends only on the data, is the same on every rank, and stays in
-    the codec's checkpoint. A codec that has a weight is returned as it is, and no data are read.
+    leaves them: training rarely uses empty masks. It stays in the codec's checkpoint. A codec that has a weight is
+    returned as it is, and no data are read.
 
     Args:
         codec: mask codec.
         dataset: training set whose items have ``label`` (R, H, W[, D]).
     """
     if bool(torch.isnan(codec.positive_weight)):
-        codec.positive_weight.fill_(automatic_positive_weight(_marked_masks(dataset)))
+        labels = (torch.as_tensor(dataset[i]["label"]) > 0 for i in range(len(dataset)))  # type: ignore[arg-type]
+        marked = (label[label.flatten(1).any(1)] for label in labels)
+        codec.positive_weight.fill_(automatic_positive_weight(marked))
     return codec
-
-
-def _marked_masks(dataset: Dataset) -> Iterator[torch.Tensor]:
-    for i in range(len(dataset)):  # type: ignore[arg-type]
-        label = torch.as_tensor(dataset[i]["label"]) > 0
-        yield label[label.flatten(1).any(1)]
 
 
 class CodecLoss(nn.Module):

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import Dataset
 
-from ..data.transforms import RaterConsensus
 from ..errors import InputError
+from ..metrics.masks import fuse_masks
 from ..networks.segmenter import LatentDiffusionSegmenter
 from ..networks.symmetries import apply_symmetry, count_symmetries
 
@@ -51,7 +51,6 @@ class MaskLatents:
         self, dataset: Dataset, segmenter: LatentDiffusionSegmenter, target: str = "random_rater", flips: bool = True
     ) -> None:
         self.target = target
-        self._consensus = RaterConsensus()
         self._positions: dict[str, int] = {}
         items = range(len(dataset))  # type: ignore[arg-type]
         marked: list[torch.Tensor] = []
@@ -128,7 +127,7 @@ class MaskLatents:
         if "case" not in item or "label" not in item:
             raise InputError(f"Training item {index} has {sorted(item)}; latents are kept by 'case' of each 'label'.")
         label = torch.as_tensor(item["label"]) > 0
-        return str(item["case"]), self._consensus(label) if self.target == "consensus" else label
+        return str(item["case"]), fuse_masks(label[None])[0] if self.target == "consensus" else label
 
     @staticmethod
     def _encode(masks: torch.Tensor, segmenter: LatentDiffusionSegmenter) -> torch.Tensor:

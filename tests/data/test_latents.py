@@ -94,7 +94,6 @@ def test_training_sees_what_it_sees_without(make_segmenter, target: str, size: t
     augmentation = BatchAugmentation(flips=True, gamma=0.3, brightness=0.05, contrast=0.1)
     batch = next(iter(DataLoader(items, batch_size=12)))
     latents = MaskLatents(items, segmenter, target)
-    assert latents._latents.shape[1] == (8 if size[0] == size[1] else 4)
     inputs = []
     for kept in (None, latents):
         torch.manual_seed(5)

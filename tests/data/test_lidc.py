@@ -162,7 +162,7 @@ def test_phantom_series_gives_the_phantom_crops(phantom: Path, tmp_path: Path) -
             item = items[f"{PATIENT}_nodule-{nodule.number}_slice-{number}"]
             image, masks, affine = load(tmp_path / "out", item)
             window = slice(row, row + 128), slice(column, column + 128)
-            np.testing.assert_array_equal(image, scan.draw(index)[window])
+            np.testing.assert_array_equal(image, scan.render(index)[window])
             np.testing.assert_array_equal(masks, nodule.draw(index)[(slice(None), *window)])
             np.testing.assert_allclose(affine, scan.affine(row, column, index), atol=1e-3)
             assert item["group"] == PATIENT
@@ -179,7 +179,7 @@ def test_whole_slices(phantom: Path, tmp_path: Path) -> None:
     for item, index in zip(items, indices, strict=True):
         image, masks, affine = load(tmp_path / "out", item)
         # 512 / 128: blocks of 4 x 4 pixels, averaged.
-        blocks = scan.draw(index).reshape(128, 4, 128, 4).mean(axis=(1, 3))
+        blocks = scan.render(index).reshape(128, 4, 128, 4).mean(axis=(1, 3))
         assert np.abs(image - blocks).max() <= 0.5
         full = np.any([nodule.draw(index) for nodule in scan.nodules], axis=0)
         np.testing.assert_array_equal(masks, full.reshape(4, 128, 4, 128, 4).mean(axis=(2, 4)) >= 0.5)

@@ -71,7 +71,7 @@ def test_select_leaves_absent_groups_out_and_counts_groups_not_cases(tmp_path):
     assert [case.key for case in kept] == ["A1", "C1"]
     assert chosen == {"A1": "training", "C1": "validation"}
     assert absent == 1
-    assert table.count_absent(kept) == 1  # Z
+    assert table.describe(kept)["listed_but_absent"] == 1  # Z
 
 
 def test_numbers_match_without_leading_zeros_and_text_does_not(tmp_path):

@@ -7,12 +7,10 @@ The two eyes of a child are alike, so groups are patients.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import InputError
-from .images import read_image, read_masks
-from .source import Case, PreparedCase, Source, SourceInfo
+from .source import Case, Source, SourceInfo
 
 __all__ = ["CHASESource"]
 
@@ -30,12 +28,8 @@ class CHASESource(Source):
         group_unit="patient",
         num_raters=len(OBSERVERS),
     )
-
     rater_names = OBSERVERS
-
-    def wants(self, member_name: str) -> bool:
-        """Only images and masks are needed."""
-        return member_name.lower().endswith((".jpg", ".png"))
+    suffixes = (".jpg", ".png")
 
     def find_cases(self, src: Path | None) -> list[Case]:
         """One case per eye."""
@@ -50,13 +44,7 @@ class CHASESource(Source):
                 if not mask.is_file():
                     raise InputError(f"{path}: has no mask; expected {mask}.")
             files = (str(path), *(str(mask) for mask in masks))
-            cases.append(Case(path.stem, match[1], files, {"image": path.stem}, files))
+            cases.append(Case(path.stem, match[1], columns={"image": path.stem}, files=files))
         if not cases:
             raise InputError(f"{src}: no Image_NNL.jpg or Image_NNR.jpg in it; expected the files of CHASE_DB1.")
         return cases
-
-    def read(self, case: Case) -> Iterator[PreparedCase]:
-        """The image at native size."""
-        image_path, *mask_paths = (Path(path) for path in case.payload)
-        image = read_image(image_path)
-        yield PreparedCase(case.key, image.array, read_masks(mask_paths, image_path, image.array))

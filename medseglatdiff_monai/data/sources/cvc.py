@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import csv
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import InputError
-from .images import find_images, read_image, read_masks
-from .source import Case, PreparedCase, Source, SourceInfo
+from .images import find_images
+from .source import Case, Source, SourceInfo
 
 __all__ = ["CVCSource"]
 
@@ -46,14 +46,11 @@ class CVCSource(Source):
         num_raters=1,
     )
     path_options = frozenset({"sequences_file"})
+    suffixes = (".png", ".tif", ".tiff", ".bmp")
 
     def __init__(self, sequences_file: str | None = None) -> None:
         self.sequences = None if sequences_file is None else _read_sequences(Path(sequences_file))
-        self.sequences_name = "the published sequences" if sequences_file is None else str(sequences_file)
-
-    def wants(self, member_name: str) -> bool:
-        """Only frames and masks are needed."""
-        return member_name.lower().endswith((".png", ".tif", ".tiff", ".bmp"))
+        self.sequences_file = sequences_file
 
     def find_cases(self, src: Path | None) -> list[Case]:
         """One case per frame; a PNG folder is preferred to a TIF folder beside it."""
@@ -76,16 +73,15 @@ class CVCSource(Source):
             if name not in masks:
                 raise InputError(f"{path}: has no mask; expected {mask_folder / path.name}.")
             sequence = self._find_sequence(name, path)
-            key = f"sequence-{sequence}_frame-{name}"
-            files = (str(path), str(masks[name]))
-            cases.append(Case(key, sequence, files, {"frame": name, "image": name}, files))
+            columns, files = {"frame": name, "image": name}, (str(path), str(masks[name]))
+            cases.append(Case(f"sequence-{sequence}_frame-{name}", sequence, columns=columns, files=files))
         return cases
 
     def _find_sequence(self, name: str, path: Path) -> str:
         if self.sequences is not None:
             if name not in self.sequences:
                 raise InputError(
-                    f"{path}: the frame {name} is not listed in {self.sequences_name}; add its sequence there."
+                    f"{path}: the frame {name} is not listed in {self.sequences_file}; add its sequence there."
                 )
             return self.sequences[name]
         if not name.isdecimal() or not 1 <= int(name) <= NUM_FRAMES:
@@ -94,12 +90,6 @@ class CVCSource(Source):
                 "(frame,sequence)."
             )
         return str(bisect_right(SEQUENCE_STARTS, int(name)))
-
-    def read(self, case: Case) -> Iterator[PreparedCase]:
-        """The frame at native size."""
-        image_path, mask_path = (Path(path) for path in case.payload)
-        image = read_image(image_path)
-        yield PreparedCase(case.key, image.array, read_masks([mask_path], image_path, image.array))
 
     def default_split(self, groups: Sequence[str]) -> dict[str, str] | None:
         """Sequences 19-23 for validation, 24-29 for test; None for the user's own sequences."""

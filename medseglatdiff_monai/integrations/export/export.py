@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...bundle.arguments import check_bundle_arguments
+from ...bundle.arguments import check_device
+from ...bundle.config import Bundle
 from ...errors import InputError, did_you_mean
 from ...startup import heavy_imports
 
@@ -49,7 +50,8 @@ def export(
             :func:`~medseglatdiff_monai.integrations.export.torchscript.export_torchscript` and
             :func:`~medseglatdiff_monai.integrations.export.onnx.export_onnx`.
     """
-    check_bundle_arguments(bundle, "inference", None, {**overrides, "device": device})
+    check_device(device)
+    Bundle(bundle).config("inference", {key: value for key, value in overrides.items() if value is not None})
     if format not in EXPORT_FORMATS:
         hint = did_you_mean(str(format), EXPORT_FORMATS)
         raise InputError(f"--format must be one of {', '.join(EXPORT_FORMATS)}, found {format!r}.{hint}")
