@@ -230,6 +230,18 @@ def test_bad_overlay_is_an_error_in_every_stage(overlay: Any, message: str, stag
             load_stage_config(LUNG, stage, overrides=overlay)
 
 
+def test_overlay_that_is_based_on_another(tmp_path: Path) -> None:
+    overlay = {"based_on": "unet", "+network_def#network": {"norm": "instance"}, "stages": {"train": {"draws": 3}}}
+    found, base = (
+        load_stage_config(LUNG, "train", name) for name in (write_json(tmp_path / "mine.json", overlay), "unet")
+    )
+    assert found["network_def"]["network"] == {**base["network_def"]["network"], "norm": "instance"}
+    assert (base["draws"], found["draws"]) == (1, 3)
+    assert found["train"] == base["train"]
+    with pytest.raises(InputError, match=r"Did you mean 'unet'\?"):
+        load_stage_config(LUNG, "train", write_json(tmp_path / "mine.json", {"based_on": "unett"}))
+
+
 def test_keys_that_begin_with_an_underscore_are_comments(tmp_path: Path) -> None:
     overlay = {
         "_why": "all",
