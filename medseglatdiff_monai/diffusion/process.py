@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import InputError
 
-__all__ = ["PREDICTION_TYPES", "DiffusionProcess", "check_one_pass", "direct_timesteps", "sampling_timesteps"]
+__all__ = ["DiffusionProcess", "check_one_pass", "direct_timesteps", "sampling_timesteps"]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 # With less, the mean of all masks is what a network predicts; timestep 700 of the cosine schedule has 0.2.

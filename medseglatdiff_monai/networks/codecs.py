@@ -17,7 +17,7 @@ from monai.networks.nets.vqvae import Decoder, Encoder
 from torch import nn
 
 from ..errors import InputError
-from .quantizer import QuantizerOutput, VectorQuantizer
+from .quantizer import VectorQuantizer
 
 __all__ = ["CodecBase", "IdentityCodec", "VQVAECodec", "check_divisible"]
 
@@ -72,8 +72,8 @@ class CodecBase(nn.Module):
         self.register_buffer("num_latent_updates", torch.zeros((), dtype=torch.long))
 
     def encoder_only(self) -> CodecBase:
-        """A codec that shares this one's encoder and holds nothing else that encoding does not need."""
-        raise NotImplementedError
+        """A codec that shares this one's encoder and holds nothing else; by default this one, without a decoder."""
+        return self
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Image or mask (B, C, H, W[, D]) → latent (B, d, H/f, W/f[, D/f])."""
@@ -144,10 +144,6 @@ class IdentityCodec(CodecBase):
     def __init__(self, channels: int = 1, logit_scale: float = 10.0) -> None:
         super().__init__(channels, downsampling=1)
         self.logit_scale = logit_scale
-
-    def encoder_only(self) -> IdentityCodec:
-        """This codec: it has no decoder to leave out."""
-        return self
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Mask in [0, 1] (B, C, H, W[, D]) → latent in [-1, 1], same shape."""
@@ -259,8 +255,7 @@ class VQVAECodec(CodecBase):
         if self.training:
             self.update_latent_statistics(z.detach().float())
         if self.quantizer is not None:
-            out: QuantizerOutput = self.quantizer(z)
-            z, loss, perplexity = out.quantized, out.loss, out.perplexity
+            z, _, loss, perplexity = self.quantizer(z)
         else:
             loss = perplexity = z.new_zeros(())
         if self.training and self.latent_noise > 0 and self.quantizer is None:
