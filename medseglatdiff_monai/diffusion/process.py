@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import InputError
 
-__all__ = ["DiffusionProcess", "check_one_pass", "direct_timesteps", "sampling_timesteps"]
+__all__ = ["DiffusionProcess", "check_one_pass", "direct_timesteps", "draw_stratified", "sampling_timesteps"]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 # With less, the mean of all masks is what a network predicts; timestep 700 of the cosine schedule has 0.2.
@@ -84,6 +84,15 @@ def direct_timesteps(first: int, num_train_timesteps: int, passes: int) -> list[
     if not 1 <= passes <= most:
         raise InputError(f"num_inference_steps of the sampler 'direct' must be in [1, {most}], found {passes}.")
     return [first - round(DIRECT_SHARE * num_train_timesteps * i / passes) for i in range(passes)]
+
+
+def draw_stratified(number: int, num_train_timesteps: int, device: torch.device) -> torch.Tensor:
+    """``number`` integers in [0, T), one from each of ``number`` equal bins, shuffled: (number,) int64.
+
+    Each alone is uniform; together they cover the schedule, which lowers the variance of the loss.
+    """
+    fraction = (torch.randperm(number, device=device) + torch.rand(number, device=device)) / number
+    return (fraction * num_train_timesteps).long().clamp_max(num_train_timesteps - 1)
 
 
 class DiffusionProcess(nn.Module):
@@ -202,9 +211,5 @@ class DiffusionProcess(nn.Module):
         return direct_timesteps(self.num_train_timesteps - 1, self.num_train_timesteps, passes)
 
     def draw_timesteps(self, number: int, device: torch.device) -> torch.Tensor:
-        """``number`` timesteps, uniform over [0, T) and stratified: one from each of ``number`` equal bins, shuffled.
-
-        Each timestep alone is uniform; together they cover the schedule, which lowers the variance of the loss.
-        """
-        fraction = (torch.randperm(number, device=device) + torch.rand(number, device=device)) / number
-        return (fraction * self.num_train_timesteps).long().clamp_max(self.num_train_timesteps - 1)
+        """``number`` timesteps in [0, T), see :func:`draw_stratified`."""
+        return draw_stratified(number, self.num_train_timesteps, device)

@@ -12,7 +12,7 @@ from monai.networks.schedulers import RFlowScheduler
 from torch import nn
 
 from ..errors import InputError
-from .process import direct_timesteps
+from .process import direct_timesteps, draw_stratified
 
 __all__ = ["RectifiedFlow"]
 
@@ -72,5 +72,4 @@ class RectifiedFlow(nn.Module):
 
         T itself, pure noise, is where sampling starts and so must be trained; 0 is never asked for.
         """
-        fraction = (torch.randperm(number, device=device) + torch.rand(number, device=device)) / number
-        return (fraction * self.num_train_timesteps).long().clamp_max(self.num_train_timesteps - 1) + 1
+        return draw_stratified(number, self.num_train_timesteps, device) + 1
