@@ -26,15 +26,7 @@ DIRECT_SHARE = 0.3
 
 
 def check_one_pass(subject: str, prediction_type: str | None) -> None:
-    """Refuse a network that predicts noise where masks are sampled from pure noise in one pass.
-
-    Args:
-        subject: what needs them, the beginning of the message.
-        prediction_type: what the network predicts.
-
-    Raises:
-        InputError: it predicts noise.
-    """
+    """Raise InputError, about ``subject``, for a network that predicts noise: one pass from pure noise needs x_0."""
     if prediction_type == "epsilon":
         raise InputError(
             f"{subject} predicts x_0 from pure noise, which a network that predicts noise (prediction_type 'epsilon') "

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from monai.networks.nets.vqvae import Decoder, Encoder
@@ -19,7 +20,7 @@ from torch import nn
 from ..errors import InputError
 from .quantizer import VectorQuantizer
 
-__all__ = ["CodecBase", "IdentityCodec", "VQVAECodec", "check_divisible"]
+__all__ = ["CodecBase", "IdentityCodec", "VQVAECodec", "check_divisible", "share_without"]
 
 
 def check_divisible(spatial_shape: Sequence[int], factor: int, name: str) -> None:
@@ -34,6 +35,16 @@ def check_divisible(spatial_shape: Sequence[int], factor: int, name: str) -> Non
     if any(side % factor for side in sides):
         nearest = tuple(max(factor, math.ceil(side / factor) * factor) for side in sides)
         raise InputError(f"Image size {sides} is not a multiple of {name}. Pad or resize it to {nearest}.")
+
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def share_without(module: ModuleT, *names: str) -> ModuleT:
+    """A copy that shares the parts of ``module``, without those named."""
+    part = copy.copy(module)
+    part._modules = {**module._modules, **dict.fromkeys(names)}
+    return part
 
 
 class CodecBase(nn.Module):
@@ -222,12 +233,7 @@ class VQVAECodec(CodecBase):
 
     def encoder_only(self) -> VQVAECodec:
         """A codec that shares this one's encoder and has no decoder, nor a codebook unless latents are quantised."""
-        part = copy.copy(self)
-        part._modules = dict(self._modules)
-        part.register_module("decoder", None)
-        if not self.quantize_latents:
-            part.quantizer = None
-        return part
+        return share_without(self, "decoder") if self.quantize_latents else share_without(self, "decoder", "quantizer")
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Image or mask (B, C, H, W[, D]) → latent (B, d, H/f, W/f[, D/f])."""

@@ -1,10 +1,8 @@
 """Runs in MLflow: a parent run for each training run, and nested in it one run for each stage.
 
-A stage's run holds the parameters, loss, learning rate, validation metrics, codebook use, pictures of validation
-cases, the environment, and which data it was trained on. What is logged each iteration and epoch, and how, is MONAI's
-``MLFlowHandler``; added here are parent runs, resumption, pictures and the behaviour without a server. Without a server
-all goes to one SQLite file beside the models (MLflow 3 takes no plain folder as a store); a server that does not answer
-never stops a training: the log continues in that file.
+What is logged each iteration and epoch, and how, is MONAI's ``MLFlowHandler``; added here are parent runs, resumption,
+pictures and the behaviour without a server: all goes to one SQLite file beside the models (MLflow 3 takes no plain
+folder as a store). A server that does not answer never stops a training: the log continues in that file.
 """
 
 from __future__ import annotations
