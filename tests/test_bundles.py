@@ -128,11 +128,8 @@ def test_short_values_stand_on_one_line(value: dict, text: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((bundles_dir().parent / "configs").rglob("*.json")), ids=lambda path: path.stem)
-def test_fragments_are_written_as_the_bundles_are(path: Path) -> None:
-    config = json.loads(path.read_text())
-    if "suites" in path.parts:
-        pytest.skip("suites are written by hand")
-    assert path.read_text() == dump_config(config)
+def test_configurations_are_written_as_the_bundles_are(path: Path) -> None:
+    assert path.read_text() == dump_config(json.loads(path.read_text()))
 
 
 def find_components(config: Any, path: str = "") -> Iterator[tuple[str, dict]]:
@@ -220,6 +217,18 @@ def test_bad_overlay_is_an_error_in_every_stage(overlay: Any, message: str, stag
     if isinstance(overlay, dict):
         with pytest.raises(InputError, match=message.replace("?", r"\?")):
             load_stage_config(LUNG, stage, overrides=overlay)
+
+
+def test_overlay_that_is_based_on_another(tmp_path: Path) -> None:
+    overlay = {"based_on": "unet", "+network_def#network": {"norm": "instance"}, "stages": {"train": {"draws": 3}}}
+    found, base = (
+        load_stage_config(LUNG, "train", name) for name in (write_json(tmp_path / "mine.json", overlay), "unet")
+    )
+    assert found["network_def"]["network"] == {**base["network_def"]["network"], "norm": "instance"}
+    assert (base["draws"], found["draws"]) == (1, 3)
+    assert found["train"] == base["train"]
+    with pytest.raises(InputError, match=r"Did you mean 'unet'\?"):
+        load_stage_config(LUNG, "train", write_json(tmp_path / "mine.json", {"based_on": "unett"}))
 
 
 def test_keys_that_begin_with_an_underscore_are_comments(tmp_path: Path) -> None:

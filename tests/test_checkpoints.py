@@ -39,7 +39,7 @@ def test_weights_are_flat_and_half_precision_and_whole_numbers_stay(tmp_path: Pa
 
 def test_full_precision_on_demand(tmp_path: Path) -> None:
     network = make_network()
-    save_weights(network, tmp_path / "model.pt", half=False)
+    save_tensors(network.state_dict(), tmp_path / "model.pt")
     assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["0.weight"], network[0].weight)
 
 

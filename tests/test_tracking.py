@@ -17,7 +17,8 @@ from monai.handlers import MLFlowHandler
 from small_runs import LUNG, run_sizes, small_sizes, write_prepared
 
 from medseglatdiff_monai.bundle.config import load_stage_config
-from medseglatdiff_monai.integrations.mlflow.tracking import RunTracker, read_run_ids, sqlite_uri, tracked_values
+from medseglatdiff_monai.integrations.mlflow.store import read_run_ids, sqlite_uri
+from medseglatdiff_monai.integrations.mlflow.tracking import RunTracker, tracked_values
 from medseglatdiff_monai.training.run import TRAINING_STAGES, train
 
 pytestmark = pytest.mark.integration

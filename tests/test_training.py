@@ -16,7 +16,7 @@ from small_runs import LUNG, SKIN, run_sizes, small_sizes, write_prepared
 from medseglatdiff_monai.bundle.config import load_stage_config
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.io.prepared import LoadCased
-from medseglatdiff_monai.networks import EncoderContext, load_published_weights
+from medseglatdiff_monai.networks.encoders import EncoderContext, load_published_weights
 from medseglatdiff_monai.networks.weights import load_tensors
 from medseglatdiff_monai.training import handlers as engines
 from medseglatdiff_monai.training import stages as training

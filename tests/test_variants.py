@@ -94,7 +94,7 @@ def test_variant_trains_and_samples(experiment: str, data: Path, codecs: Path, t
     assert logits.shape == (2, 3, 32, 32)
     assert not torch.equal(latents[0], latents[1])
     # What the overlay says is what the network is.
-    network, overlay = segmenter.network, load_experiment(experiment)
+    network, overlay = segmenter.network, load_experiment(experiment)[-1]
     for name in ("condition_dropout", "guidance_scale", "sampler"):
         assert getattr(network, name) == overlay.get(name, load_stage_config(LUNG, "train")[name])
     for name in ("prediction_type", "input_scale"):
@@ -201,8 +201,8 @@ def test_volumes_train_and_sample(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("experiment", ["ablations/kl", "ablations/rflow", "ablations/guidance"])
 def test_variants_of_volumes(experiment: str, tmp_path: Path) -> None:
-    """Overlays combine: one JSON file of both."""
-    overlay = {**load_experiment("volumetric"), **load_experiment(experiment)}
+    """Overlays combine: one is based on the other."""
+    overlay = {"based_on": "volumetric", **load_experiment(experiment)[-1]}
     (tmp_path / "both.json").write_text(json.dumps(overlay))
     config = {key: value for key, value in VOLUME_SIZES.items() if key in INFERENCE_KEYS}
     root = load_stage_config(LUNG, "inference", tmp_path / "both.json", config)

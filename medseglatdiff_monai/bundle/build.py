@@ -18,7 +18,7 @@ from ..files import read_json, save_json
 from .config import STAGES, Bundle, bundles_dir, check_stage_blocks, configs_dir, merge_keys, without_comments
 from .json_style import dump_config
 
-__all__ = ["build_bundle", "build_stages", "write_run_folder"]
+__all__ = ["build_bundle", "build_stages", "read_own", "write_run_folder"]
 
 # A run may be continued with more time, more epochs or another use of memory and workers; everything else must stay.
 FREE_KEYS = {
@@ -40,7 +40,7 @@ def build_stages(bundle_name: str) -> dict[str, dict[str, Any]]:
     names = dict.fromkeys(name for fragments in STAGES.values() for name in fragments)
     fragments = {name: read_json(configs_dir() / f"{name}.json") for name in names}
     path = configs_dir() / "bundles" / f"{bundle_name}.json"
-    own = read_json(path)
+    own = read_own(path)
     referred = set(re.findall(r"@([A-Za-z_]\w*)", json.dumps([own, fragments])))
     blocks = check_stage_blocks(own.pop("stages", {}), str(path))
     everywhere = {key for fragment in fragments.values() for key in fragment}
@@ -63,6 +63,13 @@ def build_stages(bundle_name: str) -> dict[str, dict[str, Any]]:
             config = merge_keys(config, copy.deepcopy(changes))
         configs[stage] = config
     return configs
+
+
+def read_own(path: Path) -> dict[str, Any]:
+    """A bundle's own file, laid over that of the bundle that it is ``based_on``, if it is."""
+    own = read_json(path)
+    base = own.pop("based_on", None)
+    return own if base is None else {**read_own(path.with_name(f"{base}.json")), **own}
 
 
 def build_bundle(bundle_name: str, destination: Path | None = None) -> list[Path]:

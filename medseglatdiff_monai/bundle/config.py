@@ -181,7 +181,8 @@ class Bundle:
         known = {key for config in self.stages.values() for key in _list_keys(config)}
         changes = []
         # All keys are checked before the first is merged, for which MONAI is imported.
-        for overlay, where in ((self.experiment, self._where), (overrides or {}, "The overrides")):
+        experiment = [(overlay, self._where) for overlay in self.experiment]
+        for overlay, where in (*experiment, (overrides or {}, "The overrides")):
             own = without_comments(overlay)
             blocks = check_stage_blocks(own.pop("stages", {}), where)
             for part in (own, *(block for name, block in blocks.items() if name in self.stages)):
@@ -203,21 +204,23 @@ def load_stage_config(
     return Bundle(bundle, experiment).config(stage, overrides)
 
 
-def load_experiment(experiment: str | Path | None) -> dict:
-    """Overlay of an experiment given as a JSON file or as a name under ``configs/experiments/``; {} for ``None``.
+def load_experiment(experiment: str | Path | None) -> list[dict[str, Any]]:
+    """Overlays of an experiment given as a JSON file or as a name under ``configs/experiments/``; [] for ``None``.
+
+    An overlay may name another one under ``based_on``: that one comes before it.
 
     Raises:
         InputError: there is none, the message names the nearest known name; or the file holds no keys.
     """
     if experiment is None:
-        return {}
+        return []
     folder = configs_dir() / "experiments"
     for candidate in (Path(experiment), folder / f"{experiment}.json"):
         if candidate.is_file():
             overlay = read_json(candidate)
             if not isinstance(overlay, dict):
                 raise InputError(f"{candidate} is no overlay: expected keys and values, {{...}}.")
-            return overlay
+            return [*load_experiment(overlay.pop("based_on", None)), overlay]
     known = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.json"))
     hint = did_you_mean(str(experiment), known)
     raise InputError(f"No experiment {str(experiment)!r}: expected a JSON file or one of {', '.join(known)}.{hint}")

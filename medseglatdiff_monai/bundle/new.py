@@ -19,9 +19,8 @@ from typing import Any
 
 from ..data.datalist import load_dataset_info
 from ..errors import InputError, unwrapped_errors
-from ..files import read_json
 from ..startup import heavy_imports
-from .build import build_bundle, write_run_folder
+from .build import build_bundle, read_own, write_run_folder
 from .config import STAGES, Bundle, bundles_dir
 from .metadata import make_metadata, write_documents
 
@@ -157,7 +156,7 @@ def _find_licence(source: Path) -> Path:
 
 def _build_in_tree(own_file: Path, source: Bundle, changes: Mapping[str, Any], made: Path) -> None:
     """Write the bundle's own file under ``configs/bundles/`` and build its stage files from it."""
-    before = read_json(own_file.with_name(f"{source.root.name}.json"))
+    before = read_own(own_file.with_name(f"{source.root.name}.json"))
     own_file.write_text(json.dumps(_join_own(before, changes, source), indent=2) + "\n")
     try:
         build_bundle(own_file.stem, destination=made)

@@ -82,7 +82,7 @@ def make_dataset(
         "description": info.description,
         "num_channels": channels,
         "num_raters": raters,
-        **({"raters": list(instance.rater_names)} if instance.rater_names else {}),
+        **({"raters": list(preparation.source.rater_names)} if preparation.source.rater_names else {}),
         **({"spatial_dims": 3} if volume else {}),
         "labels": dict(info.labels),
         "consensus": {"level": 0.5, "tie": "foreground"},

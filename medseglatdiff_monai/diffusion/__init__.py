@@ -1,7 +1,7 @@
 """Diffusion or rectified flow in the mask's latent space: the processes and their samplers."""
 
-from .process import PREDICTION_TYPES, DiffusionProcess, sampling_timesteps
+from .process import DiffusionProcess, sampling_timesteps
 from .rectified_flow import RectifiedFlow
-from .samplers import SAMPLERS, sample
+from .samplers import sample
 
-__all__ = ["PREDICTION_TYPES", "SAMPLERS", "DiffusionProcess", "RectifiedFlow", "sample", "sampling_timesteps"]
+__all__ = ["DiffusionProcess", "RectifiedFlow", "sample", "sampling_timesteps"]

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import InputError
 
-__all__ = ["PREDICTION_TYPES", "DiffusionProcess", "check_one_pass", "direct_timesteps", "sampling_timesteps"]
+__all__ = ["DiffusionProcess", "MaskProcess", "check_one_pass", "sampling_timesteps"]
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 # With less, the mean of all masks is what a network predicts; timestep 700 of the cosine schedule has 0.2.
@@ -26,15 +26,7 @@ DIRECT_SHARE = 0.3
 
 
 def check_one_pass(subject: str, prediction_type: str | None) -> None:
-    """Refuse a network that predicts noise where masks are sampled from pure noise in one pass.
-
-    Args:
-        subject: what needs them, the beginning of the message.
-        prediction_type: what the network predicts.
-
-    Raises:
-        InputError: it predicts noise.
-    """
+    """Raise InputError, about ``subject``, for a network that predicts noise: one pass from pure noise needs x_0."""
     if prediction_type == "epsilon":
         raise InputError(
             f"{subject} predicts x_0 from pure noise, which a network that predicts noise (prediction_type 'epsilon') "
@@ -74,19 +66,49 @@ def sampling_timesteps(
     return timesteps
 
 
-def direct_timesteps(first: int, num_train_timesteps: int, passes: int) -> list[int]:
-    """Timesteps of the direct sampler: ``first``, pure noise, then evenly over 30% of T: (999, 1000, 2) → [999, 849].
+class MaskProcess(nn.Module):
+    """What diffusion and rectified flow share.
+
+    Args:
+        num_train_timesteps: T, the number of training timesteps.
+        first_timestep: pure noise, the last of the T; the others are the whole numbers before it.
+        input_scale: s, the standard deviation to which standardised latents are scaled.
 
     Raises:
-        InputError: ``passes`` is not in [1, 0.3 T].
+        InputError: ``input_scale`` is not positive.
     """
-    most = max(1, int(DIRECT_SHARE * num_train_timesteps))
-    if not 1 <= passes <= most:
-        raise InputError(f"num_inference_steps of the sampler 'direct' must be in [1, {most}], found {passes}.")
-    return [first - round(DIRECT_SHARE * num_train_timesteps * i / passes) for i in range(passes)]
+
+    def __init__(self, num_train_timesteps: int, first_timestep: int, input_scale: float) -> None:
+        super().__init__()
+        if input_scale <= 0:
+            raise InputError(f"input_scale must be positive, found {input_scale}.")
+        self.num_train_timesteps = num_train_timesteps
+        self.first_timestep = first_timestep
+        self.input_scale = input_scale
+
+    def direct_timesteps(self, passes: int) -> list[int]:
+        """Timesteps of the direct sampler: pure noise, then evenly over 30% of T, e.g. [999, 849] for 2 passes of 1000.
+
+        Raises:
+            InputError: ``passes`` is not in [1, 0.3 T].
+        """
+        most = max(1, int(DIRECT_SHARE * self.num_train_timesteps))
+        if not 1 <= passes <= most:
+            raise InputError(f"num_inference_steps of the sampler 'direct' must be in [1, {most}], found {passes}.")
+        reach = DIRECT_SHARE * self.num_train_timesteps
+        return [self.first_timestep - round(reach * i / passes) for i in range(passes)]
+
+    def draw_timesteps(self, number: int, device: torch.device) -> torch.Tensor:
+        """``number`` timesteps, uniform over the T and stratified: one from each of ``number`` equal bins, shuffled.
+
+        Each timestep alone is uniform; together they cover the schedule, which lowers the variance of the loss.
+        """
+        last = self.num_train_timesteps - 1
+        fraction = (torch.randperm(number, device=device) + torch.rand(number, device=device)) / number
+        return (fraction * self.num_train_timesteps).long().clamp_max(last) + (self.first_timestep - last)
 
 
-class DiffusionProcess(nn.Module):
+class DiffusionProcess(MaskProcess):
     """Forward process, targets and loss weights.
 
     Args:
@@ -118,22 +140,18 @@ class DiffusionProcess(nn.Module):
         timestep_power: float = 1.0,
         last_timestep: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_train_timesteps, num_train_timesteps - 1, input_scale)
         if prediction_type not in PREDICTION_TYPES:
             known = ", ".join(PREDICTION_TYPES)
             raise InputError(f"prediction_type must be one of {known}, found {prediction_type!r}.")
-        if input_scale <= 0:
-            raise InputError(f"input_scale must be positive, found {input_scale}.")
         if timestep_power < 1:
             raise InputError(f"timestep_power must be at least 1, found {timestep_power}.")
         if not 0 <= last_timestep < num_train_timesteps:
             raise InputError(f"last_timestep must be in [0, {num_train_timesteps}), found {last_timestep}.")
-        self.num_train_timesteps = num_train_timesteps
         self.timestep_power = timestep_power
         self.last_timestep = last_timestep
         self.schedule = schedule
         self.prediction_type = prediction_type
-        self.input_scale = input_scale
         self.max_loss_weight = max_loss_weight
         alphas_cumprod = DDPMScheduler(num_train_timesteps, schedule).alphas_cumprod
         # Recomputed from the configuration, so not part of the checkpoint.
@@ -196,15 +214,3 @@ class DiffusionProcess(nn.Module):
         return sampling_timesteps(
             self.num_train_timesteps, num_inference_steps, self.timestep_power, self.last_timestep
         )
-
-    def direct_timesteps(self, passes: int) -> list[int]:
-        """The timesteps of ``passes`` passes of the direct sampler; see :func:`direct_timesteps`."""
-        return direct_timesteps(self.num_train_timesteps - 1, self.num_train_timesteps, passes)
-
-    def draw_timesteps(self, number: int, device: torch.device) -> torch.Tensor:
-        """``number`` timesteps, uniform over [0, T) and stratified: one from each of ``number`` equal bins, shuffled.
-
-        Each timestep alone is uniform; together they cover the schedule, which lowers the variance of the loss.
-        """
-        fraction = (torch.randperm(number, device=device) + torch.rand(number, device=device)) / number
-        return (fraction * self.num_train_timesteps).long().clamp_max(self.num_train_timesteps - 1)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import torch
 from monai.networks.schedulers import RFlowScheduler
-from torch import nn
 
 from ..errors import InputError
-from .process import direct_timesteps
+from .process import MaskProcess
 
 __all__ = ["RectifiedFlow"]
 
 
-class RectifiedFlow(nn.Module):
-    """Forward path, target and timesteps; sampled by ``"rflow"``, or in one pass by ``"direct"``.
+class RectifiedFlow(MaskProcess):
+    """Forward path and target; sampled by ``"rflow"``, or in one pass by ``"direct"``.
+
+    Timesteps are 1 to T: T, pure noise, is where sampling starts and so must be trained; 0 is never asked for.
 
     Args:
         num_train_timesteps: T, the number of training timesteps.
@@ -31,14 +32,10 @@ class RectifiedFlow(nn.Module):
     prediction_type = "velocity"
 
     def __init__(self, num_train_timesteps: int = 1000, input_scale: float = 0.5) -> None:
-        super().__init__()
         # MONAI converts the sampler's timesteps to half precision in between, which is exact up to 2048.
         if not 1 <= num_train_timesteps <= 2048:
             raise InputError(f"num_train_timesteps must be in [1, 2048], found {num_train_timesteps}.")
-        if input_scale <= 0:
-            raise InputError(f"input_scale must be positive, found {input_scale}.")
-        self.num_train_timesteps = num_train_timesteps
-        self.input_scale = input_scale
+        super().__init__(num_train_timesteps, num_train_timesteps, input_scale)
 
     def make_scheduler(self) -> RFlowScheduler:
         """MONAI's scheduler of this process.
@@ -62,15 +59,3 @@ class RectifiedFlow(nn.Module):
     def predict_x0(self, output: torch.Tensor, z_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """Convert a velocity to x0 = z_t + t · v; tensors (B, d, h, w[, e]), ``timesteps`` (B,)."""
         return z_t + output * (timesteps / self.num_train_timesteps).view(-1, *([1] * (z_t.ndim - 1)))
-
-    def direct_timesteps(self, passes: int) -> list[int]:
-        """The timesteps of ``passes`` passes of the direct sampler; see :func:`~.process.direct_timesteps`."""
-        return direct_timesteps(self.num_train_timesteps, self.num_train_timesteps, passes)
-
-    def draw_timesteps(self, number: int, device: torch.device) -> torch.Tensor:
-        """``number`` timesteps, uniform over [1, T] and stratified as those of the diffusion process.
-
-        T itself, pure noise, is where sampling starts and so must be trained; 0 is never asked for.
-        """
-        fraction = (torch.randperm(number, device=device) + torch.rand(number, device=device)) / number
-        return (fraction * self.num_train_timesteps).long().clamp_max(self.num_train_timesteps - 1) + 1

@@ -11,15 +11,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from monai.networks.nets.vqvae import Decoder, Encoder
 from torch import nn
 
 from ..errors import InputError
-from .quantizer import QuantizerOutput, VectorQuantizer
+from .quantizer import VectorQuantizer
 
-__all__ = ["CodecBase", "IdentityCodec", "VQVAECodec", "check_divisible"]
+__all__ = ["CodecBase", "IdentityCodec", "VQVAECodec", "check_divisible", "share_without"]
 
 
 def check_divisible(spatial_shape: Sequence[int], factor: int, name: str) -> None:
@@ -34,6 +35,16 @@ def check_divisible(spatial_shape: Sequence[int], factor: int, name: str) -> Non
     if any(side % factor for side in sides):
         nearest = tuple(max(factor, math.ceil(side / factor) * factor) for side in sides)
         raise InputError(f"Image size {sides} is not a multiple of {name}. Pad or resize it to {nearest}.")
+
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def share_without(module: ModuleT, *names: str) -> ModuleT:
+    """A copy that shares the parts of ``module``, without those named."""
+    part = copy.copy(module)
+    part._modules = {**module._modules, **dict.fromkeys(names)}
+    return part
 
 
 class CodecBase(nn.Module):
@@ -72,8 +83,8 @@ class CodecBase(nn.Module):
         self.register_buffer("num_latent_updates", torch.zeros((), dtype=torch.long))
 
     def encoder_only(self) -> CodecBase:
-        """A codec that shares this one's encoder and holds nothing else that encoding does not need."""
-        raise NotImplementedError
+        """A codec that shares this one's encoder and holds nothing else; by default this one, without a decoder."""
+        return self
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Image or mask (B, C, H, W[, D]) → latent (B, d, H/f, W/f[, D/f])."""
@@ -144,10 +155,6 @@ class IdentityCodec(CodecBase):
     def __init__(self, channels: int = 1, logit_scale: float = 10.0) -> None:
         super().__init__(channels, downsampling=1)
         self.logit_scale = logit_scale
-
-    def encoder_only(self) -> IdentityCodec:
-        """This codec: it has no decoder to leave out."""
-        return self
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Mask in [0, 1] (B, C, H, W[, D]) → latent in [-1, 1], same shape."""
@@ -226,12 +233,7 @@ class VQVAECodec(CodecBase):
 
     def encoder_only(self) -> VQVAECodec:
         """A codec that shares this one's encoder and has no decoder, nor a codebook unless latents are quantised."""
-        part = copy.copy(self)
-        part._modules = dict(self._modules)
-        part.register_module("decoder", None)
-        if not self.quantize_latents:
-            part.quantizer = None
-        return part
+        return share_without(self, "decoder") if self.quantize_latents else share_without(self, "decoder", "quantizer")
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Image or mask (B, C, H, W[, D]) → latent (B, d, H/f, W/f[, D/f])."""
@@ -259,8 +261,7 @@ class VQVAECodec(CodecBase):
         if self.training:
             self.update_latent_statistics(z.detach().float())
         if self.quantizer is not None:
-            out: QuantizerOutput = self.quantizer(z)
-            z, loss, perplexity = out.quantized, out.loss, out.perplexity
+            z, _, loss, perplexity = self.quantizer(z)
         else:
             loss = perplexity = z.new_zeros(())
         if self.training and self.latent_noise > 0 and self.quantizer is None:

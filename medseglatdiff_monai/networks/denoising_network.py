@@ -1,8 +1,4 @@
-"""Training views of a segmenter: from images and raters' masks to what the loss compares.
-
-:class:`DenoisingNetwork` belongs to the diffusion stage and :class:`ScoringNetwork` to the scoring stage. Each is one
-forward pass, as a distributed wrapper requires.
-"""
+"""Training views of a segmenter, each one forward pass, as a distributed wrapper requires: images and masks → loss."""
 
 from __future__ import annotations
 

@@ -191,13 +191,11 @@ def _block(channels: int) -> nn.Module:
 
 
 def find_published_weights(name: str) -> Path:
-    """File with the ImageNet weights of an encoder.
+    """File with the ImageNet weights of an encoder, a key of :data:`ENCODERS`.
 
     Raises:
-        InputError: unknown name, or the package with the weights is not installed.
+        InputError: the package with the weights is not installed.
     """
-    if name not in ENCODERS:
-        raise InputError(f"image_encoder must be one of {', '.join(ENCODERS)}, or null; found {name!r}.")
     row = ENCODERS[name]
     spec = importlib.util.find_spec(row.package)
     if spec is None or spec.origin is None:

@@ -6,14 +6,13 @@ The encoder gives a normal posterior q(z|x) = N(mu, sigma^2) of each latent valu
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from monai.networks.nets import AutoencoderKL
 
 from ..errors import InputError
-from .codecs import CodecBase
+from .codecs import CodecBase, share_without
 
 __all__ = ["KLCodec", "kl_divergence"]
 
@@ -80,12 +79,8 @@ class KLCodec(CodecBase):
 
     def encoder_only(self) -> KLCodec:
         """A codec that shares this one's encoder and has no decoder."""
-        part = copy.copy(self)
-        part._modules = dict(self._modules)
-        part.autoencoder = copy.copy(self.autoencoder)
-        part.autoencoder._modules = dict(self.autoencoder._modules)
-        for name in ("quant_conv_log_sigma", "post_quant_conv", "decoder"):
-            setattr(part.autoencoder, name, None)
+        part = share_without(self)
+        part.autoencoder = share_without(self.autoencoder, "quant_conv_log_sigma", "post_quant_conv", "decoder")
         return part
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:

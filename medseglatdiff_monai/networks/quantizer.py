@@ -74,6 +74,8 @@ class VectorQuantizer(nn.Module):
             )
         if not 0.0 <= decay < 1.0:
             raise InputError(f"decay must be in [0, 1), found {decay}.")
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
         self.commitment_cost = commitment_cost
         self.update = update
         self.decay = decay
@@ -86,16 +88,6 @@ class VectorQuantizer(nn.Module):
         # Shares of the batch, not counts: they mean the same at any batch size.
         self.register_buffer("usage", torch.full((num_embeddings,), 1.0 / num_embeddings))
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
-
-    @property
-    def num_embeddings(self) -> int:
-        """K, the number of entries."""
-        return self.embedding.shape[0]
-
-    @property
-    def embedding_dim(self) -> int:
-        """Length d of an entry."""
-        return self.embedding.shape[1]
 
     def lookup(self, z: torch.Tensor) -> torch.Tensor:
         """Number of the nearest entry of each latent vector: (B, d, h, w[, e]) → (B, h, w[, e]) int64."""
@@ -118,7 +110,8 @@ class VectorQuantizer(nn.Module):
             z = z.float()
             flat = z.detach().movedim(1, -1).reshape(-1, self.embedding_dim)
             if self.training and not self.initialized:
-                self._initialize(flat)
+                self.embedding.data.copy_(self._draw(flat, self.num_embeddings))
+                self.initialized.fill_(True)
             indices = self.lookup(z.detach())
             quantized = self.embed(indices)
             loss = self.commitment_cost * F.mse_loss(z, quantized.detach())
@@ -130,11 +123,6 @@ class VectorQuantizer(nn.Module):
             share = counts / counts.sum()
             perplexity = torch.exp(-(share * share.clamp_min(1e-10).log()).sum())
             return QuantizerOutput(z + (quantized - z).detach(), indices, loss, perplexity)
-
-    @torch.no_grad()
-    def _initialize(self, flat: torch.Tensor) -> None:
-        self.embedding.data.copy_(self._draw(flat, self.num_embeddings))
-        self.initialized.fill_(True)
 
     @torch.no_grad()
     def _update(self, flat: torch.Tensor, indices: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

@@ -56,11 +56,11 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
     return state
 
 
-def save_weights(module: nn.Module, path: str | Path, half: bool = True) -> None:
+def save_weights(module: nn.Module, path: str | Path) -> None:
     """Write the flat state dict of ``module``, floating-point tensors in half precision."""
     state = {
         # Contiguous, so that the file does not depend on the memory format its network was trained in.
-        name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
+        name: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in module.state_dict().items()
     }
     save_tensors(state, path)

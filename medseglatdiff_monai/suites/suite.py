@@ -148,7 +148,7 @@ def load_suite(suite: str | Path) -> Suite:
     """
     path = find_suite(suite)
     content = without_comments(read_json(path))
-    systems = [_make(System, without_comments(entry), f"{path}, systems") for entry in content.pop("systems", [])]
+    systems = [_make(System, entry, f"{path}, systems") for entry in content.pop("systems", [])]
     evaluations: list[Evaluation] = []
     for entry in content.pop("evaluations", []):
         evaluations += _expand(without_comments(entry), f"{path}, evaluations")

@@ -82,7 +82,7 @@ class StageCheckpoint:
         initial_weights: weights that a new run starts from, e.g. those that a bundle came with. Their optimizer's state
             is not part of them, so that the learning rate warms up again. See :func:`start_from_weights`.
         published_encoder: an image encoder that the initial weights do not have starts from its published ImageNet
-            weights, see :func:`~medseglatdiff_monai.networks.load_published_weights`; else at random.
+            weights, see :func:`~medseglatdiff_monai.networks.encoders.load_published_weights`; else at random.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ from small_runs import LUNG, build_network, run_sizes, small_sizes, write_prepar
 
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.integrations.mlflow.tracking import read_run_ids
+from medseglatdiff_monai.integrations.mlflow.store import read_run_ids
 from medseglatdiff_monai.networks.weights import save_weights
 from medseglatdiff_monai.predict.image import segment_image
 from medseglatdiff_monai.training.run import train

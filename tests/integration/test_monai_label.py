@@ -30,7 +30,7 @@ from small_runs import BUNDLES, LUNG, POLYP, SKIN, build_network, run_sizes, sma
 from medseglatdiff_monai.bundle.build import write_run_folder
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.data.sources.phantom_dicom import write_phantom_dicom_series
-from medseglatdiff_monai.integrations.monai_label.drawing import draw_request
+from medseglatdiff_monai.integrations.monai_label.answer import answer_request
 from medseglatdiff_monai.networks.weights import save_weights
 from medseglatdiff_monai.predict.command import predict
 
@@ -208,7 +208,7 @@ def test_volume_is_answered_with_mask_and_volume_interval(server: Server, tmp_pa
     # The same numbers as in this environment, with other versions of numpy and pydicom.
     options = {"num_samples": 4, "num_inference_steps": 3, "seed": 5}
     request = {"image": str(server.studies / "scan-0.nii.gz"), "foreground": CLICK}
-    expected = draw_request(server.segmenter(LUNG, **options), request)
+    expected = answer_request(server.segmenter(LUNG, **options), request)
     params = server.infer(LUNG, "scan-0", foreground=CLICK, **options)
     assert {name: params[name] for name in expected.result} == expected.result
     assert options.items() <= params.items()
@@ -239,7 +239,7 @@ def test_uploaded_volume_and_whole_answer(server: Server) -> None:
 
 
 def test_picture_is_answered_with_mask_and_area_interval(server: Server) -> None:
-    expected = draw_request(server.segmenter(SKIN), {"image": str(server.studies / "picture-1.png")})
+    expected = answer_request(server.segmenter(SKIN), {"image": str(server.studies / "picture-1.png")})
     params = server.infer(SKIN, "picture-1")
     assert {name: params[name] for name in expected.result} == expected.result
     assert set(params["area_pixels"]) == {"consensus", "median", "interval"}
@@ -281,7 +281,7 @@ def test_request_without_an_image(server: Server) -> None:
 def test_strategy_proposes_the_picture_of_most_disagreement(server: Server) -> None:
     segmenter = server.segmenter(SKIN, num_samples=3, seed=1)
     scores = {
-        f"picture-{n}": draw_request(segmenter, {"image": str(server.studies / f"picture-{n}.png")}).result[
+        f"picture-{n}": answer_request(segmenter, {"image": str(server.studies / f"picture-{n}.png")}).result[
             "disagreement"
         ]
         for n in range(5)
@@ -331,7 +331,7 @@ def test_training_for_an_epoch_changes_what_is_drawn(server: Server) -> None:
     assert set(trained["left_out"]) == {"picture-0.png"}
     assert (Path(trained["run"]) / "models" / "model.pt").read_bytes() == (root / "models" / "model.pt").read_bytes()
     assert (root / "models" / "model_previous.pt").read_bytes() == before
-    expected = draw_request(
+    expected = answer_request(
         server.segmenter(LUNG), {"image": str(server.studies / "scan-2.nii.gz"), "foreground": CLICK}
     )
     after = server.infer(LUNG, "scan-2", foreground=CLICK)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from ignite.engine import Engine
 
 from medseglatdiff_monai.networks import CodecConditioner, DenoisingNetwork, VQVAECodec
-from medseglatdiff_monai.networks.weights import load_weights, save_tensors, save_weights
+from medseglatdiff_monai.networks.weights import load_weights, save_tensors
 from medseglatdiff_monai.training.checkpoints import StageCheckpoint, start_from_weights
 from medseglatdiff_monai.training.losses import DenoisingLoss
 
@@ -85,7 +85,7 @@ def test_mean_mask_in_the_loss() -> None:
 def test_weights_without_context_are_taken_to_start_from(make_segmenter, tmp_path) -> None:
     network, old = make_segmenter(), make_segmenter()
     network.conditioner = make_conditioner(context_channels=(16, 24))
-    save_weights(old, tmp_path / "old.pt", half=False)
+    save_tensors(old.state_dict(), tmp_path / "old.pt")
     with pytest.raises(ValueError, match=r"missing \(first: conditioner\.context"):
         load_weights(network, tmp_path / "old.pt")
     optimizer = torch.optim.SGD(network.denoiser.parameters(), lr=0.1)

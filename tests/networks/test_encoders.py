@@ -11,7 +11,7 @@ from torch import nn
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks import CodecConditioner, VQVAECodec, encoders
 from medseglatdiff_monai.networks.encoders import EncoderContext, ImageEncoder, load_published_weights
-from medseglatdiff_monai.networks.weights import save_weights
+from medseglatdiff_monai.networks.weights import save_tensors
 from medseglatdiff_monai.training.checkpoints import StageCheckpoint, start_from_weights
 
 LITE0 = "efficientnet-lite0"
@@ -129,7 +129,7 @@ def test_parts_that_fit_are_taken_and_others_start_anew(make_segmenter, tmp_path
     after.denoiser = nn.Conv2d(7, 3, 1)
     for parameter in before.parameters():
         nn.init.normal_(parameter)
-    save_weights(before, tmp_path / "before.pt", half=False)
+    save_tensors(before.state_dict(), tmp_path / "before.pt")
     untouched = after.denoiser.weight.clone()
     with caplog.at_level("INFO"):
         assert start_from_weights(after, tmp_path / "before.pt") == ["denoiser"]

@@ -12,7 +12,7 @@ from torch.distributions import kl_divergence as reference_divergence
 
 from medseglatdiff_monai.networks import CodecConditioner, KLCodec
 from medseglatdiff_monai.networks.kl_codec import kl_divergence
-from medseglatdiff_monai.networks.weights import load_weights, save_weights
+from medseglatdiff_monai.networks.weights import load_weights, save_tensors
 from medseglatdiff_monai.training.losses import CodecLoss
 
 
@@ -85,7 +85,7 @@ def test_encoder_only_shares_weights_and_leaves_the_original_whole(tmp_path):
     conditioner(x).sum().backward()
     # Nothing idle: a distributed wrapper would wait for its gradient.
     assert all(parameter.grad is not None for parameter in conditioner.parameters())
-    save_weights(copy.deepcopy(part), tmp_path / "part.pt", half=False)
+    save_tensors(copy.deepcopy(part).state_dict(), tmp_path / "part.pt")
     assert torch.equal(load_weights(part, tmp_path / "part.pt").encode(x), codec.encode(x))
 
 

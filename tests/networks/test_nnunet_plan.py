@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.networks import PlannedUNet, plan_unet
-from medseglatdiff_monai.networks.baselines.nnunet_plan import head_strides, training_spacing
+from medseglatdiff_monai.networks import PlannedUNet
+from medseglatdiff_monai.networks.baselines.nnunet_plan import head_strides, plan_unet, training_spacing
 
 
 @pytest.mark.parametrize(

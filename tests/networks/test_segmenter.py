@@ -56,7 +56,7 @@ def test_trace_equals_the_network(make_segmenter):
     torch.testing.assert_close(traced(image), network(image))
 
 
-def turn(x: torch.Tensor, symmetry: int) -> torch.Tensor:
+def flip(x: torch.Tensor, symmetry: int) -> torch.Tensor:
     """Rows reversed, columns reversed, transposed: bits 0, 1 and 2."""
     x = x.flip(-2) if symmetry & 1 else x
     x = x.flip(-1) if symmetry & 2 else x
@@ -64,20 +64,20 @@ def turn(x: torch.Tensor, symmetry: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("size", "symmetries"), [((32, 32), (0, 3, 5, 6, 1, 2, 4, 7)), ((32, 24), (0, 3, 1, 2))])
-def test_each_sample_sees_the_image_turned_and_is_turned_back(make_segmenter, size, symmetries):
+def test_each_sample_sees_the_image_flipped_and_is_flipped_back(make_segmenter, size, symmetries):
     network, plain = make_segmenter(test_time_augmentation=True), make_segmenter()
     plain.load_state_dict(network.state_dict())
     image = torch.rand(2, 1, *size)
     found = network.ensemble_logits(image, 10, 3, ["a", "b"], chunk_size=3)
     for start, symmetry in enumerate(symmetries):
-        expected = plain.ensemble_logits(turn(image, symmetry), 10, 3, ["a", "b"])
+        expected = plain.ensemble_logits(flip(image, symmetry), 10, 3, ["a", "b"])
         for i in range(start, 10, len(symmetries)):
-            torch.testing.assert_close(turn(found[:, i], symmetry), expected[:, i])
+            torch.testing.assert_close(flip(found[:, i], symmetry), expected[:, i])
     # Fewer samples are the first of many; one image is what it is in a batch.
     torch.testing.assert_close(network.ensemble_logits(image[1:], 5, 3, ["b"])[0], found[1, :5])
 
 
-def test_forward_turns_as_the_ensemble_does(make_segmenter):
+def test_forward_flips_as_the_ensemble_does(make_segmenter):
     network = make_segmenter(num_samples=5, test_time_augmentation=True)
     image = torch.rand(2, 1, 32, 32)
     expected = (network.ensemble_logits(image, 5, cases=["", ""]) > 0).float().mean(1, keepdim=True)

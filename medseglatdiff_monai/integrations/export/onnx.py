@@ -38,20 +38,20 @@ SAMPLING = (
 )  # fmt: skip
 
 
-class _Denoiser(nn.Module):
+class _Part(nn.Module):
+    """A part of the network whose ``forward`` is one of its methods."""
+
     def __init__(self, network: LatentDiffusionSegmenter) -> None:
         super().__init__()
         self.network = network
 
+
+class _Denoiser(_Part):
     def forward(self, z_t: torch.Tensor, timesteps: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         return self.network.denoise_guided(z_t, timesteps, condition)
 
 
-class _MaskDecoder(nn.Module):
-    def __init__(self, network: LatentDiffusionSegmenter) -> None:
-        super().__init__()
-        self.network = network
-
+class _MaskDecoder(_Part):
     def forward(self, x_0: torch.Tensor) -> torch.Tensor:
         return self.network.decode_latents(x_0)
 

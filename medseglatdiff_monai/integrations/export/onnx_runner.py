@@ -186,15 +186,15 @@ def solve_directly(
     return x_0
 
 
-def turn(x: np.ndarray, symmetry: int) -> np.ndarray:
+def flip(x: np.ndarray, symmetry: int) -> np.ndarray:
     """Images (..., H, W) flipped by the bits of ``symmetry``: 0 up-down, 1 left-right, and then 2 transposed."""
     x = x[..., ::-1, :] if symmetry & 1 else x
     x = x[..., ::-1] if symmetry & 2 else x
     return np.ascontiguousarray(x.swapaxes(-1, -2) if symmetry & 4 else x)
 
 
-def turn_back(x: np.ndarray, symmetry: int) -> np.ndarray:
-    """``x`` of ``turn(x, symmetry)``."""
+def flip_back(x: np.ndarray, symmetry: int) -> np.ndarray:
+    """``x`` of ``flip(x, symmetry)``."""
     x = x.swapaxes(-1, -2) if symmetry & 4 else x
     x = x[..., ::-1] if symmetry & 2 else x
     return x[..., ::-1, :] if symmetry & 1 else x
@@ -300,11 +300,11 @@ class OnnxSegmenter:
             ValueError: a sample is not finite.
         """
         number = noise.shape[1]
-        turns = self._turns(number)
+        symmetries = self._choose_symmetries(number)
         encoded = {
-            symmetry: self._conditioner.run(None, {"image": turn(image, symmetry)})[0] for symmetry in set(turns)
+            symmetry: self._conditioner.run(None, {"image": flip(image, symmetry)})[0] for symmetry in set(symmetries)
         }
-        condition = np.stack([encoded[symmetry] for symmetry in turns], axis=1)
+        condition = np.stack([encoded[symmetry] for symmetry in symmetries], axis=1)
         condition = condition.reshape(-1, *condition.shape[2:])
         noise = noise.reshape(-1, *noise.shape[2:])
         logits = np.concatenate(
@@ -313,7 +313,7 @@ class OnnxSegmenter:
                 for start in range(0, len(noise), CHUNK_SIZE)
             ]
         ).reshape(len(image), number, *image.shape[2:])
-        logits = np.stack([turn_back(logits[:, i], symmetry) for i, symmetry in enumerate(turns)], axis=1)
+        logits = np.stack([flip_back(logits[:, i], symmetry) for i, symmetry in enumerate(symmetries)], axis=1)
         if not np.isfinite(logits).all():
             raise ValueError("A sampled mask is not finite: the networks or the image are damaged.")
         return logits
@@ -332,7 +332,7 @@ class OnnxSegmenter:
             "consensus_mask": consensus_mask,
         }
 
-    def _turns(self, num_samples: int) -> list[int]:
+    def _choose_symmetries(self, num_samples: int) -> list[int]:
         """Symmetry in which each sample sees the image: with test-time augmentation a different one each."""
         if not self.settings["test_time_augmentation"]:
             return [0] * num_samples

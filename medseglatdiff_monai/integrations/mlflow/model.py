@@ -24,6 +24,7 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 from monai.data import MetaTensor
+from monai.handlers import MLFlowHandler
 
 from ...bundle.config import Bundle
 from ...bundle.pack import bundle_files
@@ -31,7 +32,7 @@ from ...bundle.segmenter import load_segmenter
 from ...errors import InputError
 from ...files import SOURCE_TREE
 from ...predict.image import segment_image
-from .tracking import open_store, read_run_ids
+from .store import mlflow_environment, read_run_ids
 
 __all__ = ["BundleModel", "log_bundle"]
 
@@ -136,24 +137,24 @@ def log_bundle(opened: Bundle, tracking_uri: str, name: str, experiment_name: st
     """
     root, files = opened.root, bundle_files(opened)
     segmenter = load_segmenter(root, device="cpu")
-    client, experiment_id = _open(tracking_uri, experiment_name)
+    client, experiment_id = _open_store(tracking_uri, experiment_name)
     run_id = _find_run(root, tracking_uri, client)
-    staging = Path(tempfile.mkdtemp())
-    try:
+    where: dict[str, Any] = (
+        {"experiment_id": experiment_id, "run_name": root.name} if run_id is None else {"run_id": run_id}
+    )
+    with tempfile.TemporaryDirectory() as staging:
+        copy = Path(staging) / root.name
         for file in files:
-            target = staging / root.name / file.relative_to(root)
+            target = copy / file.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-        where: dict[str, Any] = (
-            {"run_id": run_id} if run_id is not None else {"experiment_id": experiment_id, "run_name": root.name}
-        )
         with _tracking(tracking_uri), mlflow.start_run(**where), warnings.catch_warnings():
             # Warnings about type hints that MLflow would like, and about its own deprecations.
             warnings.simplefilter("ignore")
             info = mlflow.pyfunc.log_model(
                 name="segmenter",
                 python_model=BundleModel(),
-                artifacts={"bundle": str(staging / root.name)},
+                artifacts={"bundle": str(copy)},
                 code_paths=[str(SOURCE_TREE / "medseglatdiff_monai")],
                 pip_requirements=_requirements(),
                 signature=_signature(segmenter.in_channels),
@@ -165,23 +166,27 @@ def log_bundle(opened: Bundle, tracking_uri: str, name: str, experiment_name: st
                     "intended_use": segmenter.metadata.get("intended_use"),
                 },
             )
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     version = int(info.registered_model_version)
     registry = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     registry.update_model_version(name, str(version), description=segmenter.metadata.get("description"))
     return f"models:/{name}/{version}", version
 
 
-def _open(tracking_uri: str, experiment_name: str) -> tuple[mlflow.MlflowClient, str]:
+def _open_store(tracking_uri: str, experiment_name: str) -> tuple[mlflow.MlflowClient, str]:
+    """Client of a store and the id of an experiment in it, which is made if there is none."""
     try:
-        return open_store(tracking_uri, experiment_name)
+        with mlflow_environment():
+            # MONAI's handler puts the artifacts of an SQLite store beside the database, and not in the current folder.
+            handler = MLFlowHandler(tracking_uri, experiment_name=experiment_name)
+            handler._set_experiment()
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise InputError(
             f"MLflow at {tracking_uri.rpartition('@')[2]} does not answer ({reason}). "
             "Start it ('mlflow server --backend-store-uri sqlite:///mlruns.db') or give another --tracking-uri."
         ) from error
+    experiment: Any = handler.experiment
+    return handler.client, experiment.experiment_id
 
 
 def _find_run(root: Path, tracking_uri: str, client: mlflow.MlflowClient) -> str | None:

@@ -1,24 +1,17 @@
 """Runs in MLflow: a parent run for each training run, and nested in it one run for each stage.
 
-A stage's run holds the parameters, loss, learning rate, validation metrics, codebook use, pictures of validation
-cases, the environment, and which data it was trained on. What is logged each iteration and epoch, and how, is MONAI's
-``MLFlowHandler``; added here are parent runs, resumption, pictures and the behaviour without a server. Run ids are kept
-in the run folder's ``mlruns.json``, so that an interrupted stage resumes in its own run. Without a server all
-goes to one SQLite file beside the models (MLflow 3 takes no plain folder as a store); a server that does not answer
-never stops a training: the log continues in that file.
+What is logged each iteration and epoch, and how, is MONAI's ``MLFlowHandler``; added here are parent runs, resumption,
+pictures and the behaviour without a server: all goes to one SQLite file beside the models (MLflow 3 takes no plain
+folder as a store). A server that does not answer never stops a training: the log continues in that file.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib.metadata
 import json
 import logging
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,87 +23,29 @@ from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 from monai.utils import flatten_dict
 
-from ...data.datalist import load_dataset_info
-from ...files import save_json
 from ...plots.comparison import ComparedCase, plot_comparison
+from .description import describe_run
+from .store import (
+    check_answer,
+    hide_password,
+    mlflow_environment,
+    read_run_ids,
+    resume_run,
+    save_run_ids,
+    sqlite_uri,
+)
 
-__all__ = ["RunTracker", "open_store", "read_run_ids", "sqlite_uri", "tracked_values"]
+__all__ = ["RunTracker", "tracked_values"]
 
 logger = logging.getLogger(__name__)
 
-RECORD = "mlruns.json"
-# Its stage file is called train.json, as MONAI wants it.
-DIFFUSION = "diffusion"
-# Stages whose validation samples masks.
-SEGMENTER_STAGES = (DIFFUSION, "scoring")
-# A server that is down must not delay a training; MLflow itself waits minutes for every call.
-PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
+EXPERIMENT = "medseglatdiff"
+# Cases of the first validation batch that are plotted after each validation.
+PANEL_CASES = 4
 # MLflow refuses longer values, and longer lists of parameters.
-MAX_PARAMETER, MAX_DIGEST, MAX_PARAMETERS = 500, 36, 100
+MAX_PARAMETER, MAX_PARAMETERS = 500, 100
 # Top-level keys that are not logged: an address may hold a password, and a deadline depends on one machine's clock.
 UNTRACKED = ("tracking_uri", "deadline")
-
-
-def sqlite_uri(output_dir: str | Path) -> str:
-    """MLflow tracking URI of ``output_dir/mlruns.db``; the folder is made, since MLflow makes the file alone."""
-    folder = Path(output_dir).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{folder / 'mlruns.db'}"
-
-
-@contextlib.contextmanager
-def _patience() -> Iterator[None]:
-    """MLflow's HTTP retries cut short, where the user has not set them."""
-    own = {name: value for name, value in PATIENCE.items() if name not in os.environ}
-    os.environ.update(own)
-    try:
-        yield
-    finally:
-        for name in own:
-            os.environ.pop(name, None)
-
-
-@contextlib.contextmanager
-def _explicit_address() -> Iterator[None]:
-    """``MLFLOW_TRACKING_URI`` set aside: MONAI's handler would take it before the address that it is given."""
-    own = os.environ.pop("MLFLOW_TRACKING_URI", None)
-    try:
-        yield
-    finally:
-        if own is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = own
-
-
-def open_store(tracking_uri: str, experiment_name: str) -> tuple[Any, str]:
-    """MLflow client of a store and the id of an experiment in it, which is made if there is none.
-
-    Artifacts of an SQLite store go to ``mlruns`` beside the database, and not to the current folder.
-
-    Raises:
-        mlflow.exceptions.MlflowException: the store does not answer, or refuses.
-    """
-    with _patience(), _explicit_address():
-        handler = MLFlowHandler(tracking_uri, experiment_name=experiment_name)
-        handler._set_experiment()
-    experiment: Any = handler.experiment
-    return handler.client, experiment.experiment_id
-
-
-def read_run_ids(output_dir: str | Path, tracking_uri: str) -> dict[str, str]:
-    """Ids of a run folder's MLflow runs in one store: ``"parent"`` and the stages; {} where there are none."""
-    path = Path(output_dir) / RECORD
-    if not path.is_file():
-        return {}
-    return json.loads(path.read_text()).get(_without_password(tracking_uri), {})
-
-
-def _without_password(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def tracked_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,6 +66,36 @@ def tracked_values(values: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def compare_cases(output: Mapping[str, Any], batch: Any) -> list[ComparedCase]:
+    """The first cases of a validation batch, for a picture; none for volumes, which are not plotted.
+
+    Args:
+        output: the validator's: ``label`` and ``pred``, which holds ``samples`` where masks are sampled.
+        batch: the validator's: ids under ``case``.
+    """
+    names = batch.get("case", []) if isinstance(batch, Mapping) else []
+    prediction, cases = output["pred"], []
+    for row in range(min(PANEL_CASES, len(output["label"]))):
+        label = _array(output["label"][row])
+        if isinstance(prediction, Mapping):
+            image, samples = _array(output["image"][row]), _array(prediction["samples"][row]) > 0
+            raters = label > 0
+        else:
+            # A codec: its target beside its reconstruction, masks as masks and images at their median.
+            image = label
+            level = 0.5 if set(np.unique(label)) <= {0.0, 1.0} else float(np.median(label))
+            samples, raters = _array(prediction[row]) > level, label > level
+        if image.ndim != 3:
+            return []
+        name = str(names[row]) if row < len(names) else f"case {row + 1}"
+        cases.append(ComparedCase(name, image.mean(0), raters, samples))
+    return cases
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return torch.as_tensor(tensor).detach().float().cpu().numpy()
+
+
 class RunTracker(MLFlowHandler):
     """Handler of a stage's trainer, which brings its validator along; logs to one MLflow run.
 
@@ -146,9 +111,7 @@ class RunTracker(MLFlowHandler):
         values: what the stage's configuration was resolved to, id for id; read when the training starts, see
             :func:`tracked_values`. In a configuration ``"$__local_refs"``: MONAI's own dictionary of them.
         validator: the stage's evaluator.
-        experiment_name: MLflow experiment.
         log_interval: iterations between two entries of loss and learning rate.
-        num_panel_cases: cases of the first validation batch that are plotted after each validation; 0 for none.
         last: whether the parent run is finished with this stage.
     """
 
@@ -160,9 +123,7 @@ class RunTracker(MLFlowHandler):
         dataset_dir: str | Path,
         values: Mapping[str, Any] | None = None,
         validator: Engine | None = None,
-        experiment_name: str = "medseglatdiff",
         log_interval: int = 20,
-        num_panel_cases: int = 4,
         last: bool = True,
     ) -> None:
         # MONAI's own is called with the start of a training: it opens the store.
@@ -172,9 +133,7 @@ class RunTracker(MLFlowHandler):
         self.dataset_dir = dataset_dir
         self.values: Mapping[str, Any] = {} if values is None else values
         self.validator = validator
-        self.experiment_name = experiment_name
         self.log_interval = log_interval
-        self.num_panel_cases = num_panel_cases
         self.last = last
         self.cur_run: Any = None
         self._parent_id: str | None = None
@@ -218,50 +177,21 @@ class RunTracker(MLFlowHandler):
 
     def _open(self, uri: str) -> None:
         """Find or make parent and stage run in a store, and log what is known from the start."""
-        with _patience(), _explicit_address():
-            super().__init__(
-                uri, experiment_name=self.experiment_name, output_transform=lambda output: output["loss"].detach()
-            )
-            self._set_experiment()
+        check_answer(uri)
+        super().__init__(uri, experiment_name=EXPERIMENT, output_transform=lambda output: output["loss"].detach())
+        self._set_experiment()
         experiment: Any = self.experiment
-        known = read_run_ids(self.output_dir, uri)
-        with _patience():
-            parent = self._resume(self.client, known.get("parent"), experiment.experiment_id, self.output_dir.name, {})
-            tags = {"mlflow.parentRunId": parent, "stage": self.stage}
-            run = self._resume(self.client, known.get(self.stage), experiment.experiment_id, self.stage, tags)
-            self._remember(uri, {**known, "parent": parent, self.stage: run})
-            self._parent_id, self.cur_run = parent, self.client.get_run(run)
-            self._describe()
+        where, known = experiment.experiment_id, read_run_ids(self.output_dir, uri)
+        parent = resume_run(self.client, known.get("parent"), where, self.output_dir.name, {})
+        tags = {"mlflow.parentRunId": parent, "stage": self.stage}
+        run_id = resume_run(self.client, known.get(self.stage), where, self.stage, tags)
+        save_run_ids(self.output_dir, uri, {**known, "parent": parent, self.stage: run_id})
+        self._parent_id, self.cur_run = parent, self.client.get_run(run_id)
+        self._log_start(uri)
 
-    @staticmethod
-    def _resume(client: Any, run_id: str | None, experiment_id: str, name: str, tags: dict[str, str]) -> str:
-        from mlflow.exceptions import MlflowException
-
-        if run_id is not None:
-            try:
-                run = client.get_run(run_id)
-                if run.info.lifecycle_stage == "active":
-                    client.update_run(run_id, status="RUNNING")
-                    return run_id
-            except MlflowException as error:
-                # Deleted for good, or a new database at the old address: start over. Silence is no such answer.
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-        return client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
-
-    def _remember(self, uri: str, ids: dict[str, str]) -> None:
-        path = self.output_dir / RECORD
-        record = json.loads(path.read_text()) if path.is_file() else {}
-        record[_without_password(uri)] = ids
-        save_json(record, path)
-
-    def _describe(self) -> None:
-        """Parameters, environment and data. A resumed run keeps the parameters that it began with."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
-
-        from ...provenance import provenance
-
-        state, run_id = self._trainer.state, self.cur_run.info.run_id
+    def _log_start(self, uri: str) -> None:
+        """Parameters, environment, data, configuration. A resumed run keeps the parameters that it began with."""
+        state = self._trainer.state
         values = {
             **tracked_values(self.values),
             **{name: getattr(state, name) for name in self.default_tracking_params},
@@ -272,38 +202,21 @@ class RunTracker(MLFlowHandler):
         names = list(parameters)
         for first in range(0, len(names), MAX_PARAMETERS):
             self._log_params({name: parameters[name] for name in names[first : first + MAX_PARAMETERS]})
-        environment = provenance(getattr(state, "device", None) or "cpu")
-        info = load_dataset_info(self.dataset_dir)
-        digest = hashlib.sha256((Path(self.dataset_dir) / "dataset.json").read_bytes()).hexdigest()
-        counts = {name: len(info.get(name, [])) for name in ("training", "validation", "test")}
-        tags = {f"environment.{key}": str(value) for key, value in environment.items()}
-        tags |= {"data.name": str(info.get("name")), "data.sha256": digest, "data.cases": json.dumps(counts)}
-        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-        if not self.cur_run.inputs.dataset_inputs:
-            source = json.dumps({"uri": str(Path(self.dataset_dir).absolute())})
-            profile = json.dumps({"num_rows": sum(counts.values()), **counts})
-            name = str(info.get("name") or Path(self.dataset_dir).name)
-            dataset = Dataset(name, digest[:MAX_DIGEST], "local", source, profile=profile)
-            self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-        packages = sorted({f"{found.name}=={found.version}" for found in importlib.metadata.distributions()})
-        self.client.log_text(run_id, "\n".join(packages) + "\n", "environment/packages.txt")
-        # What prepared the data and how, but no list of cases: ids of patients stay where the data is.
-        head = {key: value for key, value in info.items() if key not in counts} | {"counts": counts, "sha256": digest}
-        self.client.log_text(run_id, json.dumps(head, indent=2) + "\n", "data/dataset.json")
-        path = self.output_dir / "configs" / f"{'train' if self.stage == DIFFUSION else self.stage}.json"
+        describe_run(self.client, self.cur_run, self.dataset_dir, getattr(state, "device", None) or "cpu")
+        # The diffusion stage's file is called train.json, as MONAI wants it.
+        path = self.output_dir / "configs" / f"{'train' if self.stage == 'diffusion' else self.stage}.json"
         if path.is_file():
-            config = {**json.loads(path.read_text()), "tracking_uri": _without_password(str(self.tracking_uri))}
-            self.client.log_text(run_id, json.dumps(config, indent=2) + "\n", f"configs/{path.name}")
+            config = {**json.loads(path.read_text()), "tracking_uri": hide_password(uri)}
+            self.client.log_text(self.cur_run.info.run_id, json.dumps(config, indent=2) + "\n", f"configs/{path.name}")
 
     def _send(self, call: Callable[[], Any]) -> None:
         """Make a call of the client; where the store fails, say so and continue in the file beside the models."""
         local = sqlite_uri(self.output_dir)
         try:
-            if self.cur_run is None:
-                assert self.tracking_uri is not None
-                self._check(self.tracking_uri)
-                self._open(self.tracking_uri)
-            with _patience():
+            with mlflow_environment():
+                if self.cur_run is None:
+                    assert self.tracking_uri is not None
+                    self._open(self.tracking_uri)
                 call()
             return
         # Whatever a tracking store does wrong, hours of training are worth more than their record.
@@ -319,16 +232,10 @@ class RunTracker(MLFlowHandler):
             logger.warning(
                 "MLflow: %s does not answer (%s). Training continues and is logged to %s; look at it with "
                 "'mlflow ui --backend-store-uri %s'.",
-                _without_password(str(self.tracking_uri)), reason, local, local,
+                hide_password(str(self.tracking_uri)), reason, local, local,
             )  # fmt: skip
         self.tracking_uri, self.cur_run = local, None
         self._send(call)
-
-    @staticmethod
-    def _check(uri: str) -> None:
-        """Whether anything answers at an HTTP address, within seconds instead of MLflow's minutes."""
-        if uri.startswith(("http://", "https://")):
-            requests.get(uri, timeout=5, stream=True).close()
 
     def _log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """MONAI's, for finite values only, and to another store if this one fails."""
@@ -339,46 +246,22 @@ class RunTracker(MLFlowHandler):
 
     def _keep_panel(self, engine: Engine) -> None:
         output: Any = engine.state.output
-        batch: Any = engine.state.batch
-        names: Any = batch.get("case", []) if isinstance(batch, Mapping) else []
-        prediction, cases = output["pred"], []
-        for row in range(min(self.num_panel_cases, len(output["label"]))):
-            label = _array(output["label"][row])
-            if isinstance(prediction, Mapping):
-                image, samples = _array(output["image"][row]), _array(prediction["samples"][row]) > 0
-                raters = label > 0
-            else:
-                # A codec: its target beside its reconstruction, masks as masks and images at their median.
-                found = _array(prediction[row])
-                image = label
-                level = 0.5 if set(np.unique(label)) <= {0.0, 1.0} else float(np.median(label))
-                samples, raters = found > level, label > level
-            if image.ndim != 3:
-                # Volumes are not plotted.
-                return
-            name = str(names[row]) if row < len(names) else f"case {row + 1}"
-            cases.append(ComparedCase(name, image.mean(0), raters, samples))
-        self._panel = cases
+        self._panel = compare_cases(output, engine.state.batch)
 
     def _log_panel(self, engine: Engine) -> None:
         if not self._panel or self.tracking_uri is None:
             return
         epoch = engine.state.epoch
-        folder = Path(tempfile.mkdtemp())
+        sampled = self.stage in ("diffusion", "scoring")
+        caption = "raters and samples" if sampled else "target (as rater) and reconstruction (as sample)"
         try:
-            path = folder / f"epoch_{epoch:04d}.png"
-            plot_comparison(self._panel, path, f"{self.stage}, epoch {epoch}", self._caption())
-            self._send(lambda: self.client.log_artifact(self.cur_run.info.run_id, str(path), "panels"))
+            with tempfile.TemporaryDirectory() as folder:
+                path = f"{folder}/epoch_{epoch:04d}.png"
+                plot_comparison(self._panel, path, f"{self.stage}, epoch {epoch}", f"Validation cases: {caption}")
+                self._send(lambda: self.client.log_artifact(self.cur_run.info.run_id, path, "panels"))
         except Exception as error:
             # Hours of training are worth more than their pictures.
             logger.warning("No panel of epoch %d: %s", epoch, error)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _caption(self) -> str:
-        if self.stage in SEGMENTER_STAGES:
-            return "Validation cases: raters and samples"
-        return "Validation cases: target (as rater) and reconstruction (as sample)"
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
         self._end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -402,7 +285,3 @@ class RunTracker(MLFlowHandler):
         self.cur_run = None
         if self.tracking_uri is not None:
             self._dispose_sqlite_store()
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return torch.as_tensor(tensor).detach().float().cpu().numpy()

@@ -100,13 +100,10 @@ def _answered() -> Iterator[None]:
     try:
         with unwrapped_errors():
             yield
-    except InputError as error:
-        logger.warning("%s", error)
-        raise _refusal(MONAILabelError.INVALID_INPUT, str(error)) from error
-    except MONAILabelException as error:
-        logger.warning("%s", error.msg)
-        raise _refusal(error.error, str(error.msg)) from error
-
-
-def _refusal(error: MONAILabelError, message: str) -> HTTPException:
-    return HTTPException(status_code=422, detail={"error": error.value, "message": message})
+    except (InputError, MONAILabelException) as error:
+        if isinstance(error, InputError):
+            code, message = MONAILabelError.INVALID_INPUT, str(error)
+        else:
+            code, message = error.error, str(error.msg)
+        logger.warning("%s", message)
+        raise HTTPException(status_code=422, detail={"error": code.value, "message": message}) from error

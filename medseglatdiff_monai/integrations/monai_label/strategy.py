@@ -76,10 +76,12 @@ class Disagreement(Strategy):
             scored += 1
             started = time.monotonic()
             try:
-                value = self._score(task, {**options, **place, "image": datastore.get_image_uri(image), **device})
+                asked = {**options, **place, "image": datastore.get_image_uri(image), **device}
+                _, data = task({**asked, "skip_writer": True})
             except InputError as error:
                 left_out[image] = str(error)
                 continue
+            value = data["result"]["disagreement"]
             if value is None:
                 raise InputError("'num_samples' is 1; expected at least 2: a single sample agrees with itself.")
             scores[image] = value
@@ -100,11 +102,6 @@ class Disagreement(Strategy):
             "pending": pending,
             "left_out": left_out,
         }
-
-    @staticmethod
-    def _score(task: Any, request: dict[str, Any]) -> float | None:
-        _, data = task({**request, "skip_writer": True})
-        return data["result"]["disagreement"]
 
     def _find_task(self, request: Mapping[str, Any]) -> tuple[str, Any]:
         known = sorted(name for name, task in self.tasks.items() if hasattr(task, "weights_stamp"))

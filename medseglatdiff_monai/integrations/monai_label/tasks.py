@@ -29,7 +29,7 @@ from ...bundle.segmenter import Segmenter
 from ...errors import InputError
 from ...files import save_bytes, weights_sha256
 from ...io.reading import open_input
-from .drawing import draw_request
+from .answer import answer_request
 from .labelled import train_labelled
 
 __all__ = ["EnsembleInferTask", "EnsembleTrainTask"]
@@ -87,14 +87,14 @@ class EnsembleInferTask(BundleInferTask):
             weights_path=Path(self.get_path()),
             device=torch.device(device),
         )
-        drawing = draw_request(segmenter, data)
+        answer = answer_request(segmenter, data)
         data[self.output_label_key] = (
-            MetaTensor(torch.from_numpy(drawing.mask), affine=torch.from_numpy(drawing.affine))
-            if drawing.affine is not None
-            else drawing.mask
+            MetaTensor(torch.from_numpy(answer.mask), affine=torch.from_numpy(answer.affine))
+            if answer.affine is not None
+            else answer.mask
         )
-        data[self.output_json_key] = drawing.result
-        if drawing.affine is None and not data.get("result_extension"):
+        data[self.output_json_key] = answer.result
+        if answer.affine is None and not data.get("result_extension"):
             # In the picture's own format a JPEG would blur the mask.
             data["result_extension"] = ".png"
         return data

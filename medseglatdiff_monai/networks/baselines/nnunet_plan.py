@@ -180,12 +180,8 @@ class PlannedUNet(DynUNet):
 def training_spacing(items: Sequence[dict], dims: int = 2) -> list[float] | None:
     """Median spacing along each axis over the items of a datalist that have a ``spacing_mm``; ``None`` if none has.
 
-    Args:
-        items: datalist items.
-        dims: number of axes; spacings of another length are an error.
-
     Raises:
-        InputError: an item's spacing has another number of axes.
+        InputError: an item's spacing has another number of axes than ``dims``.
     """
     known = [item["spacing_mm"] for item in items if item.get("spacing_mm")]
     wrong = [spacing for spacing in known if len(spacing) != dims]

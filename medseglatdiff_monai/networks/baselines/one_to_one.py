@@ -1,10 +1,4 @@
-"""One-to-one segmenters: one mask per image, behind the interface of the one-to-many ones, and their training.
-
-:class:`OneToOneSegmenter` wraps any network from image to mask logits (MONAI's UNet, DynUNet, SwinUNETR, ...), so that
-training, evaluation and prediction treat it as an ensemble whose samples are all the same mask.
-:class:`SegmentingNetwork` is its training view and :class:`SegmentationLoss` what nnU-Net minimises: soft Dice plus
-cross-entropy, at several resolutions where the network has deep supervision heads.
-"""
+"""One-to-one segmenters: one mask per image, behind the interface of the one-to-many ones, and their training."""
 
 from __future__ import annotations
 
@@ -21,7 +15,7 @@ __all__ = ["OneToOneSegmenter", "SegmentationLoss", "SegmentingNetwork"]
 
 
 class OneToOneSegmenter(nn.Module):
-    """A segmentation network as an ensemble of equal samples.
+    """Any segmentation network (MONAI's UNet, DynUNet, SwinUNETR, ...) as an ensemble of equal samples.
 
     Args:
         network: image (B, C, H, W[, D]) → logits (B, 1, H, W[, D]). In training it may return several: a list of such
@@ -69,19 +63,9 @@ class OneToOneSegmenter(nn.Module):
         sampler: str | None = None,
         chunk_size: int = 64,
     ) -> torch.Tensor:
-        """The image's mask, ``num_samples`` times.
+        """Image (B, C, H, W[, D]) → its mask N times: logits (B, N, H, W[, D]) float32, views of one.
 
-        Args:
-            image: (B, C, H, W[, D]).
-            num_samples: N.
-            seed: without effect, as nothing is random; so are ``cases``, ``num_inference_steps`` and ``sampler``.
-            cases: see ``seed``.
-            num_inference_steps: see ``seed``.
-            sampler: see ``seed``.
-            chunk_size: how many images go through the network at once.
-
-        Returns:
-            Mask logits (B, N, H, W[, D]) float32; the N are views of one.
+        ``chunk_size`` images go through the network at once. Nothing is random: the other arguments have no effect.
         """
         logits = torch.cat([self.head_logits(part)[:, 0] for part in image.split(chunk_size)])
         return logits.float().expand(-1, num_samples, *[-1] * (image.ndim - 2))
@@ -92,13 +76,7 @@ class OneToOneSegmenter(nn.Module):
 
 
 class SegmentingNetwork(nn.Module):
-    """Training view of a one-to-one segmenter.
-
-    It is called as :class:`~medseglatdiff_monai.networks.DenoisingNetwork` is, so that one training stage serves both.
-
-    Args:
-        segmenter: the network that is trained.
-    """
+    """Training view of a one-to-one segmenter, called as :class:`~medseglatdiff_monai.networks.DenoisingNetwork` is."""
 
     def __init__(self, segmenter: OneToOneSegmenter) -> None:
         super().__init__()

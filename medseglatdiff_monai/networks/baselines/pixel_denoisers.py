@@ -67,10 +67,6 @@ class DenseImageEncoder(CodecBase):
         self.blocks = nn.Sequential(*(_ResidualDenseBlock(channels, growth) for _ in range(num_blocks)))
         self.last = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def encoder_only(self) -> DenseImageEncoder:
-        """This module: it has no decoder to leave out."""
-        return self
-
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Image (B, C, H, W) → features (B, channels, H, W)."""
         x = self.first(x)

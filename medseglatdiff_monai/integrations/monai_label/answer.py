@@ -25,17 +25,17 @@ from ...predict.image import segment_image
 from ...predict.measure import INTERVAL_PERCENT, Measurement
 from ...predict.nodule import segment_nodule
 
-__all__ = ["Drawing", "draw_request"]
+__all__ = ["Answer", "answer_request"]
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Answer:
     """The answer to a request.
 
     Attributes:
         mask: consensus, uint8 in {0, 1}; (X, Y, Z) for a NIfTI, (W, H) for a picture: x first, as in MONAI Label.
         affine: (4, 4), voxel index to RAS millimetres; ``None`` for a picture.
-        result: JSON values, see :func:`draw_request`.
+        result: JSON values, see :func:`answer_request`.
     """
 
     mask: np.ndarray
@@ -43,7 +43,7 @@ class Drawing:
     result: dict[str, Any]
 
 
-def draw_request(segmenter: Segmenter, request: Mapping[str, Any]) -> Drawing:
+def answer_request(segmenter: Segmenter, request: Mapping[str, Any]) -> Answer:
     """Segment what a request asks for.
 
     Args:
@@ -89,7 +89,7 @@ def draw_request(segmenter: Segmenter, request: Mapping[str, Any]) -> Drawing:
         for key in ("mean_entropy", "disagreement"):
             values = [nodule[key] for nodule in nodules if nodule[key] is not None]
             result[key] = round(float(np.mean(values)), 4) if values else None
-        return Drawing(mask, source.affine, result)
+        return Answer(mask, source.affine, result)
     return _segment_plane(segmenter, source, result)
 
 
@@ -138,14 +138,14 @@ def _segment_nodules(segmenter: Segmenter, source: VolumeInput, points: np.ndarr
     return mask, nodules
 
 
-def _segment_plane(segmenter: Segmenter, source: RasterInput | VolumeInput, result: dict[str, Any]) -> Drawing:
+def _segment_plane(segmenter: Segmenter, source: RasterInput | VolumeInput, result: dict[str, Any]) -> Answer:
     found = segment_image(segmenter, source)
     result |= {"area_pixels": _shorten(found.area_pixels()), **_describe_spread(found)}
     consensus = found.consensus().astype(np.uint8)
     if isinstance(source, RasterInput):
-        return Drawing(np.ascontiguousarray(consensus.T), None, result)
+        return Answer(np.ascontiguousarray(consensus.T), None, result)
     result["area_mm2"] = _shorten(found.area_mm2())
-    return Drawing(source.paste(torch.from_numpy(consensus), found.planes[0]), source.affine, result)
+    return Answer(source.paste(torch.from_numpy(consensus), found.planes[0]), source.affine, result)
 
 
 def _describe_spread(found: Ensemble) -> dict[str, Any]:
