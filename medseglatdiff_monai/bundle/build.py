@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, did_you_mean
-from ..files import read_json, save_json
+from ..files import SOURCE_TREE, read_json, save_json
 from .config import STAGES, Bundle, bundles_dir, check_stage_blocks, merge_keys, without_comments
 from .json_style import dump_config
+from .trust import write_trusted
 
 __all__ = ["build_all", "build_bundle", "build_stage", "build_stages", "write_run_folder"]
 
@@ -90,6 +91,7 @@ def build_all() -> None:
     for path in sorted((bundles_dir().parent / "configs" / "bundles").glob("*.json")):
         build_bundle(path.stem)
         print(f"Built: {path.stem}")
+    write_trusted(SOURCE_TREE)
 
 
 def write_run_folder(
@@ -114,11 +116,11 @@ def write_run_folder(
     source = Bundle.open(bundle, experiment)
     output = Path(output_dir).absolute()
     target = output / "configs"
+    configs = {stage: source.config(stage, overrides) for stage in STAGES}
     if output == source.root:
         if source.experiment or overrides:
             raise InputError("A bundle cannot be trained into its own folder with overrides: give --output-dir.")
         return output
-    configs = {stage: source.config(stage, overrides) for stage in STAGES}
     for stage, config in configs.items():
         path = target / f"{stage}.json"
         if path.is_file() and _fixed_part(read_json(path)) != _fixed_part(config):
