@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import pkgutil
 import re
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .bundle.trust import TRUST_VARIABLE
 from .errors import InputError, did_you_mean
 
 __all__ = ["COMMANDS", "main"]
@@ -231,7 +233,8 @@ class _Help(dict):
         medseglatdiff evaluate runs/lung --dataset-dir data/lidc --split validation --output-dir results/lung
         medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES_FOLDER --point=-62.5,41,-120 --output-dir out
 
-    medseglatdiff COMMAND --help lists a command's arguments.
+    medseglatdiff COMMAND --help lists a command's arguments. Every command takes --trust: a configuration may then run
+    code that is not of this package's own configurations.
     """
 
 
@@ -260,6 +263,11 @@ def main() -> None:
         described = _Help({key: row.describe() for key, row in rows.items()})
         fire.Fire(described, command=[*([] if given in HELP else [name]), "--", "--help"], name="medseglatdiff")
         return
+
+    if "--trust" in rest:
+        rest.remove("--trust")
+        # Processes that the command starts inherit it.
+        os.environ[TRUST_VARIABLE] = "1"
 
     # Text as it was typed: its type is the parameter's.
     @fire.decorators.SetParseFn(str)

@@ -106,11 +106,11 @@ def write_run_folder(
     source = bundle if isinstance(bundle, Bundle) else Bundle(bundle, experiment)
     output = Path(output_dir).absolute()
     target = output / "configs"
+    configs = {stage: source.config(stage, overrides) for stage in STAGES}
     if output == source.root:
         if source.experiment or overrides:
             raise InputError("A bundle cannot be trained into its own folder with overrides: give --output-dir.")
         return output
-    configs = {stage: source.config(stage, overrides) for stage in STAGES}
     for stage, config in configs.items():
         path = target / f"{stage}.json"
         if path.is_file() and _fixed_part(read_json(path)) != _fixed_part(config):

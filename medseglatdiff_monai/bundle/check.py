@@ -7,6 +7,7 @@ from pathlib import Path
 from .build import build_stages
 from .config import STAGES, Bundle, bundles_dir, configs_dir
 from .metadata import PLACEHOLDER
+from .trust import find_untrusted
 
 __all__ = ["check_bundle"]
 
@@ -25,8 +26,8 @@ def check_bundle(bundle: str | Path) -> list[str]:
     """Say what a bundle still lacks before it is given to others; the exit status is 1 if there is anything.
 
     Looked for: missing files; FILL IN in metadata, model card and data licence; metadata without a required entry,
-    whose version has no changelog entry, or that speaks of other sizes than the network's; in the source tree, stage
-    files that differ from configs/.
+    whose version has no changelog entry, or that speaks of other sizes than the network's; code that the package's own
+    configurations do not run; in the source tree, stage files that differ from configs/.
 
     Example: medseglatdiff check-bundle bundles/my_cells
 
@@ -51,6 +52,8 @@ def check_bundle(bundle: str | Path) -> list[str]:
     version = metadata.get("version")
     if version not in metadata.get("changelog", {}):
         found.append(f"configs/metadata.json: the changelog has no entry for version {version}")
+    for stage, config in opened.stages.items():
+        found += [f"configs/{stage}.json: runs code of its own, {line}" for line in find_untrusted(config)]
     if _has_content(root / "configs" / "inference.json"):
         config = opened.config("inference")
         described = metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})

@@ -19,6 +19,7 @@ from typing import Any
 from ..errors import InputError, did_you_mean
 from ..files import SOURCE_TREE, read_json
 from ..startup import heavy_imports
+from .trust import check_trusted
 
 __all__ = [
     "STAGES",
@@ -174,7 +175,8 @@ class Bundle:
                 them per stage. Keys that only other stages know are legal and have no effect.
 
         Raises:
-            InputError: the bundle has no such stage; an unknown key or stage, the message names the nearest known one.
+            InputError: the bundle has no such stage; an unknown key or stage, the message names the nearest known one;
+                the configuration would run code that is not trusted.
         """
         if stage not in self.stages:
             raise InputError(f"{self.root} has no configs/{stage}.json; it has {', '.join(self.stages) or 'no stage'}.")
@@ -194,6 +196,7 @@ class Bundle:
             here = set(_list_keys(config))
             own = {key: value for key, value in part.items() if key.removeprefix("+") in here}
             config = merge_keys(config, copy.deepcopy(own))
+        check_trusted(config, f"{self.root.name}, stage {stage},")
         return config
 
 
