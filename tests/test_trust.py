@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from small_runs import SKIN
 
-from medseglatdiff_monai.bundle import Bundle, bundles_dir, load_segmenter, write_run_folder
+from medseglatdiff_monai.bundle import Bundle, load_segmenter, write_run_folder
 from medseglatdiff_monai.bundle.check import check_bundle
+from medseglatdiff_monai.bundle.config import bundles_dir
 from medseglatdiff_monai.bundle.trust import TRUST_VARIABLE, TRUSTED, find_code, find_untrusted, write_trusted
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.files import SOURCE_TREE, read_json

@@ -62,7 +62,7 @@ def _describe_masks(dataset_file: str | Path, num_raters: int) -> str:
     empty, agreements = 0, []
     first, second = torch.triu_indices(num_raters, num_raters, offset=1)
     for item in items:
-        masks = load(item["label"]).as_tensor()[None].bool()
+        masks = torch.as_tensor(load(item["label"]))[None].bool()
         present = masks.flatten(2).any(2)[0]
         empty += int((~present).sum())
         iou = pairwise_iou(masks, masks)[0, first, second]
