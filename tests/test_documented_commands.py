@@ -146,7 +146,11 @@ def check_medseglatdiff(command: Command, page: Sequence[Command]) -> None:
     if "--help" in command.words:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(sys, "argv", command.words)
-            cli.main()
+            try:
+                cli.main()
+            except SystemExit as end:
+                if end.code:
+                    raise
         return
     name, given, keys = parse(command)
     bundle, experiment = given.get("bundle"), given.get("experiment")
