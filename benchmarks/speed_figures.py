@@ -90,7 +90,8 @@ def start_up_table(result: dict[str, Any]) -> str:
     """Markdown table of whole processes."""
     rows = [
         (
-            f"`{row['command']}`".replace(" (one PNG)`", " …`, one PNG"), spread(row["processor_seconds"]), spread(row["wall_seconds"]),
+            f"`{row['command']}`".replace(" (one PNG)`", " …`, one PNG"),
+            spread(row["processor_seconds"]), spread(row["wall_seconds"]),
             f"{row['peak_bytes']['median'] / 1e6:,.0f}",
         )
         for row in result["start_up"]
