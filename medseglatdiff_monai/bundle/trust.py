@@ -23,6 +23,8 @@ TRUST_VARIABLE = "MEDSEGLATDIFF_TRUST"
 TRUSTED = Path(__file__).with_name("trusted.json")
 # What needs no code of ours: MONAI has no other way to write these in an override.
 HARMLESS = {"$None", "$True", "$False"}
+# What the configurations of earlier versions ran, and so those of runs that were made with them.
+EARLIER = {"$torch.uint8", "SaveImaged", "medseglatdiff_monai.ensemble.transforms.mark_single_channel"}
 # So many are named in the message.
 NAMED = 5
 
@@ -85,4 +87,4 @@ def write_trusted(root: Path) -> Path:
 
 @cache
 def _trusted() -> frozenset[str]:
-    return frozenset(read_json(TRUSTED)) | HARMLESS
+    return frozenset(read_json(TRUSTED)) | HARMLESS | EARLIER
