@@ -165,18 +165,18 @@ def _say_suite(results: Mapping[str, Any], arguments: Mapping[str, Any]) -> None
 
 
 def _say_predictions(results: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> None:
-    from .predict.measure import format_number
+    from .predict.measure import format_number, format_spread
 
     for result in results:
         for nodule in result.get("nodules", ()):
             parts = []
             for key, name, unit in (("volume_mm3", "volume", "mm³"), ("longest_diameter_mm", "diameter", "mm")):
                 if nodule[key] is not None:
-                    low, high = (format_number(value) for value in nodule[key]["interval"])
-                    parts.append(f"{name} {format_number(nodule[key]['consensus'])} {unit} ({low} to {high})")
+                    size = nodule[key]
+                    parts.append(f"{name} {format_number(size['consensus'])} {unit}, {format_spread(size)}")
             iou = nodule["agreement"]["mean_pairwise_iou"]
             parts += [] if iou is None else [f"agreement of the samples {iou:.2f} IoU"]
-            print(f"{result['input']['name']}, nodule {nodule['number']}: {', '.join(parts)}")
+            print(f"{result['input']['name']}, nodule {nodule['number']}: {'; '.join(parts)}")
     print(f"Results: {arguments['output_dir']}")
 
 

@@ -221,6 +221,16 @@ def test_results_do_not_depend_on_the_batch_size(bundle: Path, data: Path, tmp_p
         assert one[case]["ged_v"] == pytest.approx(four[case]["ged_v"], abs=2e-3)
 
 
+def test_a_case_that_is_there_twice_is_refused(bundle: Path, data: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(data, tmp_path / "data")
+    info = json.loads((copy / "dataset.json").read_text())
+    info["validation"][1]["case"] = info["validation"][0]["case"]
+    (copy / "dataset.json").write_text(json.dumps(info))
+    with pytest.raises(InputError, match=r"dataset\.json: the validation part has 2 items of the case 'case-\d+'"):
+        evaluate(bundle, copy, tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
+
+
 def test_cases_are_drawn_by_seed(bundle: Path, data: Path, tmp_path: Path) -> None:
     drawn = {}
     for seed in range(4):

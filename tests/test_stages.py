@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import run
-from small_runs import BUNDLES, DATA, copy_bundle, run_sizes, small_sizes, write_prepared
+from PIL import Image
+from small_runs import BUNDLES, DATA, run_sizes, small_sizes, write_prepared, write_small_bundle
 
 from medseglatdiff_monai.bundle.config import bundles_dir
 from medseglatdiff_monai.networks.weights import stage_finished
+from medseglatdiff_monai.predict import predict
 from medseglatdiff_monai.training.run import TRAINING_STAGES
 
 pytestmark = pytest.mark.integration
@@ -54,31 +56,56 @@ def test_stages_run_one_after_the_other(name: str, tmp_path: Path) -> None:
         config_file=str(configs / "inference.json"), dataset_dir=str(data / "images"),
         **{**shared, "output_dir": str(tmp_path / "masks"), "weights": str(output / "models" / "model.pt")},
     )  # fmt: skip
-    assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 24
+    assert len(list((tmp_path / "masks").glob("*.png"))) == 24
 
 
 @pytest.mark.parametrize("name", BUNDLES)
-def test_inference_restores_the_native_frame(name: str, tmp_path: Path) -> None:
-    sizes = small_sizes(name)
-    root = copy_bundle(name, tmp_path / "bundle", **sizes)
-    data, output = write_prepared(tmp_path / "data", name, training=1, validation=1), tmp_path / "masks"
+def test_monai_alone_writes_what_predict_writes(name: str, tmp_path: Path) -> None:
+    """Pictures that are not square; for the lung bundle also a small one, and slices stored along two kinds of axes."""
+    root, images = write_small_bundle(tmp_path / "bundle", name), tmp_path / "images"
+    images.mkdir()
+    channels = DATA[name][0]
+    rng = np.random.default_rng(0)
+    for stem, size in {"wide": (72, 150), "tall": (140, 90), "small": (40, 52)}.items():
+        pixels = np.kron(rng.integers(0, 256, (size[0] // 2, size[1] // 2, channels)), np.ones((2, 2, 1)))
+        Image.fromarray(pixels.astype(np.uint8).squeeze()).save(images / f"{stem}.png")
+    if channels == 1:
+        voxels = np.kron(rng.integers(-900, 300, (75, 40)), np.ones((2, 2)))[..., None].astype(np.int16)
+        for stem, affine in (("ras", np.diag([0.7, 0.6, 2.0, 1.0])), ("lps", np.diag([-0.7, -0.6, 2.0, 1.0]))):
+            nibabel.save(nibabel.Nifti1Image(voxels, affine), images / f"{stem}.nii.gz")
+    files = sorted(images.iterdir())
     run(
         config_file=str(root / "configs" / "inference.json"),
-        **{**sizes, "bundle_root": str(root), "dataset_dir": str(data / "images"), "output_dir": str(output)},
-    )
-    side = nibabel.load(data / "masks" / "case-0.nii.gz").shape[0]
-    masks, maps = [], []
-    for path in sorted(output.glob("*.nii.gz")):
-        array = np.asarray(nibabel.load(path).dataobj).squeeze()
-        assert array.shape == (side, side)
-        (masks if array.dtype == np.uint8 else maps).append(array)
-    assert len(masks) == len(maps) == 2
-    for mask, confidence in zip(masks, maps, strict=True):
-        assert 0.05 < mask.mean() < 0.95
-        assert set(np.unique(mask)) == {0, 1}
-        assert confidence.min() >= 0
-        assert confidence.max() <= 1
-        if side == 128:
-            # The network sees the middle of the crop: nothing is claimed about its rim.
-            assert not mask[:32].any()
-            assert not mask[:, 96:].any()
+        bundle_root=str(root), dataset_dir=str(images), output_dir=str(tmp_path / "masks"),
+    )  # fmt: skip
+    for result in predict(root, files, tmp_path / "predicted"):
+        for kind in ("consensus", "confidence"):
+            expected = Path(result["files"][kind])
+            found = tmp_path / "masks" / expected.name
+            if expected.suffix == ".png":
+                mask, other = np.asarray(Image.open(found)), np.asarray(Image.open(expected))
+                assert mask.shape == tuple(result["input"]["shape"])
+            else:
+                one, two = nibabel.load(found), nibabel.load(expected)
+                np.testing.assert_array_equal(one.affine, two.affine)
+                assert one.get_data_dtype() == two.get_data_dtype()
+                mask, other = np.asarray(one.dataobj), np.asarray(two.dataobj)
+            np.testing.assert_array_equal(mask, other)
+            assert len(np.unique(mask)) > 1
+    assert len(list((tmp_path / "masks").iterdir())) == 2 * len(files)
+
+
+def test_monai_alone_refuses_a_volume(tmp_path: Path) -> None:
+    root = write_small_bundle(tmp_path / "bundle")
+    (tmp_path / "images").mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.zeros((70, 70, 3), np.int16), np.eye(4)), tmp_path / "images" / "scan.nii.gz")
+    with pytest.raises(RuntimeError) as caught:
+        run(
+            config_file=str(root / "configs" / "inference.json"),
+            bundle_root=str(root), dataset_dir=str(tmp_path / "images"), output_dir=str(tmp_path / "masks"),
+        )  # fmt: skip
+    messages, error = [], caught.value
+    while error is not None:
+        messages.append(str(error))
+        error = error.__cause__
+    assert any("scan.nii.gz: a volume; expected a picture or a NIfTI of one slice" in message for message in messages)

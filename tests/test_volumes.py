@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.predict.ensemble import Ensemble, stack_planes
-from medseglatdiff_monai.predict.measure import Measurement, longest_diameter
+from medseglatdiff_monai.predict.measure import Measurement, format_spread, longest_diameter
 from medseglatdiff_monai.predict.nodule import follow_nodule
 
 # Rows of 0.5 mm, columns of 0.75 mm, slices of 2 mm, as planes have them: rows run to the back, columns to the left.
@@ -108,8 +108,8 @@ def test_measurements_by_hand():
     assert found["volume_mm3"]["consensus"] == pytest.approx(7 * voxel)
     assert found["volume_mm3"]["samples"] == pytest.approx([8 * voxel, 7 * voxel, 6 * voxel])
     assert found["volume_mm3"]["median"] == pytest.approx(7 * voxel)
-    # 5 % and 95 % of the way through three sorted values: 6 + 0.1, 8 - 0.1.
-    assert found["volume_mm3"]["interval"] == pytest.approx([6.1 * voxel, 7.9 * voxel])
+    # Of three samples percentiles say nothing.
+    assert found["volume_mm3"]["interval"] is None
     # The samples are rows of pixels: as long as their widest slice.
     width = [np.hypot(4 * 0.75, 0.0), 5 * 0.75, 3 * 0.75]
     assert found["longest_diameter_mm"]["samples"] == pytest.approx(width)
@@ -142,9 +142,13 @@ def test_longest_diameter():
 
 
 def test_interval_is_linear_between_the_samples():
-    one = {"consensus": 4.0, "samples": [5.0], "median": 5.0, "interval": [5.0, 5.0]}
-    assert Measurement(4.0, [5.0]).describe() == one
-    assert Measurement(0, np.arange(21.0)[::-1].tolist()).describe()["interval"] == [1.0, 19.0]
+    few = Measurement(4.0, [5.0] * 15).describe()
+    assert few == {"consensus": 4.0, "samples": [5.0] * 15, "median": 5.0, "interval": None}
+    assert format_spread(few) == "median of 15 samples 5"
+    many = Measurement(11298.0, np.arange(21.0)[::-1].tolist()).describe()
+    assert many["interval"] == [1.0, 19.0]
+    # The consensus is told apart from it.
+    assert format_spread(many) == "median of 21 samples 10 (1 to 19)"
 
 
 def test_spread_by_hand():

@@ -7,6 +7,7 @@ a selection of cases by seed instead of the first ones.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from pathlib import Path
 
 from ..errors import InputError, check_count
@@ -41,19 +42,26 @@ def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None =
         seed: seed of that selection.
 
     Raises:
-        InputError: no such part, or it is empty; ``max_cases`` is no number of cases.
+        InputError: no such part, it is empty or names a case twice; ``max_cases`` is no number of cases.
     """
     check_count("--max-cases", max_cases)
     name = normalize_split(section)
     info = load_dataset_info(dataset_dir)
     if not info.get(name):
-        counts = {key: len(info.get(key, [])) for key in SPLITS}
-        raise InputError(f"The {name} part of {dataset_dir} is empty; it holds {counts}. Choose another split.")
+        sizes = {key: len(info.get(key, [])) for key in SPLITS}
+        raise InputError(f"The {name} part of {dataset_dir} is empty; it holds {sizes}. Choose another split.")
     # Imported here: MONAI takes seconds to import, and a missing data set should be reported before.
     from monai.data import load_decathlon_datalist
 
     path = Path(dataset_dir).absolute() / "dataset.json"
     items = load_decathlon_datalist(str(path), is_segmentation=True, data_list_key=name, base_dir=str(path.parent))
+    counts = Counter(item["case"] for item in items if "case" in item)
+    twice = next((case for case, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"{path}: the {name} part has {counts[twice]} items of the case {twice!r}; expected one, since noise and "
+            "results are kept by case. Prepare the data set again, or give each item its own case."
+        )
     if max_cases is not None and max_cases < len(items):
         chosen = sorted(random.Random(seed).sample(range(len(items)), max_cases))
         items = [items[i] for i in chosen]

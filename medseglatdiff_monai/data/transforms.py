@@ -15,7 +15,7 @@ import torch
 from monai.config import KeysCollection
 from monai.config.type_definitions import NdarrayOrTensor
 from monai.data import MetaTensor
-from monai.transforms import CenterSpatialCropd, Compose, MapTransform, RandomizableTransform, Transform
+from monai.transforms import CenterSpatialCropd, Compose, MapTransform, RandomizableTransform, SpatialPadd, Transform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
 from ..errors import InputError
@@ -24,6 +24,7 @@ from ..metrics.masks import check_fusion, fuse_masks
 __all__ = [
     "NormalizeCrop",
     "NormalizeCropd",
+    "PadWithMinimumd",
     "RandomRater",
     "RandomRaterd",
     "RaterConsensus",
@@ -155,6 +156,17 @@ class NormalizeCropd(_OverKeys):
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, NormalizeCrop(), allow_missing_keys)
+
+
+class PadWithMinimumd(SpatialPadd):
+    """Pad images to at least ``spatial_size`` with their own minimum, which `NormalizeCrop` makes 0."""
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        """Pad the images."""
+        padded = dict(data)
+        for key in self.key_iterator(padded):
+            padded[key] = self.padder(padded[key], value=float(padded[key].min()))
+        return padded
 
 
 def without_window(preprocessing: Compose) -> Compose:

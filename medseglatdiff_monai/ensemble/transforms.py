@@ -1,15 +1,17 @@
-"""From the inferer's dictionary under ``pred`` to the mask that MONAI Label, Deploy and ``SaveImaged`` expect there."""
+"""From the inferer's dictionary under ``pred`` to the masks that MONAI Label, Deploy and savers expect there."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import MetaKeys
 
-__all__ = ["SplitEnsembled", "mark_single_channel"]
+from .fusion import fuse_ensemble
+
+__all__ = ["FuseSamplesd", "SplitEnsembled"]
 
 
 class SplitEnsembled(MapTransform):
@@ -33,10 +35,35 @@ class SplitEnsembled(MapTransform):
         return item
 
 
-def mark_single_channel(mask: MetaTensor) -> MetaTensor:
-    """``mask`` (1, H, W[, D]) without its image's record of colour channels, for ``Invertd``'s ``post_func``.
+class FuseSamplesd(MapTransform):
+    """Samples that were brought back to the image's grid → confidence and consensus there.
 
-    MONAI 1.6 derives a tensor's spatial dimensions from that record and would not save the mask of an RGB image.
+    Interpolating the consensus itself would give another mask than `predict`, which interpolates each sample.
+
+    Args:
+        keys: key of the consensus that is written, usually ``"pred"``. The item has ``samples`` (N, H, W[, D]), of
+            which what reaches 1/2 is foreground, and ``confidence_map`` (1, H, W[, D]).
+        threshold: see :class:`~medseglatdiff_monai.ensemble.inferer.SamplingSettings`.
+        confidence: likewise.
+        fusion: likewise.
     """
-    mask.meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = float("nan")
-    return mask
+
+    def __init__(
+        self, keys: KeysCollection = "pred", threshold: float = 0.5, confidence: str = "samples", fusion: str = "mean"
+    ) -> None:
+        super().__init__(keys)
+        self.threshold, self.confidence, self.fusion = threshold, confidence, fusion
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Fuse one decollated item; ``entropy`` and ``staple_probability`` of the network's grid are dropped."""
+        item = {key: value for key, value in data.items() if key not in ("entropy", "staple_probability")}
+        samples = item["samples"].as_tensor() >= 0.5
+        if self.confidence == "samples":
+            share = samples.sum(0, keepdim=True).float() / len(samples)
+        else:
+            share = item["confidence_map"].as_tensor().clamp(0.0, 1.0)
+        fused = fuse_ensemble(samples[None], share[None], self.threshold, self.fusion)["consensus_mask"][0]
+        item["samples"], item["confidence_map"] = MetaTensor(samples.float()), MetaTensor(share)
+        for key in self.key_iterator(item):
+            item[key] = MetaTensor(fused.float())
+        return item

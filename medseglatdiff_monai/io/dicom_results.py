@@ -43,7 +43,8 @@ class SegmentedNodule:
         start: index of the first slice among the series' files.
         consensus: (X, Y, slices) bool or uint8: columns, rows, slices of the series.
         confidence: (X, Y, slices) float32 in [0, 1].
-        measurements: see :meth:`~medseglatdiff_monai.predict.ensemble.Ensemble.describe`.
+        measurements: see :meth:`~medseglatdiff_monai.predict.ensemble.Ensemble.describe`; with ``notes``, texts for
+            whoever uses the result, and ``complete``, whether all of the nodule was segmented.
     """
 
     start: int
@@ -107,7 +108,7 @@ class DicomWriter:
         with warnings.catch_warnings():
             # Names without a caret are common in research data, and are the source's own.
             warnings.filterwarnings("ignore", message="The string .* is unlikely to represent the intended person name")
-            described = self._describe_segments(len(nodules))
+            described = self._describe_segments([nodule.measurements for nodule in nodules])
             seg = self._segment(slices, consensus, "BINARY", described, "seg_consensus")
             maps = self._segment(slices, confidence, "FRACTIONAL", described, "seg_confidence")
             report = self._report(slices, seg, [nodule.measurements for nodule in nodules])
@@ -129,7 +130,7 @@ class DicomWriter:
             "device_serial_number": self.record["weights_sha256"][:16],
         }
 
-    def _describe_segments(self, number: int) -> list[Any]:
+    def _describe_segments(self, measured: Sequence[Mapping[str, Any]]) -> list[Any]:
         from highdicom import UID, AlgorithmIdentificationSequence
         from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
         from pydicom.sr.codedict import codes
@@ -145,7 +146,7 @@ class DicomWriter:
                 "weights_sha256": self.record["weights_sha256"],
             },
         )
-        return [
+        segments = [
             SegmentDescription(
                 segment_number=place + 1,
                 segment_label=f"Nodule {place + 1}",
@@ -158,8 +159,12 @@ class DicomWriter:
                 tracking_id=f"Nodule {place + 1}",
                 anatomic_regions=[codes.SCT.Lung],
             )
-            for place in range(number)
+            for place in range(len(measured))
         ]
+        for segment, values in zip(segments, measured, strict=True):
+            if notes := _join_notes(values):
+                segment.SegmentDescription = notes
+        return segments
 
     def _segment(self, slices: Sequence[Any], values: np.ndarray, kind: str, described: list[Any], name: str) -> Any:
         from highdicom import UID
@@ -217,6 +222,14 @@ class DicomWriter:
             )
             for segment, values in zip(seg.SegmentSequence, measured, strict=True)
         ]
+        for group, values in zip(groups, measured, strict=True):
+            if notes := _join_notes(values):
+                # The template has no place for remarks, and may be extended.
+                group[0].ContentSequence.append(
+                    sr.TextContentItem(
+                        name=codes.DCM.Comment, value=notes, relationship_type=sr.RelationshipTypeValues.CONTAINS
+                    )
+                )
         report = sr.MeasurementReport(
             observation_context=sr.ObservationContext(observer_device_context=observer),
             procedure_reported=sr.CodedConcept("24627-2", "LN", "CT Chest"),
@@ -231,7 +244,7 @@ class DicomWriter:
             sop_instance_uid=UID(),
             instance_number=1,
             manufacturer=MANUFACTURER,
-            is_complete=True,
+            is_complete=all(values.get("complete", True) for values in measured),
             series_description="Nodule measurements with intervals over sampled masks",
         )
 
@@ -256,6 +269,8 @@ class DicomWriter:
                 continue
             measurements.append(Measurement(name=name, value=numbers["consensus"], unit=unit))
             for derivation, entry, place in derivations:
+                if numbers[entry] is None:
+                    continue
                 number = numbers[entry] if place is None else numbers[entry][place]
                 measurements.append(Measurement(name=name, value=number, unit=unit, derivation=derivation))
         agreement = values["agreement"]["mean_pairwise_iou"]
@@ -263,6 +278,11 @@ class DicomWriter:
             name = CodedConcept("MEAN-PAIR-IOU", OWN_SCHEME, "Mean pairwise intersection over union of samples")
             measurements.append(Measurement(name=name, value=agreement, unit=codes.UCUM.NoUnits))
         return measurements
+
+
+def _join_notes(values: Mapping[str, Any]) -> str:
+    """Remarks about a nodule as one text, of at most the 1024 characters that a short text holds."""
+    return " ".join(values.get("notes", ()))[:1024]
 
 
 def _read_header(path: str) -> Any:

@@ -1,7 +1,8 @@
 """DICOM CT series: find them in any folder layout, check that no slice is missing, read them in Hounsfield units.
 
-Headers are read by pydicom, which names the offending file; pixels by ITK through MONAI's `ITKReader`, which applies
-rescale slope and intercept. A series is identified by its SeriesInstanceUID, never by folder or file names.
+Headers are read and checked by `dicom_headers`, which names the offending file; pixels by ITK through MONAI's
+`ITKReader`, which applies rescale slope and intercept. A series is identified by its SeriesInstanceUID, never by folder
+or file names.
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ import torch
 from monai.data import ITKReader, MetaTensor
 
 from ..errors import InputError
+from .dicom_headers import SliceHeader, check_bits, read_header
 
 __all__ = ["DicomSeries", "check_ct", "check_slices", "find_series", "read_volume"]
 
-HEADER_TAGS = [
-    "BitsAllocated", "Columns", "ImageOrientationPatient", "ImagePositionPatient", "InstanceNumber", "Modality",
-    "NumberOfFrames", "PatientID", "PixelSpacing", "Rows", "SamplesPerPixel", "SeriesInstanceUID", "StudyInstanceUID",
-]  # fmt: skip
 # Positions closer than this are the same: scanners write millimetres with two or more decimals.
 SAME_PLACE_MM = 0.01
 # A distance of this many slice spacings holds a missing slice.
 GAP_FACTOR = 1.5
+# Slices farther apart than this many thicknesses, or millimetres where none is stated, leave out what is between them.
+MAX_THICKNESSES, MAX_DISTANCE_MM = 2.0, 10.0
+# What all slices of a series have in common, and how far its numbers may differ: they are rounded.
+SAME_TEXTS = ("Modality", "PatientID", "StudyInstanceUID")
+SAME_NUMBERS = {"Rows": 0.0, "Columns": 0.0, "PixelSpacing": 1e-4, "ImageOrientationPatient": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,15 @@ class DicomSeries:
         study_uid: StudyInstanceUID.
         patient_id: PatientID.
         modality: "CT", "DX", …
-        files: paths, sorted along the slice normal (for axial slices: ascending z) where positions are known.
-        positions_mm: of the files along the slice normal; empty where the series has no positions (no volume).
+        files: paths, of a volume sorted along the slice normal (for axial slices: ascending z).
+        fault: why the files are no volume, as a message; empty if they are, or are no CT. With a fault, or without a
+            CT, all that follows is empty.
+        positions_mm: of the files along the slice normal.
         corners_mm: ImagePositionPatient of the files, LPS.
         orientation: ImageOrientationPatient (direction of a row, direction of a column).
         spacing_mm: PixelSpacing (row, column).
         shape: (rows, columns).
+        thickness_mm: SliceThickness, the largest of the slices'; 0 where it is not stated.
     """
 
     uid: str
@@ -52,11 +58,13 @@ class DicomSeries:
     patient_id: str
     modality: str
     files: tuple[str, ...]
-    positions_mm: tuple[float, ...]
-    corners_mm: tuple[tuple[float, float, float], ...]
-    orientation: tuple[float, ...]
-    spacing_mm: tuple[float, float]
-    shape: tuple[int, int]
+    fault: str = ""
+    positions_mm: tuple[float, ...] = ()
+    corners_mm: tuple[tuple[float, float, float], ...] = ()
+    orientation: tuple[float, ...] = ()
+    spacing_mm: tuple[float, float] = (0.0, 0.0)
+    shape: tuple[int, int] = (0, 0)
+    thickness_mm: float = 0.0
 
     def describe(self) -> str:
         """How messages name the series."""
@@ -99,7 +107,8 @@ def find_series(folder: str | Path, progress: bool = False) -> list[DicomSeries]
         The series of all modalities, sorted by patient and UID.
 
     Raises:
-        InputError: no DICOM file, an unreadable or truncated one, or a series whose slices differ in size or direction.
+        InputError: no DICOM file, an unreadable or truncated one, or something that is no file. What is wrong with a
+            series as a whole is in its ``fault``.
     """
     paths = _list_dicom(Path(folder))
     if not paths:
@@ -108,24 +117,22 @@ def find_series(folder: str | Path, progress: bool = False) -> list[DicomSeries]
         from tqdm import tqdm
 
         paths = tqdm(paths, desc="headers", leave=False)
-    by_uid: dict[str, list[tuple[Path, Any]]] = {}
+    by_uid: dict[str, list[SliceHeader]] = {}
     for path in paths:
-        header = _read_header(path)
-        by_uid.setdefault(str(header.SeriesInstanceUID).strip(), []).append((path, header))
+        header = read_header(path)
+        by_uid.setdefault(header.texts["SeriesInstanceUID"], []).append(header)
     series = [_make_series(uid, members) for uid, members in by_uid.items()]
     return sorted(series, key=lambda one: (one.patient_id, one.uid))
 
 
 def check_ct(series: DicomSeries) -> None:
-    """Raise InputError unless the series is a CT with slice positions."""
+    """Raise InputError unless the series is a CT whose slices are a volume."""
     if series.modality != "CT":
         raise InputError(
             f"{series.describe()}: modality {series.modality or 'not stated'!s}; expected CT. Give a CT series."
         )
-    if not series.positions_mm:
-        raise InputError(
-            f"{series.describe()}: slices without ImagePositionPatient or orientation; expected a CT volume."
-        )
+    if series.fault:
+        raise InputError(series.fault)
 
 
 def check_slices(series: DicomSeries, expected_mm: Sequence[float] | None = None) -> None:
@@ -135,10 +142,10 @@ def check_slices(series: DicomSeries, expected_mm: Sequence[float] | None = None
 
     Args:
         series: with positions (see `check_ct`).
-        expected_mm: known positions of the full series; None: slices must be evenly spaced.
+        expected_mm: known positions of the full series; None: slices must be evenly spaced, and not far apart.
 
     Raises:
-        InputError: names the gap, or the two files at one place.
+        InputError: names the gap, or the two files at one place, or the distance.
     """
     positions = np.array(series.positions_mm)
     steps = np.diff(positions)
@@ -156,6 +163,7 @@ def check_slices(series: DicomSeries, expected_mm: Sequence[float] | None = None
                 f"{series.describe()}: {missing} slice(s) missing between {positions[index]:.2f} and "
                 f"{positions[index + 1]:.2f} mm (spacing {spacing:.2f} mm). Download the series again."
             )
+        _check_distance(series, spacing)
         return
     expected = np.sort(np.asarray(expected_mm, dtype=float))
     tolerance = max(SAME_PLACE_MM, 0.25 * float(np.diff(expected).min())) if len(expected) > 1 else SAME_PLACE_MM
@@ -175,6 +183,16 @@ def check_slices(series: DicomSeries, expected_mm: Sequence[float] | None = None
         )
 
 
+def _check_distance(series: DicomSeries, spacing: float) -> None:
+    limit = MAX_THICKNESSES * series.thickness_mm if series.thickness_mm else MAX_DISTANCE_MM
+    if spacing > limit + SAME_PLACE_MM:
+        thick = f"{series.thickness_mm:.2f} mm thick" if series.thickness_mm else "of unknown thickness"
+        raise InputError(
+            f"{series.describe()}: slices {spacing:.2f} mm apart, {thick}; expected at most {limit:.2f} mm, since "
+            "nothing is known of what lies between. Give the series with all its slices."
+        )
+
+
 def read_volume(series: DicomSeries, start: int = 0, stop: int | None = None) -> MetaTensor:
     """Read slices `start` to `stop` (excluded) in Hounsfield units.
 
@@ -187,11 +205,13 @@ def read_volume(series: DicomSeries, start: int = 0, stop: int | None = None) ->
         (1, columns, rows, slices) float32 MetaTensor, affine to RAS millimetres: MONAI's order.
 
     Raises:
-        InputError: a file is unreadable or truncated.
+        InputError: a file is unreadable or truncated, or its pixels need more bits than it states.
     """
     import itk
 
     files = series.files[start:stop]
+    for path in files:
+        check_bits(path)
     reader = ITKReader()
     try:
         pixels, _ = reader.get_data(itk.imread(list(files) if len(files) > 1 else files[0]))
@@ -220,85 +240,77 @@ def _list_dicom(folder: Path) -> list[Path]:
             path = Path(parent) / name
             if name.startswith(".") or name.upper() == "DICOMDIR":
                 continue
+            if not path.is_file():
+                # A pipe would be waited for without end; behind a broken link a slice may be missing.
+                what = "a link to nothing" if path.is_symlink() else "no regular file"
+                raise InputError(f"{path}: {what}; expected DICOM files. Remove it, or restore what it stands for.")
             if name.lower().endswith(".dcm") or _has_marker(path):
                 paths.append(path)
     return paths
 
 
 def _has_marker(path: Path) -> bool:
-    with path.open("rb") as handle:
-        return handle.read(132)[128:] == b"DICM"
-
-
-def _read_header(path: Path) -> Any:
-    """The header of one slice; also checks that the pixels are all there."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
     try:
         with path.open("rb") as handle:
-            header = pydicom.dcmread(handle, stop_before_pixels=True, specific_tags=HEADER_TAGS)
-            rest = os.fstat(handle.fileno()).st_size - handle.tell()
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        raise InputError(
-            f"{path}: unreadable DICOM file ({type(error).__name__}: {error}); download it again, or remove it."
-        ) from error
-    if not header.get("SeriesInstanceUID") or (header.get("Modality") == "CT" and not header.get("Rows")):
-        raise InputError(f"{path}: truncated DICOM file (the header ends early); download it again.")
-    syntax = getattr(header.file_meta, "TransferSyntaxUID", None)
-    if header.get("Rows") and not (syntax is not None and syntax.is_compressed):
-        expected = (
-            header.Rows * header.Columns * header.get("SamplesPerPixel", 1) * (header.get("BitsAllocated", 16) // 8)
-        )
-        expected *= int(header.get("NumberOfFrames", 1) or 1)
-        if rest < expected:
-            raise InputError(
-                f"{path}: truncated DICOM file, {rest} bytes of pixels; expected {expected}. Download it again."
-            )
-    return header
+            return handle.read(132)[128:] == b"DICM"
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); allow reading, or remove it.") from error
 
 
-def _make_series(uid: str, members: list[tuple[Path, Any]]) -> DicomSeries:
-    first_path, first = members[0]
-    with_positions = all(
-        len(header.get("ImagePositionPatient") or ()) == 3 and len(header.get("ImageOrientationPatient") or ()) == 6
-        for _, header in members
-    )
-    shape = (int(first.get("Rows", 0) or 0), int(first.get("Columns", 0) or 0))
-    spacing = tuple(float(value) for value in first.get("PixelSpacing") or (1.0, 1.0))
+def _make_series(uid: str, members: list[SliceHeader]) -> DicomSeries:
+    first = members[0]
     common: dict[str, Any] = {
         "uid": uid,
-        "study_uid": str(first.get("StudyInstanceUID", "")).strip(),
-        "patient_id": str(first.get("PatientID", "")).strip(),
-        "modality": str(first.get("Modality", "")),
-        "spacing_mm": spacing,
-        "shape": shape,
+        "study_uid": first.texts["StudyInstanceUID"],
+        "patient_id": first.texts["PatientID"],
+        "modality": "CT" if any(member.texts["Modality"] == "CT" for member in members) else first.texts["Modality"],
     }
-    if not with_positions:
-        files = tuple(str(path) for path, _ in members)
-        return DicomSeries(**common, files=files, positions_mm=(), corners_mm=(), orientation=())
-    orientation = np.array([float(value) for value in first.ImageOrientationPatient])
+    fault = _find_fault(members) if common["modality"] == "CT" else ""
+    if fault or common["modality"] != "CT":
+        return DicomSeries(**common, files=tuple(str(member.path) for member in members), fault=fault)
+    orientation = first.numbers["ImageOrientationPatient"]
     normal = np.cross(orientation[:3], orientation[3:])
-    rows: list[tuple[float, int, str, tuple[float, float, float]]] = []
-    for path, header in members:
-        if common["modality"] == "CT" and (
-            (header.Rows, header.Columns) != shape
-            or not np.allclose([float(v) for v in header.ImageOrientationPatient], orientation, atol=1e-3)
-        ):
-            raise InputError(
-                f"{path}: {header.Rows}x{header.Columns} and orientation {list(header.ImageOrientationPatient)}; "
-                f"expected {shape[0]}x{shape[1]} with {orientation.tolist()} as in {first_path.name} of the series."
-            )
-        x, y, z = (float(value) for value in header.ImagePositionPatient)
-        corner = (x, y, z)
-        rows.append((float(normal @ corner), int(header.get("InstanceNumber") or 0), str(path), corner))
-    rows.sort(key=lambda row: row[:3])
+    rows: list[tuple[float, str, tuple[float, float, float]]] = []
+    for member in members:
+        x, y, z = member.numbers["ImagePositionPatient"]
+        rows.append((float(normal @ [x, y, z]), str(member.path), (x, y, z)))
+    rows.sort()
+    spacing = first.numbers["PixelSpacing"]
     return DicomSeries(
         **common,
-        files=tuple(row[2] for row in rows),
+        files=tuple(row[1] for row in rows),
         positions_mm=tuple(row[0] for row in rows),
-        corners_mm=tuple(row[3] for row in rows),
-        orientation=tuple(orientation.tolist()),
+        corners_mm=tuple(row[2] for row in rows),
+        orientation=orientation,
+        spacing_mm=(spacing[0], spacing[1]),
+        shape=(int(first.numbers["Rows"][0]), int(first.numbers["Columns"][0])),
+        thickness_mm=max(member.numbers.get("SliceThickness", (0.0,))[0] for member in members),
+    )
+
+
+def _find_fault(members: Sequence[SliceHeader]) -> str:
+    """The first file that is no slice of a CT, or differs from the first that is; empty if there is none."""
+    first = next(member for member in members if member.texts["Modality"] == "CT")
+    for member in members:
+        if member.fault:
+            return member.fault
+        for name in SAME_TEXTS:
+            found, expected = member.texts[name], first.texts[name]
+            if found != expected:
+                # Messages reach logs and pages, which must not name a patient.
+                private = name == "PatientID"
+                return _tell_difference(member, first, name, *(("differs", "it") if private else (found, expected)))
+        for name, tolerance in SAME_NUMBERS.items():
+            numbers, others = list(member.numbers[name]), list(first.numbers[name])
+            if not np.allclose(numbers, others, rtol=0.0, atol=tolerance):
+                return _tell_difference(member, first, name, numbers, others)
+    return ""
+
+
+def _tell_difference(member: SliceHeader, first: SliceHeader, name: str, found: Any, expected: Any) -> str:
+    return (
+        f"{member.path}: {name} {found}; expected {expected} as in {first.path.name} of the same series. Remove the "
+        "files that do not belong to it."
     )
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..errors import InputError
 from .formats import CHANNEL_NAMES, RASTER_SUFFIXES, find_stem
+from .pictures import read_picture
 
 __all__ = ["RasterInput", "open_raster"]
 
@@ -66,12 +67,8 @@ _latest: tuple[RasterInput, np.ndarray] | None = None
 
 def _decode(path: Path) -> tuple[str, np.ndarray]:
     """Mode and pixels (H, W[, channel])."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: unreadable or truncated image ({error}); replace the file.") from error
+    image = read_picture(path)
+    return image.mode, np.asarray(image)
 
 
 def _describe_mode(mode: str) -> str:

@@ -7,7 +7,6 @@ does not grow with the number of slices or inputs. A volume gives planes row fir
 
 from __future__ import annotations
 
-import gzip
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,12 +21,11 @@ from monai.data import MetaTensor
 from ..errors import InputError
 from .dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
 from .formats import CHANNEL_NAMES, NIFTI_SUFFIXES, check_path, find_stem
+from .nifti import open_nifti
 from .planes import ExtractNoduleCrop, ExtractSlice, index_to_point, paste_crop, point_to_index
 from .raster import RasterInput, open_raster
 
 __all__ = ["DicomInput", "NiftiInput", "RasterInput", "VolumeInput", "open_input"]
-
-BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -229,39 +227,17 @@ def open_input(path: str | Path, in_channels: int) -> RasterInput | VolumeInput:
 
 
 def _open_nifti(path: Path, in_channels: int) -> NiftiInput:
-    try:
-        image: Any = nibabel.load(path)
-        shape = tuple(int(side) for side in image.shape)
-        dtype = image.get_data_dtype()
-        _check_complete(path, image)
-    except Exception as error:  # nibabel raises many kinds: ImageFileError, EOFError, zlib.error, HeaderDataError
-        raise InputError(f"{path}: unreadable or truncated NIfTI ({error}); replace the file.") from error
     if in_channels != 1:
         raise InputError(
             f"{path}: a NIfTI holds one channel; the bundle expects {CHANNEL_NAMES[in_channels]}. Give a PNG or JPEG."
         )
-    if dtype.kind not in "iuf":
-        raise InputError(
-            f"{path}: voxels of type {dtype}; expected one number per voxel, e.g. int16. Convert the file."
-        )
+    image = open_nifti(path)
+    shape = tuple(int(side) for side in image.shape)
     if len(shape) < 2 or 0 in shape or any(side != 1 for side in shape[3:]):
         raise InputError(f"{path}: a NIfTI of shape {shape}; expected a 2D slice (X, Y) or a volume (X, Y, Z).")
     affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise InputError(f"{path}: its affine {affine.tolist()} cannot be inverted; fix the header (sform, qform).")
     volume_shape = (shape[0], shape[1], shape[2] if len(shape) > 2 else 1)
     return NiftiInput(path, find_stem(path, NIFTI_SUFFIXES), volume_shape, affine, shape, image.header.copy())
-
-
-def _check_complete(path: Path, image: Any) -> None:
-    """Raise OSError or EOFError if the file ends early; it is read in small blocks that are not kept."""
-    expected = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
-    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as handle:
-        found = 0
-        while block := handle.read(BLOCK_BYTES):
-            found += len(block)
-    if found < expected:
-        raise OSError(f"{found} bytes, expected {expected}")
 
 
 def _open_series(path: Path, in_channels: int) -> DicomInput:

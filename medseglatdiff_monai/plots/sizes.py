@@ -20,7 +20,7 @@ def plot_sizes(measure: Mapping[str, Any], by_threshold: Sequence[float], thresh
     """PNG: left the samples in order of size with their interval, right the consensus's size at other thresholds.
 
     Args:
-        measure: ``name`` and ``unit`` of a size; ``consensus``, ``samples`` and ``interval`` are its values.
+        measure: ``name`` and ``unit`` of a size; its values ``consensus``, ``samples`` and ``interval``, or ``None``.
         by_threshold: size of the consensus at each of ``THRESHOLDS``.
         threshold: of the consensus.
     """
@@ -29,10 +29,13 @@ def plot_sizes(measure: Mapping[str, Any], by_threshold: Sequence[float], thresh
     left, right = figure.subplots(1, 2)
     values = np.sort(np.asarray(measure["samples"], dtype=float))
     left.bar(np.arange(1, len(values) + 1), values, color=SAMPLE_COLOUR, width=0.75)
-    left.axhspan(*measure["interval"], color="#888888", alpha=0.18, linewidth=0)
+    band = ""
+    if measure["interval"] is not None:
+        left.axhspan(*measure["interval"], color="#888888", alpha=0.18, linewidth=0)
+        band = "grey: 5th to 95th percentile · "
     left.axhline(consensus, color=CONSENSUS_COLOUR, linewidth=2)
     left.set_title(f"{name} of each sample, sorted", fontsize=9.5, loc="left", color=TEXT_COLOUR)
-    left.set_xlabel("grey: 5th to 95th percentile · line: consensus", fontsize=8, color="#666666")
+    left.set_xlabel(f"{band}line: consensus", fontsize=8, color="#666666")
     left.set_xticks([1, len(values)] if len(values) > 1 else [1])
     right.plot(THRESHOLDS, by_threshold, color=CONSENSUS_COLOUR, linewidth=2)
     right.axvline(threshold, color="#888888", linewidth=1, linestyle=":")

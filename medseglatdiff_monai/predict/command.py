@@ -61,8 +61,8 @@ def predict(
         output_dir: where the results go.
         weights: other weights than the bundle's own.
         experiment: overlay that the weights were trained with.
-        num_samples: samples of each input (default: the bundle's, 16 for the lung bundle, else 5). An interval of
-            volumes wants 16 or more.
+        num_samples: samples of each input (default: the bundle's, 16 for the lung bundle, else 5). Of fewer than
+            16 no interval is stated.
         num_inference_steps: denoiser calls per sample (default: the bundle's).
         seed: the noise is that of (seed, sample index), the same for every input and every slice.
         point: x,y,z of a nodule in patient millimetres (LPS), as --point=-62.5,41,-120; for several nodules of one

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, SpatialPadd
+from monai.transforms import Compose, Invertd
 from monai.transforms.utils import convert_applied_interp_mode
 
 from ..bundle.segmenter import Segmenter
+from ..data.transforms import PadWithMinimumd
 from ..ensemble.fusion import fuse_ensemble
 from ..ensemble.inferer import EnsembleInferer, SamplingSettings
 from ..errors import InputError, unwrapped_errors
@@ -59,7 +60,7 @@ def _segment(
     # Its first step, LoadCased, leaves an image that is loaded already as it is.
     steps: list[Callable] = [segmenter.preprocessing]
     if segmenter.crop_size is not None:
-        steps.insert(0, SpatialPadd("image", segmenter.image_size, mode="constant", value=float(image.min())))
+        steps.insert(0, PadWithMinimumd("image", segmenter.image_size))
     preprocessing = Compose(steps)
     with unwrapped_errors():
         item = preprocessing({"image": image})["image"]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["INTERVAL_PERCENT", "Measurement", "format_number", "longest_diameter"]
+__all__ = ["INTERVAL_PERCENT", "Measurement", "format_number", "format_spread", "longest_diameter"]
 
 # Percentiles of the interval that is stated beside a measurement.
 INTERVAL_PERCENT = (5.0, 95.0)
+# Of fewer samples these percentiles are hardly more than the smallest and the largest one, and none is stated.
+MIN_INTERVAL_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Measurement:
     def describe(self) -> dict[str, Any]:
         """JSON values: ``consensus``, ``samples``, their ``median`` and ``interval``, to three decimals.
 
-        The interval is the 5th and 95th percentile, linearly interpolated.
+        The interval is the 5th and 95th percentile of the samples, linearly interpolated; ``None`` of fewer than 16. It
+        belongs to their median: the consensus is another mask, whose size may lie outside.
         """
         percents = (INTERVAL_PERCENT[0], 50.0, INTERVAL_PERCENT[1])
         low, median, high = np.percentile(np.asarray(self.samples, dtype=float), percents)
@@ -37,7 +40,9 @@ class Measurement:
             "consensus": round(self.consensus, 3),
             "samples": [round(float(value), 3) for value in self.samples],
             "median": round(float(median), 3),
-            "interval": [round(float(low), 3), round(float(high), 3)],
+            "interval": [round(float(low), 3), round(float(high), 3)]
+            if len(self.samples) >= MIN_INTERVAL_SAMPLES
+            else None,
         }
 
 
@@ -67,3 +72,12 @@ def longest_diameter(mask: np.ndarray, edges: np.ndarray) -> float:
 def format_number(value: float) -> str:
     """A size as people read it, to four digits and never as a power of ten: 0.533, 14.42, 809.2, 12345."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def format_spread(size: Mapping[str, Any]) -> str:
+    """The samples of a described size as people read it: ``"median of 16 samples 5630 (2126 to 9666)"``."""
+    text = f"median of {len(size['samples'])} samples {format_number(size['median'])}"
+    if size["interval"] is None:
+        return text
+    low, high = (format_number(value) for value in size["interval"])
+    return f"{text} ({low} to {high})"

@@ -19,6 +19,7 @@ from ..io.reading import DicomInput, VolumeInput
 from ..plots.panel import plot_panel
 from ..provenance import provenance
 from .ensemble import Ensemble
+from .measure import format_spread
 
 __all__ = ["describe_input", "describe_nodule", "describe_plane", "describe_run", "describe_steps", "save_panel"]
 
@@ -102,6 +103,8 @@ def describe_nodule(
         "volume": "the scan ends",
     }  # fmt: skip
     notes = [] if slices == 1 else nodule.note_cut_ends(reasons)
+    notes += _note_border(nodule, plane.shape[1:])
+    complete = not notes
     if not nodule.fused[nodule.clicked].any():
         notes.append("The consensus is empty in the clicked slice: most samples see no nodule there.")
     for note in notes:
@@ -114,8 +117,21 @@ def describe_nodule(
         "num_slices": len(nodule.planes),
         "ended": {"feet": nodule.ended[0], "head": nodule.ended[1]},
         **nodule.describe(),
+        "complete": complete,
         "notes": notes + _note_seen(nodule.seen, plane.shape[1:], "crop"),
     }
+
+
+def _note_border(nodule: Ensemble, shape: Sequence[int]) -> list[str]:
+    """A note where the consensus ends at the border of what the network saw, inside the plane."""
+    top, left, bottom, right = nodule.seen
+    mask = nodule.fused.any(axis=0)
+    rows, columns = mask.any(axis=1), mask.any(axis=0)
+    cut = (top > 0 and rows[top]) or (left > 0 and columns[left])
+    cut = cut or (bottom < shape[0] and rows[bottom - 1]) or (right < shape[1] and columns[right - 1])
+    if not cut:
+        return []
+    return ["The consensus reaches the border of what the network saw: sizes may be of a part of the nodule."]
 
 
 def _note_seen(seen: tuple[int, int, int, int], shape: Sequence[int], what: str) -> list[str]:
@@ -150,9 +166,8 @@ def save_panel(found: Ensemble, path: Path, title: str, run: Mapping[str, Any]) 
     area, unit = shown.area()
     what = f"Consensus {area.consensus:.0f} {unit}"
     if volume is not None:
-        low, high = volume.describe()["interval"]
         what = (
-            f"Volume {volume.consensus:.0f} mm³ ({low:.0f} to {high:.0f}), clicked slice: "
+            f"Volume of the consensus {volume.consensus:.0f} mm³, {format_spread(volume.describe())}; clicked slice: "
             f"consensus {area.consensus:.0f} {unit}"
         )
     plot_panel(

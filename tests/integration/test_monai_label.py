@@ -213,7 +213,8 @@ def test_volume_is_answered_with_mask_and_volume_interval(server: Server, tmp_pa
     assert {name: params[name] for name in expected.result} == expected.result
     assert options.items() <= params.items()
     volume = params["nodules"][0]["volume_mm3"]
-    assert volume["interval"][0] <= volume["median"] <= volume["interval"][1]
+    assert volume["median"] > 0
+    assert volume["interval"] is None  # of four samples
     assert params["label_names"] == {"nodule": 1}
     answer = server.infer(LUNG, "scan-0", output="image", foreground=CLICK, **options)
     (tmp_path / "mask.nii.gz").write_bytes(answer.content)

@@ -245,6 +245,29 @@ def test_report_states_the_numbers(tmp_path: Path):
     assert group.tracking_uid == seg.SegmentSequence[0].TrackingUID
 
 
+def _code(item: pydicom.Dataset) -> str:
+    return item.ConceptNameCodeSequence[0].CodeValue
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_remarks_and_parts_are_told(tmp_path: Path, complete: bool):
+    measured = {**MEASURED, "complete": complete, "notes": ["The scan ends.", "All else is background."]}
+    measured["volume_mm3"] = {**MEASURED["volume_mm3"], "interval": None}
+    nodule = _nodule(1, 1, 0.8)
+    paths = _write(tmp_path, [SegmentedNodule(nodule.start, nodule.consensus, nodule.confidence, measured)])
+    report = pydicom.dcmread(paths["report"])
+    assert report.CompletionFlag == ("COMPLETE" if complete else "PARTIAL")
+    (measurements,) = [item for item in report.ContentSequence if _code(item) == "126010"]
+    (group,) = measurements.ContentSequence
+    (comment,) = [item for item in group.ContentSequence if _code(item) == "121106"]
+    assert comment.TextValue == "The scan ends. All else is background."
+    # No percentile of the volume; those of the diameter stay.
+    assert sum(_code(item) == "118565006" for item in group.ContentSequence) == 2
+    assert sum(_code(item) == "103339001" for item in group.ContentSequence) == 4
+    (segment,) = pydicom.dcmread(paths["seg_consensus"]).SegmentSequence
+    assert segment.SegmentDescription == comment.TextValue
+
+
 def test_series_without_a_frame_of_reference(tmp_path: Path):
     series = write_series(tmp_path / "series", np.zeros((3, 8, 10), np.int16))
     path = sorted(series.iterdir())[1]

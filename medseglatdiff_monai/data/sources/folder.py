@@ -23,9 +23,10 @@ MASK_ENDINGS = ("", "_mask", "_segmentation", "_seg")
 class FolderSource(Source):
     r"""The user's own images and masks; every image is its own group unless `group_pattern` says otherwise.
 
-    Masks: labels 0 and 1 (value > 0), or 0 to 255 (value > 127). Images of 8 bits (grey or RGB) become PNG, grey images
-    of 16 bits and 2D NIfTI become NIfTI. With `volumes` every file is a NIfTI volume of grey values and is kept whole,
-    as the experiment ``volumetric`` takes it; volumes of one spacing are expected, none is resampled.
+    Masks: labels 0 and 1 (value > 0), or 0 to 255 (value > 127); those in NIfTI files must lie where their image does.
+    Images of 8 bits (grey or RGB) become PNG, grey images of 16 bits and 2D NIfTI become NIfTI. With `volumes` every
+    file is a NIfTI volume of grey values and is kept whole, as the experiment ``volumetric`` takes it; volumes of one
+    spacing are expected, none is resampled.
 
     Args:
         images: image folder, if not SRC/images.
@@ -138,7 +139,8 @@ class FolderSource(Source):
         """The image at native size."""
         case_id, image_path, mask_paths = case.payload
         image = read_image(Path(image_path), self.volumes)
-        masks = read_masks([Path(path) for path in mask_paths], Path(image_path), image.array, self.volumes)
+        paths = [Path(path) for path in mask_paths]
+        masks = read_masks(paths, Path(image_path), image.array, self.volumes, image.affine)
         yield PreparedCase(case_id, image.array, masks, image.spacing_mm, image.affine)
 
 

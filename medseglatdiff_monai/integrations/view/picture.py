@@ -130,12 +130,14 @@ def describe_sizes(shown: Shown, threshold: float, sample: int, number: int) -> 
     for key, name, unit, size in sizes:
         if size is None:
             continue
-        low, high = (format_number(value) for value in size.describe()["interval"])
+        found = size.describe()
+        median, interval = format_number(found["median"]), found["interval"]
+        spread = "" if interval is None else f" ({format_number(interval[0])} to {format_number(interval[1])})"
         rows.append(
             f'<tr><td>{name}, {unit}</td><td class="{key}">{format_number(size.consensus)}</td>'
-            f"<td>{format_number(size.samples[sample])}</td><td>{low} to {high}</td></tr>"
+            f"<td>{format_number(size.samples[sample])}</td><td>{median}{spread}</td></tr>"
         )
-    head = "<tr><th></th><th>consensus</th><th>sample</th><th>5 % to 95 % of samples</th></tr>"
+    head = "<tr><th></th><th>consensus</th><th>sample</th><th>median of samples (5 % to 95 %)</th></tr>"
     return f'<table class="seg-table">{head}{"".join(rows)}</table>'
 
 

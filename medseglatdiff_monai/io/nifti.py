@@ -1,0 +1,71 @@
+"""Opening a NIfTI file: complete, of numbers, in millimetres.
+
+nibabel takes lengths in metres for millimetres, and a pixdim of 0 for 1.
+"""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from ..errors import InputError
+
+__all__ = ["open_nifti"]
+
+BLOCK_BYTES = 1 << 20
+# What the three lowest bits of xyzt_units may say, and lengths in these units are refused.
+UNITS_MASK, OTHER_UNITS = 0b111, {1: "metres", 3: "micrometres"}
+
+
+def open_nifti(path: Path) -> Any:
+    """Open a file with nibabel and check header and length; the voxels are not read yet.
+
+    Raises:
+        InputError: unreadable or truncated; voxels that are no numbers; lengths that are not in millimetres, or absent;
+            an affine that cannot be inverted.
+    """
+    try:
+        image: Any = nibabel.load(path)
+        with image.file_map["image"].get_prepare_fileobj("rb") as handle:
+            # As it is in the file: nibabel has corrected its own copy.
+            header = type(image.header).from_fileobj(handle, check=False)
+        affine = np.asarray(image.affine, dtype=np.float64)
+        _check_complete(path, image)
+    except Exception as error:  # nibabel raises many kinds: ImageFileError, EOFError, zlib.error, HeaderDataError
+        raise InputError(f"{path}: unreadable or truncated NIfTI ({error}); replace the file.") from error
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise InputError(
+            f"{path}: voxels of type {dtype}; expected one number per voxel, e.g. int16. Convert the file."
+        )
+    unit = OTHER_UNITS.get(int(header["xyzt_units"]) & UNITS_MASK)
+    if unit:
+        raise InputError(
+            f"{path}: lengths in {unit} (xyzt_units); expected millimetres. Convert its affine, or, where the numbers "
+            "are millimetres, correct it with nibabel's header.set_xyzt_units('mm')."
+        )
+    sides = [size for side, size in zip(image.shape, header["pixdim"][1:4], strict=False) if side > 1]
+    # An sform says it all by itself.
+    if not int(header["sform_code"]) and not all(np.isfinite(size) and size > 0 for size in sides):
+        raise InputError(
+            f"{path}: pixdim {[float(size) for size in sides]}; expected positive numbers of millimetres. Fix the "
+            "header: the size of a voxel cannot be known."
+        )
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise InputError(f"{path}: its affine {affine.tolist()} cannot be inverted; fix the header (sform, qform).")
+    return image
+
+
+def _check_complete(path: Path, image: Any) -> None:
+    """Raise OSError or EOFError if the file ends early; it is read in small blocks that are not kept."""
+    expected = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as handle:
+        found = 0
+        while block := handle.read(BLOCK_BYTES):
+            found += len(block)
+    if found < expected:
+        raise OSError(f"{found} bytes, expected {expected}")

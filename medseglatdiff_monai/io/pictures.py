@@ -1,0 +1,78 @@
+"""Decoding a picture file (PNG, JPEG, TIFF, BMP) with Pillow, and refusing what Pillow would hand over incomplete.
+
+Pillow gives zeros for rows that a PNG lacks, the first page of several, and leaves it to its caller to rotate a
+photograph as its EXIF tag says.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+from PIL import ExifTags, Image
+
+from ..errors import InputError
+
+__all__ = ["read_picture"]
+
+BLOCK_BYTES = 1 << 20
+# Samples per pixel of PNG's colour types.
+PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# First row, first column, row step, column step of the passes of an interlaced PNG.
+PNG_PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Decode a picture.
+
+    Raises:
+        InputError: unreadable or truncated, several pages, or to be rotated.
+    """
+    try:
+        with Image.open(path) as image:
+            pages = getattr(image, "n_frames", 1) if image.format in ("PNG", "TIFF") else 1
+            image.load()
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            if image.format == "PNG":
+                _check_rows(path)
+    except Exception as error:  # Pillow raises many kinds: OSError, SyntaxError, TypeError, DecompressionBombError, …
+        raise InputError(f"{path}: unreadable or truncated image ({error}); replace the file.") from error
+    if pages > 1:
+        raise InputError(f"{path}: {pages} pages; expected one image per file. Save the page that is meant by itself.")
+    if orientation not in (0, 1):
+        raise InputError(
+            f"{path}: its EXIF tag says that viewers rotate or flip it (orientation {orientation}); expected pixels as "
+            "they are seen. Save it upright, with its masks, e.g. with Pillow's ImageOps.exif_transpose."
+        )
+    return image
+
+
+def _check_rows(path: Path) -> None:
+    """Raise OSError if a PNG holds fewer rows than it says; nothing of the pixels is kept."""
+    with path.open("rb") as file:
+        file.seek(8)
+        found, expected = 0, 1
+        inflate = zlib.decompressobj()
+        while found < expected and len(start := file.read(8)) == 8:
+            length, kind = int.from_bytes(start[:4], "big"), start[4:]
+            content = file.read(length)
+            file.seek(4, 1)
+            if kind == b"IHDR":
+                expected = _count_bytes(content)
+            while kind == b"IDAT" and content and found < expected:
+                found += len(inflate.decompress(content, BLOCK_BYTES))
+                content = inflate.unconsumed_tail
+    if found < expected:
+        raise OSError(f"rows of {found} bytes, expected {expected}")
+
+
+def _count_bytes(header: bytes) -> int:
+    """Bytes of all rows, each with the one that names its filter, from the chunk IHDR."""
+    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
+    bits = header[8] * PNG_SAMPLES[header[9]]
+    passes = PNG_PASSES if header[12] else ((0, 0, 1, 1),)
+    total = 0
+    for top, left, down, right in passes:
+        rows, columns = max(0, -(-(height - top) // down)), max(0, -(-(width - left) // right))
+        total += rows * (1 + -(-columns * bits // 8)) if columns else 0
+    return total
