@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from ..errors import InputError
-from ..files import save_with
+from ..files import read_json, save_with
 
 __all__ = [
+    "find_fresh_parts",
+    "find_part",
     "finish_stage",
     "load_tensors",
     "load_weights",
@@ -22,6 +25,10 @@ __all__ = [
 ]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+# Parts of a segmenter that are taken from other weights as a whole, or start from scratch as a whole.
+PARTS = (
+    "mask_codec.", "conditioner.codec.", "conditioner.image_encoder.", "conditioner.", "denoiser.",
+)  # fmt: skip
 
 
 def save_tensors(state: dict, path: str | Path) -> None:
@@ -37,10 +44,7 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            f"No weights at {path}. Train the stage that writes them (medseglatdiff train runs all stages in order: "
-            "image codec, mask codec, diffusion), or name a file that exists."
-        )
+        raise InputError(f"No weights at {path}. {_how_to_get_weights(path)}")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
@@ -54,6 +58,44 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
             "again."
         )
     return state
+
+
+def _how_to_get_weights(path: Path) -> str:
+    """What to do about weights that are missing: in a run's folder, the command that its training was started with."""
+    record = path.parent.parent / "training.json"
+    command = read_json(record).get("command") if record.is_file() else None
+    if command:
+        return f"The training of {path.parent.parent} is not finished; this resumes it: {command}"
+    return (
+        "Train the stage that writes them (medseglatdiff train runs all stages in order: image codec, mask codec, "
+        "diffusion, scoring), or name a file that exists."
+    )
+
+
+def find_fresh_parts(own: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Which parts of a network would start from scratch if it took its tensors from other weights.
+
+    A part is taken if all its tensors are there in the same shapes.
+
+    Args:
+        own: state dict of the network.
+        given: state dict of another one.
+
+    Returns:
+        The parts that start from scratch, and those that are taken, e.g. ``["denoiser"]`` and
+        ``["mask_codec", "conditioner.codec"]``. A network that is no segmenter is one part, ``""``.
+    """
+    fits: dict[str, bool] = {}
+    for name, value in own.items():
+        part = find_part(name)
+        found = given.get(name)
+        fits[part] = fits.get(part, True) and isinstance(found, torch.Tensor) and found.shape == value.shape
+    return [part for part, fit in fits.items() if not fit], [part for part, fit in fits.items() if fit]
+
+
+def find_part(name: str) -> str:
+    """The part of a segmenter that a tensor belongs to, ``""`` in other networks."""
+    return next((beginning for beginning in PARTS if name.startswith(beginning)), "").removesuffix(".")
 
 
 def save_weights(module: nn.Module, path: str | Path, half: bool = True) -> None:
