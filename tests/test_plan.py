@@ -330,6 +330,8 @@ def test_a_codec_that_does_not_learn_the_masks_stops_the_training(
     with pytest.raises(InputError, match=r"Dice 0\.\d+; 0\.9 is wanted, and 3 times its planned steps.*--image-size"):
         train(short, data, output_dir=tmp_path / "run", tracking_uri=False)
     assert caplog.text.count("it is trained for longer") == 2
+    record = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert record["stages"]["mask_codec"]["iterations"] == 9
     models = {path.name for path in (tmp_path / "run" / "models").iterdir()}
     assert models == {"image_codec.pt", "start_mask_codec.pt"}
     # The same call trains it further, and once it is good enough the later stages follow.

@@ -115,6 +115,8 @@ class _Runner:
         self.ends = None if max_minutes is None else time.monotonic() + 60.0 * max_minutes
         # So that a last stage whose time is up is still scored.
         self.kept_back = 0.0 if max_minutes is None or start is None else VALIDATION_SHARE * 60.0 * max_minutes
+        # Those of the mask codec in rounds that are over.
+        self.steps_before = 0
 
     def seconds_left(self) -> float:
         """Seconds until the end of the call."""
@@ -147,13 +149,15 @@ class _Runner:
         Raises:
             InputError: it does not learn the masks; the message says what to do.
         """
-        rounds = 0
+        rounds = self.steps_before = 0
         while True:
             dice = self._run_once("mask_codec", path, later).get("dice", math.nan)
             found = f"The mask codec rebuilds the validation masks with Dice {dice:.3f}; {CODEC_DICE} is wanted"
-            if not may_continue and dice < CODEC_DICE:
+            # Not a number where all these masks are empty: nothing speaks against the codec then.
+            poor = dice < CODEC_DICE
+            if poor and not may_continue:
                 logger.warning("%s. The later stages cannot be better than that: %s", found, CODEC_ADVICE)
-            if not may_continue or dice >= CODEC_DICE:
+            if not poor or not may_continue:
                 if self.start is not None:
                     self._finish(path, later)
                 return
@@ -161,6 +165,7 @@ class _Runner:
                 rounds += 1
                 # It continues from its own weights: a finished stage has no training state.
                 path.replace(_start_file(path, "mask_codec"))
+                self.steps_before = self.record.content["stages"]["mask_codec"]["iterations"]
                 if rounds == CODEC_ROUNDS:
                     raise InputError(f"{found}, and {rounds} times its planned steps did not reach it. {CODEC_ADVICE}")
             if self.seconds_left() <= MIN_SECONDS:
@@ -170,7 +175,8 @@ class _Runner:
 
     def _finish(self, path: Path, later: Sequence[str]) -> None:
         """Accept a stage whose share of the time is over, unless nothing is left for the stages after it."""
-        if later and path.is_file() and self.seconds_left() > 0:
+        if later and path.is_file() and not stage_finished(path) and self.seconds_left() > 0:
+            logger.info("Its share of the time is over: the next stage continues from what it has reached.")
             finish_stage(path)
 
     def _deadline(self, stage: str, later: Sequence[str]) -> float | None:
@@ -199,7 +205,8 @@ class _Runner:
                 seconds = time.perf_counter() - started
                 iterations = workflow.parser.get_parsed_content("train#trainer").state.iteration
                 workflow.finalize()
-                self.record.add(stage, iterations, seconds / 60.0)
+                before = self.steps_before if stage == "mask_codec" else 0
+                self.record.add(stage, before + iterations, seconds / 60.0)
         if start is not None:
             start.unlink()
         return scores
