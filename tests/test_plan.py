@@ -213,8 +213,10 @@ def test_a_codec_is_tried_on_the_masks_themselves(data: Path, parent: Path) -> N
 
 def test_weights_of_another_network_are_no_start(data: Path, parent: Path, tmp_path: Path) -> None:
     save_weights(torch.nn.Linear(2, 2), tmp_path / "other.pt")
+    assert choose_start(load_stage_config(parent, "inference"), ALL, tmp_path / "other.pt", data) == Start(ALL)
     with pytest.raises(InputError, match="no part of it has the same tensors"):
-        choose_start(load_stage_config(parent, "inference"), ALL, tmp_path / "other.pt", data)
+        train(parent, data, output_dir=tmp_path / "run", initial_weights=tmp_path / "other.pt")
+    assert not (tmp_path / "run").exists()
 
 
 def test_each_stage_starts_from_its_part(parent: Path, tmp_path: Path) -> None:
@@ -310,7 +312,8 @@ def test_a_planned_training_takes_its_steps_and_says_so(
     assert {stage: entry["epochs"] for stage, entry in plan["stages"].items()} == dict.fromkeys(ALL, 3)
     assert len(plan["said"]) <= 10
     assert all(line in caplog.text for line in plan["said"])
-    assert "Start: from scratch" in plan["said"]
+    weights = short / "models" / "model.pt"
+    assert f"Start: from scratch (--initial-weights {weights} starts from this bundle's)" in plan["said"]
     # Three steps train nothing, and this is said.
     assert "The masks are not usable yet" in caplog.text
     # The same call has nothing left to do, and given epochs are kept.

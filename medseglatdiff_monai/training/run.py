@@ -107,9 +107,13 @@ def train(
     if initial_weights is not None and not plan:
         start = Start(stages[-1:], str(Path(initial_weights).absolute()))
     elif plan and Path(given).is_file():
-        start = read_start(output / PLAN_FILE) or choose_start(
-            opened.config("inference", overrides), stages, given, dataset_dir
-        )
+        inference = opened.config("inference", overrides)
+        start = read_start(output / PLAN_FILE) or choose_start(inference, stages, given, dataset_dir)
+        if start.weights is None and initial_weights is not None:
+            raise InputError(
+                f"The weights {given} do not fit the network: no part of it has the same tensors. Use weights of a "
+                "bundle with the same sizes, or train without them, from scratch."
+            )
     check_stages(start, config, initial_weights)
     if start.weights is not None:
         overrides = {**overrides, "training_stages": start.stages}
@@ -131,8 +135,10 @@ def train(
     if plan:
         resize = find_resize(config)
         fingerprint = take_fingerprint(dataset_dir, resize)
+        shipped = opened.root / "models" / "model.pt"
+        hint = f" (--initial-weights {shipped} starts from this bundle's)" if shipped.is_file() else ""
         lines = [
-            *describe_data(fingerprint, resize), start.describe(),
+            *describe_data(fingerprint, resize), start.describe() + ("" if start.weights else hint),
             "Stages: " + "; ".join(length.describe(stage) for stage, length in lengths.items()),
             "Time: no limit" if max_minutes is None else f"Time: {max_minutes:g} minutes, shared by the stages",
         ]  # fmt: skip

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..bundle.plan import CODEC_DICE
 from ..data.datalist import load_datalist
-from ..errors import InputError, unwrapped_errors
+from ..errors import unwrapped_errors
 from ..files import read_json
 from ..metrics import dice_score
 from ..networks.weights import find_fresh_parts, load_tensors, save_tensors
@@ -60,7 +60,7 @@ class Start:
 def choose_start(
     config: Mapping[str, Any], stages: Sequence[str], weights: str | Path, dataset_dir: str | Path
 ) -> Start:
-    """The stages that are needed from given weights on.
+    """The stages that are needed from given weights on; all of them, from scratch, if no part fits.
 
     The last stage always is. Before it come the stages of codecs that do not fit or, for the mask codec, rebuild the
     masks with a Dice below 0.9; and the diffusion stage if any part of the network is new to the others.
@@ -72,7 +72,7 @@ def choose_start(
         dataset_dir: prepared folder.
 
     Raises:
-        InputError: the file is missing or damaged, or no part of it fits.
+        InputError: the file is missing or damaged.
     """
     parser = ConfigParser(dict(config))
     with unwrapped_errors(), torch.random.fork_rng():
@@ -80,10 +80,7 @@ def choose_start(
     own, given = network.state_dict(), load_tensors(weights)
     fresh, taken = find_fresh_parts(own, given)
     if not taken:
-        raise InputError(
-            f"The weights {weights} do not fit the network: no part of it has the same tensors. Use weights of a "
-            "bundle with the same sizes, or train without them, from scratch."
-        )
+        return Start(list(stages))
     needed, dice = {stages[-1]}, None
     if "conditioner.codec" in fresh:
         needed.add("image_codec")
