@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ from medseglatdiff_monai.bundle import plan as plan_module
 from medseglatdiff_monai.bundle.config import load_stage_config
 from medseglatdiff_monai.bundle.new import new_bundle
 from medseglatdiff_monai.bundle.plan import MIN_STEPS, describe_data, find_resize, plan_stage, stage_share
+from medseglatdiff_monai.bundle.segmenter import inference_config
 from medseglatdiff_monai.data.fingerprint import dice_after_resizing, take_fingerprint
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks.weights import find_fresh_parts, load_tensors, save_weights, stage_finished
@@ -292,6 +295,19 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "MIN_STEPS", dict.fromkeys(ALL, 3))
 
 
+@pytest.fixture
+def printed(capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """What was said since the last call; the stages' own logging.conf prints it, and before the first the test does."""
+    caplog.set_level(logging.INFO)
+
+    def read() -> str:
+        text = caplog.text + "".join(capfd.readouterr())
+        caplog.clear()
+        return text
+
+    return read
+
+
 def set_wanted_dice(monkeypatch: pytest.MonkeyPatch, dice: float) -> None:
     for module in (stages_module, start_module):
         monkeypatch.setattr(module, "CODEC_DICE", dice)
@@ -300,26 +316,27 @@ def set_wanted_dice(monkeypatch: pytest.MonkeyPatch, dice: float) -> None:
 @pytest.mark.integration
 @pytest.mark.usefixtures("few_steps")
 def test_a_planned_training_takes_its_steps_and_says_so(
-    data: Path, short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    data: Path, short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Callable[[], str]
 ) -> None:
-    caplog.set_level(logging.INFO)
     set_wanted_dice(monkeypatch, 0.0)
     run = train(short, data, output_dir=tmp_path / "run", tracking_uri=False)
     record = json.loads((run / "training.json").read_text())
-    assert {stage: entry["iterations"] for stage, entry in record["stages"].items()} == dict.fromkeys(ALL, 3)
+    # The last step of a stage is validated: every second or fifth epoch of the last two is.
+    steps = {"image_codec": 3, "mask_codec": 3, "train": 4, "scoring": 5}
+    assert {stage: entry["iterations"] for stage, entry in record["stages"].items()} == steps
     plan = json.loads((run / "plan.json").read_text())
     assert plan["fingerprint"]["cases"] == {"training": 5, "validation": 2, "test": 0}
-    assert {stage: entry["epochs"] for stage, entry in plan["stages"].items()} == dict.fromkeys(ALL, 3)
+    assert {stage: entry["epochs"] for stage, entry in plan["stages"].items()} == steps
     assert len(plan["said"]) <= 10
-    assert all(line in caplog.text for line in plan["said"])
+    said = printed()
+    assert all(line in said for line in plan["said"])
     weights = short / "models" / "model.pt"
     assert f"Start: from scratch (--initial-weights {weights} starts from this bundle's)" in plan["said"]
     # Three steps train nothing, and this is said.
-    assert "The masks are not usable yet" in caplog.text
+    assert "The masks are not usable yet" in said
     # The same call has nothing left to do, and given epochs are kept.
-    caplog.clear()
     train(short, data, output_dir=tmp_path / "run", tracking_uri=False)
-    assert caplog.text.count("is finished already") == len(ALL)
+    assert printed().count("is finished already") == len(ALL)
     given = train(short, data, output_dir=tmp_path / "given", tracking_uri=False, max_epochs=1)
     assert json.loads((given / "training.json").read_text())["stages"]["scoring"]["iterations"] == 1
 
@@ -327,12 +344,11 @@ def test_a_planned_training_takes_its_steps_and_says_so(
 @pytest.mark.integration
 @pytest.mark.usefixtures("few_steps")
 def test_a_codec_that_does_not_learn_the_masks_stops_the_training(
-    data: Path, short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    data: Path, short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Callable[[], str]
 ) -> None:
-    caplog.set_level(logging.INFO)
     with pytest.raises(InputError, match=r"Dice 0\.\d+; 0\.9 is wanted, and 3 times its planned steps.*--image-size"):
         train(short, data, output_dir=tmp_path / "run", tracking_uri=False)
-    assert caplog.text.count("it is trained for longer") == 2
+    assert printed().count("it is trained for longer") == 2
     record = json.loads((tmp_path / "run" / "training.json").read_text())
     assert record["stages"]["mask_codec"]["iterations"] == 9
     models = {path.name for path in (tmp_path / "run" / "models").iterdir()}
@@ -347,7 +363,7 @@ def test_a_codec_that_does_not_learn_the_masks_stops_the_training(
     set_wanted_dice(monkeypatch, 0.9)
     given = train(short, data, output_dir=tmp_path / "given", tracking_uri=False, max_epochs=1)
     assert stage_finished(given / "models" / "model.pt")
-    assert "The later stages cannot be better than that" in caplog.text
+    assert "The later stages cannot be better than that" in printed()
 
 
 @pytest.mark.integration
@@ -377,9 +393,8 @@ def test_a_new_bundle_is_trained_from_its_source(
 @pytest.mark.integration
 @pytest.mark.usefixtures("few_steps")
 def test_stages_whose_share_is_over_end_and_the_last_is_named_with_its_command(
-    data: Path, short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    data: Path, short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Callable[[], str]
 ) -> None:
-    caplog.set_level(logging.INFO)
     set_wanted_dice(monkeypatch, 0.0)
     # Every deadline is over after the first step.
     monkeypatch.setattr(stages_module._Runner, "_deadline", lambda *_: 0.0)
@@ -393,8 +408,10 @@ def test_stages_whose_share_is_over_end_and_the_last_is_named_with_its_command(
     command = (
         f"medseglatdiff train {short} --dataset-dir {data} --output-dir '{run}' --max-minutes 5 --tracking_uri False"
     )
-    assert f"Time is up in the stage scoring. This resumes it: {command}" in caplog.text
-    assert "Dice" in caplog.text
+    said = printed()
+    assert f"Time is up in the stage scoring. This resumes it: {command}" in said
+    assert "Dice" in said
+    assert said.count("Its share of the time is over") == 3
     (run / "models" / "model.pt").unlink()
-    with pytest.raises(InputError, match=r"No weights at .*this resumes it: medseglatdiff train"):
-        load_tensors(run / "models" / "model.pt")
+    with pytest.raises(InputError, match=re.escape(f"No weights at {run}/models/model.pt. Train them, '{command}'")):
+        inference_config(run)

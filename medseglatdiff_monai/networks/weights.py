@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..files import read_json, save_with
+from ..files import save_with
 
 __all__ = [
     "find_fresh_parts",
@@ -44,7 +44,10 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"No weights at {path}. {_how_to_get_weights(path)}")
+        raise InputError(
+            f"No weights at {path}. Train the stage that writes them (medseglatdiff train runs all stages in order: "
+            "image codec, mask codec, diffusion), or name a file that exists."
+        )
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
@@ -58,18 +61,6 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
             "again."
         )
     return state
-
-
-def _how_to_get_weights(path: Path) -> str:
-    """What to do about weights that are missing: in a run's folder, the command that its training was started with."""
-    record = path.parent.parent / "training.json"
-    command = read_json(record).get("command") if record.is_file() else None
-    if command:
-        return f"The training of {path.parent.parent} is not finished; this resumes it: {command}"
-    return (
-        "Train the stage that writes them (medseglatdiff train runs all stages in order: image codec, mask codec, "
-        "diffusion, scoring), or name a file that exists."
-    )
 
 
 def find_fresh_parts(own: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
