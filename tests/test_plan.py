@@ -252,6 +252,7 @@ def test_a_new_bundle_brings_the_weights_that_it_starts_from(
     assert (same / "models" / "initial.pt").read_bytes() == (parent / "models" / "model.pt").read_bytes()
     assert "all parts fit." in caplog.text
     assert "Images: 5 training, 2 validation" in caplog.text
+    assert "Stages: image codec 100 steps (the bundle's 2 epochs would be 2); mask codec 300 steps" in caplog.text
     other = new_bundle("other_sizes", parent, tmp_path, denoiser_channels=[16, 32])
     assert "all parts fit but denoiser." in caplog.text
     network = build_network(other)[0].state_dict()

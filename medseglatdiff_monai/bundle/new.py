@@ -27,7 +27,7 @@ from ..startup import heavy_imports
 from .build import build_bundle, write_run_folder
 from .config import STAGES, Bundle, bundles_dir
 from .metadata import make_metadata, write_documents
-from .plan import describe_data, find_resize
+from .plan import describe_data, describe_lengths, find_resize, plan_stage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +61,7 @@ def new_bundle(
         output_dir: folder in which the bundle is made, standing alone. Without it the bundle goes into the source tree:
             configs/bundles/NAME.json and bundles/NAME.
         dataset_dir: prepared folder; its channels, labels, modality and number of raters are taken over, and what its
-            images and masks are like is printed.
+            images and masks are like is printed, and how long the training will be.
         image_size: side in pixels of the network's input.
         channels: channels of the image.
         structure: what is outlined, for the texts, e.g. vessel.
@@ -103,6 +103,10 @@ def new_bundle(
     network = _check_sizes(config)
     if dataset_dir is not None:
         _check_images(dataset_dir, config)
+        # Not written into the bundle: `train` plans again, and then there may be more images.
+        stages = opened.config("train", changes).get("training_stages", ())
+        lengths = {stage: plan_stage(stage, opened.config(stage, changes), len(info["training"])) for stage in stages}
+        logger.info("%s", describe_lengths(lengths))
     metadata = make_metadata(name, opened, config, info, structure, modality)
     licence = _find_licence(opened.root)
 

@@ -18,6 +18,7 @@ __all__ = [
     "STAGE_NAMES",
     "StageLength",
     "describe_data",
+    "describe_lengths",
     "find_resize",
     "plan_stage",
     "stage_share",
@@ -59,7 +60,7 @@ class StageLength:
     keys: dict[str, int]
 
     def describe(self, stage: str) -> str:
-        """The length in words, and why."""
+        """The length of this stage in words, and why."""
         steps, was = self.epochs * self.steps_per_epoch, self.bundle_epochs * self.steps_per_epoch
         if self.fixed:
             why = "as given"
@@ -102,6 +103,12 @@ def plan_stage(stage: str, config: Mapping[str, Any], cases: int, fixed: bool = 
         "checkpoint_interval": max(checkpoint, CHECKPOINT_STEPS // per_epoch),
     }
     return StageLength(per_epoch, epochs, planned, fixed, keys)
+
+
+def describe_lengths(lengths: Mapping[str, StageLength | None]) -> str:
+    """The lengths of all stages in a line."""
+    words = [length.describe(stage) for stage, length in lengths.items() if length is not None]
+    return f"Stages: {'; '.join(words)}"
 
 
 def find_resize(config: Mapping[str, Any]) -> tuple[int, str] | None:

@@ -19,7 +19,7 @@ from typing import Any
 from ..bundle.arguments import check_device
 from ..bundle.build import write_run_folder
 from ..bundle.config import Bundle, experiment_name
-from ..bundle.plan import StageLength, describe_data, find_resize, plan_stage
+from ..bundle.plan import StageLength, describe_data, describe_lengths, find_resize, plan_stage
 from ..data.datalist import load_dataset_info
 from ..errors import InputError
 from ..files import save_json
@@ -139,7 +139,7 @@ def train(
         hint = f" (--initial-weights {shipped} starts from this bundle's)" if shipped.is_file() else ""
         lines = [
             *describe_data(fingerprint, resize), start.describe() + ("" if start.weights else hint),
-            "Stages: " + "; ".join(length.describe(stage) for stage, length in lengths.items()),
+            describe_lengths(lengths),
             "Time: no limit" if max_minutes is None else f"Time: {max_minutes:g} minutes, shared by the stages",
         ]  # fmt: skip
         for line in lines:
