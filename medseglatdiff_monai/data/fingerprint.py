@@ -50,7 +50,12 @@ def take_fingerprint(
     dims = info.get("spatial_dims", 2)
     load_image, load_masks = LoadCase(spatial_dims=dims), LoadCase(is_label=True, spatial_dims=dims)
     items = load_datalist(dataset_dir, "training", max_cases)
-    sizes, lows, highs, shares, agreement, kept = [], [], [], [], [], []
+    sizes: list[tuple[int, ...]] = []
+    lows: list[float] = []
+    highs: list[float] = []
+    shares: list[float] = []
+    agreement: list[float] = []
+    kept: list[float] = []
     spacings = [tuple(item["spacing_mm"]) for item in items if item.get("spacing_mm")]
     for item in items:
         image = torch.as_tensor(load_image(item["image"]))

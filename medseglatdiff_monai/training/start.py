@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from torch import nn
 
 from ..bundle.plan import CODEC_DICE
 from ..data.datalist import load_datalist
@@ -87,7 +86,7 @@ def choose_start(
     if "mask_codec" in taken:
         codec = {name: given[name].to(value.dtype) for name, value in own.items() if name.startswith("mask_codec.")}
         network.load_state_dict({**own, **codec})
-        dice = _try_codec(network.mask_codec, parser, dataset_dir)  # type: ignore[arg-type]
+        dice = _try_codec(network.mask_codec, parser, dataset_dir)
     if "mask_codec" in fresh or (dice is not None and dice < CODEC_DICE):
         needed.add("mask_codec")
     if fresh or "mask_codec" in needed:
@@ -104,7 +103,7 @@ def read_start(path: Path) -> Start | None:
 
 
 @torch.no_grad()
-def _try_codec(codec: nn.Module, parser: ConfigParser, dataset_dir: str | Path) -> float | None:
+def _try_codec(codec: Any, parser: ConfigParser, dataset_dir: str | Path) -> float | None:
     """Mean Dice of a mask codec's reconstructions of some masks that are not empty; ``None`` if all are."""
     with unwrapped_errors():
         preprocessing = parser.get_parsed_content("preprocessing")
