@@ -84,9 +84,10 @@ def plan_stage(stage: str, config: Mapping[str, Any], cases: int, fixed: bool = 
         The length, or ``None`` where the configuration works it out by itself.
     """
     names = ("batch_size", "max_epochs", "val_interval", "checkpoint_interval")
-    batch, epochs, validation, checkpoint = (config.get(name) for name in names)
-    if not all(isinstance(value, int) for value in (batch, epochs, validation, checkpoint)):
+    numbers = [value for value in map(config.get, names) if isinstance(value, int)]
+    if len(numbers) < len(names):
         return None
+    batch, epochs, validation, checkpoint = numbers
     limit = config.get("max_train_cases")
     cases = min(cases, limit) if isinstance(limit, int) else cases
     # As the loader does: the last batch of an epoch is dropped where it is not full, unless it is the only one.
@@ -113,6 +114,8 @@ def describe_lengths(lengths: Mapping[str, StageLength | None]) -> str:
 
 def find_resize(config: Mapping[str, Any]) -> tuple[int, str] | None:
     """Side and mode to which a configuration resizes masks; ``None`` where it does not, but crops for example."""
+    if config.get("spatial_dims", 2) != 2:
+        return None
     for transform in config.get("preprocessing_transforms", ()):
         keys, mode = transform.get("keys"), transform.get("mode")
         if transform.get("_target_") == "Resized" and isinstance(mode, list) and "label" in keys:
