@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monai.transforms import Resize
 from records import RESULTS, save_record
 
 from medseglatdiff_monai.data.datalist import load_datalist
+from medseglatdiff_monai.data.fingerprint import dice_after_resizing
 from medseglatdiff_monai.io.prepared import LoadCase
 from medseglatdiff_monai.metrics import dice_score
 
@@ -34,9 +34,7 @@ def main() -> None:
         raters.append(dice_score(masks[None, :1], masks[None, 1:2]).item())
         for side in arguments.sides:
             for how in ("nearest", "area"):
-                small = Resize((side, side), mode=how)(masks.float()).ge(0.5).float()
-                back = Resize(tuple(masks.shape[1:]), mode="bilinear")(small).ge(0.5).as_tensor()
-                scores.setdefault((side, how), []).extend(dice_score(back[None], masks[None])[0].tolist())
+                scores.setdefault((side, how), []).extend(dice_after_resizing(masks, side, how))
     record = {
         "dataset": arguments.prepared.name,
         "num_cases": len(items),

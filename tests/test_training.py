@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 # The codecs differ in their latents' length, so that tests can tell them apart.
 SIZES = {
     **small_sizes(LUNG), **run_sizes(), "mask_embedding_dim": 3, "draws": 2, "val_interval": 1, "val_num_samples": 2,
-    "max_epochs": 2, "tracking_uri": False,
+    "max_epochs": 2, "tracking_uri": False, "plan": False,
 }  # fmt: skip
 
 

@@ -161,6 +161,13 @@ class Bundle:
         """Contents of ``metadata.json``."""
         return read_json(self.root / "configs" / "metadata.json")
 
+    @property
+    def training_command(self) -> str:
+        """The command line that trains this bundle; of a run's folder the one that it was started with."""
+        record = self.root / "training.json"
+        started = read_json(record).get("command") if record.is_file() else None
+        return started or f"medseglatdiff train {self.root.name} --dataset-dir D --output-dir RUN"
+
     def stages_that_know(self, key: str) -> list[str]:
         """Stages in whose configuration a key (``a``, ``a#b``, ``+a``) exists."""
         name = key.removeprefix("+")

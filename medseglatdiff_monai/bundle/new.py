@@ -1,21 +1,24 @@
 """A bundle for your own data, made from an existing one by a few choices: sizes, channels, how masks are resized.
 
 In the source tree the choices become ``configs/bundles/NAME.json``, from which ``make bundles`` makes the stage files
-of ``bundles/NAME``; elsewhere the bundle stands alone. What only the maker can know, such as the data's licence, is
-marked ``FILL IN`` in metadata, model card and data licence; ``check-bundle`` lists what is left of it.
+of ``bundles/NAME``; elsewhere the bundle stands alone. Where parts of its network have the same sizes as the source's,
+the source's weights become its ``models/initial.pt``, from which ``train`` starts. What only the maker can know, such
+as the data's licence, is marked ``FILL IN`` in metadata, model card and data licence; ``check-bundle`` lists what is
+left of it.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import logging
 import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.datalist import load_dataset_info
 from ..errors import InputError, unwrapped_errors
@@ -23,8 +26,14 @@ from ..startup import heavy_imports
 from .build import build_bundle, read_own, write_run_folder
 from .config import STAGES, Bundle, bundles_dir
 from .metadata import make_metadata, write_documents
+from .plan import describe_data, describe_lengths, find_resize, plan_stage
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["new_bundle"]
+
+logger = logging.getLogger(__name__)
 
 
 def new_bundle(
@@ -50,7 +59,8 @@ def new_bundle(
             line --from.
         output_dir: folder in which the bundle is made, standing alone. Without it the bundle goes into the source tree:
             configs/bundles/NAME.json and bundles/NAME.
-        dataset_dir: prepared folder; its channels, labels, modality and number of raters are taken over.
+        dataset_dir: prepared folder; its channels, labels, modality and number of raters are taken over, and what its
+            images and masks are like is printed, and how long the training will be.
         image_size: side in pixels of the network's input.
         channels: channels of the image.
         structure: what is outlined, for the texts, e.g. vessel.
@@ -65,7 +75,8 @@ def new_bundle(
         The bundle's folder.
 
     Raises:
-        InputError: a bad name, a folder that exists, an unknown bundle or key, sizes that do not fit the network.
+        InputError: a bad name, a folder that exists, an unknown bundle or key, sizes that do not fit the network, grey
+            values that do not fit the preprocessing.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{2,79}", str(name)):
         raise InputError(
@@ -88,7 +99,13 @@ def new_bundle(
             before["preprocessing_transforms"], opened.root.name, mask_resize, intensities
         )
     config = opened.config("inference", changes)
-    _check_sizes(config)
+    network = _check_sizes(config)
+    if dataset_dir is not None:
+        _check_images(dataset_dir, config)
+        # Not written into the bundle: `train` plans again, and then there may be more images.
+        stages = opened.config("train", changes).get("training_stages", ())
+        lengths = {stage: plan_stage(stage, opened.config(stage, changes), len(info["training"])) for stage in stages}
+        logger.info("%s", describe_lengths(lengths))
     metadata = make_metadata(name, opened, config, info, structure, modality)
     licence = _find_licence(opened.root)
 
@@ -101,6 +118,7 @@ def new_bundle(
         write_documents(made, name, metadata, config, info, structure)
         if place.own_file is not None:
             _build_in_tree(place.own_file, opened, changes, made)
+        _copy_weights(opened.root, network, made)
         made.rename(place.target)
     return place.target
 
@@ -145,6 +163,46 @@ def _check_data(
         raise InputError(f"{dataset_dir} holds images of {dims} dimensions, {source.name} {expected}.")
     if channels is not None and channels != info.get("num_channels"):
         raise InputError(f"--channels is {channels}, the images of {dataset_dir} have {info.get('num_channels')}.")
+
+
+def _check_images(dataset_dir: str | Path, config: Mapping[str, Any]) -> None:
+    """Print what the images and masks are like, and refuse grey values that the preprocessing would spoil."""
+    with heavy_imports():
+        from ..data.fingerprint import take_fingerprint
+
+    resize = find_resize(config)
+    fingerprint = take_fingerprint(dataset_dir, resize)
+    for line in describe_data(fingerprint, resize):
+        logger.info("%s", line)
+    low, high = fingerprint["intensity"]["min"], fingerprint["intensity"]["max"]
+    for transform in config["preprocessing_transforms"]:
+        if transform.get("_target_") != "ScaleIntensityRanged" or transform.get("clip"):
+            continue
+        least, most = transform["a_min"], transform["a_max"]
+        if low < least or high > most:
+            raise InputError(
+                f"The images of {dataset_dir} have grey values from {low:g} to {high:g}; this bundle scales {least} to "
+                f"{most} to [0, 1]. Give --intensities {low:g},{high:g} for fixed limits, or --intensities image for "
+                "those of each image."
+            )
+
+
+def _copy_weights(source: Path, network: nn.Module, made: Path) -> None:
+    """Copy the source's weights as those that training starts from, if any part of the network fits them."""
+    weights = source / "models" / "model.pt"
+    if not weights.is_file():
+        return
+    with heavy_imports():
+        from ..networks.weights import find_fresh_parts, load_tensors
+
+    fresh, taken = find_fresh_parts(network.state_dict(), load_tensors(weights))
+    if not taken:
+        logger.info("Training starts from scratch: these sizes do not fit the weights of %s.", source.name)
+        return
+    (made / "models").mkdir()
+    shutil.copyfile(weights, made / "models" / "initial.pt")
+    parts = f"all parts fit but {', '.join(fresh)}" if fresh else "all parts fit"
+    logger.info("Training starts from the weights of %s (models/initial.pt): %s.", source.name, parts)
 
 
 def _find_licence(source: Path) -> Path:
@@ -208,8 +266,8 @@ def _find_transform(transforms: list[dict[str, Any]], target: str, source: str, 
     raise InputError(f"{option}: the preprocessing of {source} has no {target}; start from a bundle that has.")
 
 
-def _check_sizes(config: dict) -> None:
-    """The network can be built, and the input's side is a multiple of all its downsampling."""
+def _check_sizes(config: dict) -> nn.Module:
+    """The network; it can be built, and the input's side is a multiple of all its downsampling."""
     side, channels = config["image_size"], config["image_channels"]
     for option, value in (("image_size", side), ("channels", channels)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -235,6 +293,7 @@ def _check_sizes(config: dict) -> None:
             f"image_size is {side}; codecs, image encoder and denoiser halve it {multiple.bit_length() - 1} times: "
             f"expected a multiple of {multiple}, e.g. {nearest}."
         )
+    return network
 
 
 def _join_own(own: dict[str, Any], changes: Mapping[str, Any], source: Bundle) -> dict[str, Any]:

@@ -38,8 +38,8 @@ def bundle_files(bundle: Bundle) -> list[Path]:
     if not stage_finished(weights):
         state = "belongs to a training that is not finished" if weights.is_file() else "is missing"
         raise InputError(
-            f"{weights} {state}. A packed bundle needs its weights: finish 'medseglatdiff train {root.name} "
-            "--dataset-dir D --output-dir RUN' and give RUN."
+            f"{weights} {state}. A packed bundle needs its weights: finish '{bundle.training_command}' and give the "
+            "run's folder."
         )
     metadata_path = root / "configs" / "metadata.json"
     version = bundle.metadata.get("version")

@@ -104,8 +104,8 @@ def inference_config(
     path = Path(parser.get_parsed_content("weights"))
     if not path.is_file():
         raise InputError(
-            f"No weights at {path}. Train them with 'medseglatdiff train {opened.root.name} --dataset-dir D "
-            "--output-dir O' and give --weights O/models/model.pt."
+            f"No weights at {path}. Train them, '{opened.training_command}', and give the run's folder or --weights "
+            "RUN/models/model.pt."
         )
     return parser
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from ..errors import InputError
 from ..files import save_with
 
 __all__ = [
+    "find_fresh_parts",
+    "find_part",
     "finish_stage",
     "load_tensors",
     "load_weights",
@@ -22,6 +25,10 @@ __all__ = [
 ]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+# Parts of a segmenter that are taken from other weights as a whole, or start from scratch as a whole.
+PARTS = (
+    "mask_codec.", "conditioner.codec.", "conditioner.image_encoder.", "conditioner.", "denoiser.",
+)  # fmt: skip
 
 
 def save_tensors(state: dict, path: str | Path) -> None:
@@ -54,6 +61,32 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
             "again."
         )
     return state
+
+
+def find_fresh_parts(own: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Which parts of a network would start from scratch if it took its tensors from other weights.
+
+    A part is taken if all its tensors are there in the same shapes.
+
+    Args:
+        own: state dict of the network.
+        given: state dict of another one.
+
+    Returns:
+        The parts that start from scratch, and those that are taken, e.g. ``["denoiser"]`` and
+        ``["mask_codec", "conditioner.codec"]``. A network that is no segmenter is one part, ``""``.
+    """
+    fits: dict[str, bool] = {}
+    for name, value in own.items():
+        part = find_part(name)
+        found = given.get(name)
+        fits[part] = fits.get(part, True) and isinstance(found, torch.Tensor) and found.shape == value.shape
+    return [part for part, fit in fits.items() if not fit], [part for part, fit in fits.items() if fit]
+
+
+def find_part(name: str) -> str:
+    """The part of a segmenter that a tensor belongs to, ``""`` in other networks."""
+    return next((beginning for beginning in PARTS if name.startswith(beginning)), "").removesuffix(".")
 
 
 def save_weights(module: nn.Module, path: str | Path) -> None:

@@ -18,8 +18,6 @@ from .results import SuiteRecord
 from .scoring import evaluation_settings
 from .suite import Evaluation
 
-# How a system's share of the time is divided among its stages.
-STAGE_SHARES = {"image_codec": 0.15, "mask_codec": 0.2, "train": 0.35, "scoring": 0.3}
 TRAINING_SHARE = 0.7
 # With a budget, fewer cases than these are not worth an evaluation.
 MIN_CASES = 10
@@ -55,14 +53,6 @@ class Budget:
 
     def _spent(self) -> float:
         return (time.monotonic() - self._started) / 60.0
-
-
-def stage_share(stage: str, stages: Sequence[str]) -> float:
-    """The share of a training's time that one of its stages has.
-
-    It is the same whether the codecs are trained or reused: a system must not gain from the training of another one.
-    """
-    return STAGE_SHARES[stage] / sum(STAGE_SHARES[name] for name in stages)
 
 
 def choose_cases(

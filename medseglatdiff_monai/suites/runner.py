@@ -16,11 +16,12 @@ from typing import Any
 
 import pandas as pd
 
+from ..bundle.plan import stage_share
 from ..files import clean_json, save_json, save_text
 from ..networks.weights import finish_stage, stage_finished
 from ..training.run import stage_weights, train
 from .assemble import assemble
-from .budget import Budget, choose_cases, stage_share
+from .budget import Budget, choose_cases
 from .member import Member, choose_members
 from .notes import Notes
 from .panels import render_panels
@@ -123,7 +124,9 @@ def _train_in_shares(
 
 def _call_train(member: Member, minutes: float | None, request: Request) -> None:
     overrides = member.training_overrides(request)
-    train(request.bundle, request.dataset_dir, member.system.experiment, member.run, minutes, **overrides)
+    experiment = member.system.experiment
+    # Systems are compared at the lengths that they were given, in the shares of this suite.
+    train(request.bundle, request.dataset_dir, experiment, member.run, minutes, plan=False, **overrides)
 
 
 def _score_all(

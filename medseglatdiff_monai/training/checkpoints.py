@@ -17,14 +17,21 @@ from torch import nn
 
 from ..errors import InputError
 from ..networks.encoders import load_published_weights
-from ..networks.weights import finish_stage, load_tensors, save_tensors, save_weights, stage_finished, state_path
+from ..networks.weights import (
+    find_fresh_parts,
+    find_part,
+    finish_stage,
+    load_tensors,
+    save_tensors,
+    save_weights,
+    stage_finished,
+    state_path,
+)
 from .distributed import process_rank
 
 __all__ = ["StageCheckpoint", "start_from_weights"]
 
 logger = logging.getLogger(__name__)
-# Parts of a segmenter that are loaded from initial weights as a whole, or start from scratch as a whole.
-PARTS = ("mask_codec.", "conditioner.codec.", "conditioner.image_encoder.", "conditioner.", "denoiser.")
 
 
 def start_from_weights(network: nn.Module, path: str | Path) -> list[str]:
@@ -40,21 +47,9 @@ def start_from_weights(network: nn.Module, path: str | Path) -> list[str]:
         InputError: the file is missing or damaged, has another mask codec, which is not trained here, or no part fits.
     """
     state, own = load_tensors(path), network.state_dict()
-    parts: dict[str, dict[str, torch.Tensor]] = {}
-    for name, value in own.items():
-        part = next((beginning for beginning in PARTS if name.startswith(beginning)), "")
-        parts.setdefault(part, {})[name] = value
-    fresh = []
-    for part, tensors in parts.items():
-        fits = all(
-            isinstance(state.get(name), torch.Tensor) and state[name].shape == value.shape
-            for name, value in tensors.items()
-        )
-        if fits:
-            own |= {name: state[name].to(value.dtype) for name, value in tensors.items()}
-        else:
-            fresh.append(part.removesuffix("."))
-    if "mask_codec" in fresh or len(fresh) == len(parts):
+    fresh, taken = find_fresh_parts(own, state)
+    own |= {name: state[name].to(value.dtype) for name, value in own.items() if find_part(name) in taken}
+    if "mask_codec" in fresh or not taken:
         raise InputError(
             f"The weights {path} do not fit the network: {', '.join(fresh)} would start from scratch, and the "
             "mask codec is not trained in this stage. Use weights whose mask codec has the same sizes, or train all "

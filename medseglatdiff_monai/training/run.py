@@ -2,12 +2,16 @@
 
 Every stage is a MONAI bundle configuration run by MONAI's own workflow. This package only decides which stage is next,
 how much time is left for it, and where it resumes. The configuration's ``training_stages`` names the stages. The time
-that training took and the cost of a sample are written to ``training.json`` in the run's folder.
+that training took and the cost of a sample are written to ``training.json`` in the run's folder, and what was planned
+from the data to ``plan.json``.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +19,17 @@ from typing import Any
 from ..bundle.arguments import check_device
 from ..bundle.build import write_run_folder
 from ..bundle.config import Bundle, experiment_name
+from ..bundle.plan import StageLength, describe_data, describe_lengths, find_resize, plan_stage
 from ..data.datalist import load_dataset_info
 from ..errors import InputError
+from ..files import save_json
 from ..startup import heavy_imports
 
 __all__ = ["TRAINING_STAGES", "stage_weights", "train"]
 
+logger = logging.getLogger(__name__)
+
+PLAN_FILE = "plan.json"
 # Stage → the file of weights that it leaves in models/.
 TRAINING_STAGES = {
     "image_codec": "image_codec.pt", "mask_codec": "mask_codec.pt", "train": "diffusion.pt", "scoring": "model.pt",
@@ -39,9 +48,13 @@ def train(
     output_dir: str | Path | None = None,
     max_minutes: float | None = None,
     initial_weights: str | Path | None = None,
+    plan: bool = True,
     **overrides: Any,
 ) -> Path:
     """Train a bundle's stages in their order; finished stages are skipped, interrupted ones resumed.
+
+    Lengths are planned from the data: each stage takes a number of steps that trains it, however few images there are.
+    What was found and planned is printed and kept in ``plan.json``.
 
     Example: medseglatdiff train lung_nodule_ct_latent_diffusion --dataset-dir data/lidc --output-dir runs/lung
 
@@ -50,18 +63,22 @@ def train(
         dataset_dir: prepared folder (medseglatdiff prepare).
         experiment: overlay: a JSON file or a name under configs/experiments/.
         output_dir: the run's folder, a bundle when done. Default: runs/BUNDLE, or runs/BUNDLE_EXPERIMENT.
-        max_minutes: stop cleanly after this many minutes, all stages together; the same call resumes from there. A
-            decay of the learning rate ends when the time does.
-        initial_weights: a bundle's models/model.pt to start from, e.g. to adapt it to your own images. It holds the
-            mask codec and the image encoder, so only the last stage is run (the scoring stage if there is one).
-        overrides: configuration keys, e.g. --max_epochs 3 --batch_size 8.
+        max_minutes: stop cleanly after this many minutes, shared by the stages, so that even a short training ends with
+            a model; a codec that is not good enough goes on in place of the next stage. The same call resumes the
+            last stage. A decay of the learning rate ends when the time does.
+        initial_weights: a bundle's models/model.pt to start from, e.g. to adapt it to your own images. Parts that fit
+            are taken. If all do, and its mask codec rebuilds your masks, only the last stage is run. Default: the
+            bundle's models/initial.pt, if new-bundle made one.
+        plan: False: the bundle's own epochs, every stage to its end before the next, and from scratch, or with
+            initial_weights the last stage alone; max_minutes then ends whichever stage is reached.
+        overrides: configuration keys, e.g. --batch_size 8. With --max_epochs 3 lengths are not planned.
 
     Returns:
         The run's folder; weights are in its ``models/``.
 
     Raises:
         InputError: unknown bundle, experiment or key; a data set that does not fit the bundle; no time at all; more
-            than one process.
+            than one process; a mask codec that does not learn the masks, the message says what to do.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
@@ -75,23 +92,100 @@ def train(
     info = load_dataset_info(dataset_dir)
     config = opened.config("train", overrides)
     stages = _read_stages(config)
+    name = experiment_name(experiment)
+    default = Path("runs") / (opened.root.name if name is None else f"{opened.root.name}_{name.replace('/', '_')}")
+    output = Path(output_dir or default)
+    command = _command(bundle, dataset_dir, experiment, output, max_minutes, initial_weights, plan, overrides)
     with heavy_imports():
+        from ..data.fingerprint import take_fingerprint
         from .stages import check_stages, find_spacing, run_stages
+        from .start import Start, choose_start, read_start
 
-    if initial_weights is not None:
-        stages = stages[-1:]
-        initial = str(Path(initial_weights).absolute())
-        overrides = {**overrides, "initial_weights": initial, "training_stages": stages}
-    check_stages(stages, config, initial_weights)
     _check_dataset(dataset_dir, info, config)
+    start = Start(stages)
+    given = initial_weights or (opened.root / "models" / "initial.pt")
+    if initial_weights is not None and not plan:
+        start = Start(stages[-1:], str(Path(initial_weights).absolute()))
+    elif plan and Path(given).is_file():
+        inference = opened.config("inference", overrides)
+        start = read_start(output / PLAN_FILE) or choose_start(inference, stages, given, dataset_dir)
+        if start.weights is None and initial_weights is not None:
+            raise InputError(
+                f"The weights {given} do not fit the network: no part of it has the same tensors. Use weights of a "
+                "bundle with the same sizes, or train without them, from scratch."
+            )
+    check_stages(start, config, initial_weights)
+    if start.weights is not None:
+        overrides = {**overrides, "training_stages": start.stages}
+    if start.weights is not None and len(start.stages) == 1:
+        # Among several stages each starts from another selection of these weights, which `run_stages` makes.
+        overrides["initial_weights"] = start.weights
+    lengths: dict[str, StageLength] = {}
+    if plan:
+        lengths = _plan_lengths(opened, start.stages, overrides, len(info["training"]))
+        own = overrides.get("stages", {})
+        # What the user gives for one stage is kept.
+        planned = {stage: {**length.keys, **own.get(stage, {})} for stage, length in lengths.items() if length.keys}
+        if planned:
+            overrides = {**overrides, "stages": {**own, **planned}}
     spacing = find_spacing(info, config)
     if spacing is not None:
         overrides = {"image_spacing_mm": spacing, **overrides}
-    name = experiment_name(experiment)
-    default = Path("runs") / (opened.root.name if name is None else f"{opened.root.name}_{name.replace('/', '_')}")
-    output = write_run_folder(opened, output_dir or default, overrides=overrides)
-    run_stages(output, {stage: stage_weights(stage, stages) for stage in stages}, dataset_dir, max_minutes)
+    output = write_run_folder(opened, output, overrides=overrides)
+    if plan:
+        resize = find_resize(config)
+        fingerprint = take_fingerprint(dataset_dir, resize)
+        shipped = opened.root / "models" / "model.pt"
+        hint = f" (--initial-weights {shipped} starts from this bundle's)" if shipped.is_file() else ""
+        lines = [
+            *describe_data(fingerprint, resize), start.describe() + ("" if start.weights else hint),
+            describe_lengths(lengths),
+            "Time: no limit" if max_minutes is None else f"Time: {max_minutes:g} minutes, shared by the stages",
+        ]  # fmt: skip
+        for line in lines:
+            logger.info("%s", line)
+        content = {
+            "said": lines, "fingerprint": fingerprint, "start": dataclasses.asdict(start),
+            "stages": {stage: dataclasses.asdict(length) for stage, length in lengths.items()},
+        }  # fmt: skip
+        save_json(content, output / PLAN_FILE)
+    weights = {stage: stage_weights(stage, start.stages) for stage in start.stages}
+    fixed = [stage for stage, length in lengths.items() if length.fixed]
+    run_stages(output, weights, dataset_dir, max_minutes, command, start if plan else None, fixed)
     return output
+
+
+def _plan_lengths(
+    opened: Bundle, stages: Sequence[str], overrides: Mapping[str, Any], cases: int
+) -> dict[str, StageLength]:
+    """Length of each stage; epochs that the user gave are kept."""
+    lengths = {}
+    for stage in stages:
+        fixed = "max_epochs" in overrides or "max_epochs" in overrides.get("stages", {}).get(stage, {})
+        length = plan_stage(stage, opened.config(stage, overrides), cases, fixed)
+        if length is not None:
+            lengths[stage] = length
+    return lengths
+
+
+def _command(
+    bundle: str | Path,
+    dataset_dir: str | Path,
+    experiment: str | Path | None,
+    output: Path,
+    max_minutes: float | None,
+    initial_weights: str | Path | None,
+    plan: bool,
+    overrides: Mapping[str, Any],
+) -> str:
+    """The command line of a call, which resumes its training."""
+    options = {
+        "--dataset-dir": dataset_dir, "--experiment": experiment, "--output-dir": output, "--max-minutes": max_minutes,
+        "--initial-weights": initial_weights, "--plan": None if plan else False,
+        **{f"--{key}": value for key, value in overrides.items()},
+    }  # fmt: skip
+    words = [str(word) for key, value in options.items() if value is not None for word in (key, value)]
+    return shlex.join(["medseglatdiff", "train", str(bundle), *words])
 
 
 def _read_stages(config: Mapping[str, Any]) -> list[str]:

@@ -112,7 +112,7 @@ def train_labelled(
     start = weights if pretrained and weights.is_file() else None
     crop_size = load_stage_config(root, "inference").get("crop_size")
     prepared = prepare_labelled(items, output / "dataset", crop_size, val_split)
-    return train(root, prepared, output_dir=output / "run", initial_weights=start, **overrides)
+    return train(root, prepared, output_dir=output / "run", initial_weights=start, plan=False, **overrides)
 
 
 def _load(path: Path) -> Any:
