@@ -15,6 +15,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
 
 from ..errors import InputError
 from .raster import RasterInput
@@ -59,7 +60,7 @@ class LoadInputd(MapTransform):
             image = source.read_plane()
             affine = np.asarray(image.affine)
         return MetaTensor(
-            image.as_tensor().contiguous(), affine=torch.as_tensor(affine), meta={"filename_or_obj": str(path)}
+            convert_to_tensor(image).contiguous(), affine=torch.as_tensor(affine), meta={"filename_or_obj": str(path)}
         )
 
 
