@@ -152,8 +152,8 @@ def encoder() -> str:
     table = "\n".join(lines)
     return (
         f"{table}\n\n{measured['num_cases']} validation frames of {measured['num_groups']} sequences of CVC-ClinicDB; "
-        "in brackets 95% bootstrap intervals by sequence. Every system was trained from scratch for the same time on one "
-        f"shared core.\n\nFrom `benchmarks/results/{name}.json`."
+        "in brackets 95% bootstrap intervals by sequence. Every system was trained from scratch for the same time on "
+        f"one shared core.\n\nFrom `benchmarks/results/{name}.json`."
     )
 
 
