@@ -55,7 +55,7 @@ def test_few_images_give_a_model(
     names = "|".join(map(re.escape, cases[:number]))
     folder = make_folder(unpack(ARCHIVE, rf"/({names})(_segmentation)?\.(jpg|png)$"), tmp_path / "mine", number)
     data = tmp_path / "prepared"
-    prepare("folder", folder, output_dir=data, group_pattern=".+", ratios=ratios)
+    prepare("folder", folder, output_dir=data, group_pattern=".+", ratios=ratios, workers=1)
     bundle = new_bundle("my_lesions", SKIN, tmp_path / "bundles", data)
     run = train(bundle, data, output_dir=tmp_path / "run", max_minutes=2, tracking_uri=None)
     plan = json.loads((run / "plan.json").read_text())

@@ -53,7 +53,7 @@ def write_suite(folder: Path, name: str = "small", **changes) -> Path:
     return path
 
 
-def leave_weights(bundle, dataset_dir, experiment, run: Path, minutes, **overrides) -> None:
+def leave_weights(bundle, dataset_dir, experiment, run: Path, minutes, plan=False, **overrides) -> None:
     """Stands for ``train``: a run's folder, weights, no state of an interrupted stage."""
     write_run_folder(bundle, run, experiment, overrides)
     (run / "models").mkdir(exist_ok=True)
@@ -174,7 +174,7 @@ def test_labels_that_begin_alike_are_told_apart(
 ) -> None:
     """Without weights, a system is reported though another one whose name begins with its own was."""
 
-    def train(bundle, dataset_dir, experiment, run: Path, minutes, **overrides) -> None:
+    def train(bundle, dataset_dir, experiment, run: Path, minutes, plan=False, **overrides) -> None:
         if overrides["seed"] == 10:
             raise InputError("broken")
 
@@ -190,7 +190,7 @@ def test_a_denoiser_has_the_same_minutes_with_codecs_of_another_system(
 ) -> None:
     calls: dict[str, dict[str, float]] = {}
 
-    def train(bundle, dataset_dir, experiment, run: Path, minutes, **overrides) -> None:
+    def train(bundle, dataset_dir, experiment, run: Path, minutes, plan=False, **overrides) -> None:
         write_run_folder(bundle, run, experiment, overrides)
         (run / "models").mkdir(exist_ok=True)
         stage = next(s for s, name in TRAINING_STAGES.items() if not (run / "models" / name).is_file())
@@ -222,7 +222,7 @@ def test_a_codec_that_the_budget_ended_is_not_resumed_and_said_in_every_call(
 ) -> None:
     stages = []
 
-    def train(bundle, dataset_dir, experiment, run: Path, minutes, **overrides) -> None:
+    def train(bundle, dataset_dir, experiment, run: Path, minutes, plan=False, **overrides) -> None:
         write_run_folder(bundle, run, experiment, overrides)
         (run / "models").mkdir(exist_ok=True)
         weights = {stage: run / "models" / name for stage, name in TRAINING_STAGES.items()}
@@ -247,7 +247,7 @@ def test_a_codec_that_the_budget_ended_is_not_resumed_and_said_in_every_call(
 def test_a_codec_on_its_own_that_the_budget_ended_is_scored_and_said(
     data: Path, tmp_path: Path, scored: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(bundle, dataset_dir, experiment, run: Path, minutes, **overrides) -> None:
+    def train(bundle, dataset_dir, experiment, run: Path, minutes, plan=False, **overrides) -> None:
         assert overrides["training_stages"] == ["image_codec"]
         leave_weights(bundle, dataset_dir, experiment, run, minutes, **overrides)
         state_path(run / "models" / "image_codec.pt").write_text("")
