@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from monai.data import ITKReader, MetaTensor
 
+from ..console import Progress
 from ..errors import InputError
 
 __all__ = ["DicomSeries", "check_ct", "check_slices", "find_series", "read_volume"]
@@ -93,7 +94,7 @@ def find_series(folder: str | Path, progress: bool = False) -> list[DicomSeries]
 
     Args:
         folder: any layout, searched recursively.
-        progress: show a progress bar.
+        progress: show the progress.
 
     Returns:
         The series of all modalities, sorted by patient and UID.
@@ -104,14 +105,12 @@ def find_series(folder: str | Path, progress: bool = False) -> list[DicomSeries]
     paths = _list_dicom(Path(folder))
     if not paths:
         raise InputError(f"{folder}: no DICOM file in it; give the folder that holds the series, in any layout.")
-    if progress:
-        from tqdm import tqdm
-
-        paths = tqdm(paths, desc="headers", leave=False)
     by_uid: dict[str, list[tuple[Path, Any]]] = {}
-    for path in paths:
-        header = _read_header(path)
-        by_uid.setdefault(str(header.SeriesInstanceUID).strip(), []).append((path, header))
+    with Progress("Reading headers", len(paths) if progress else 0, "files") as counted:
+        for path in paths:
+            header = _read_header(path)
+            by_uid.setdefault(str(header.SeriesInstanceUID).strip(), []).append((path, header))
+            counted.update()
     series = [_make_series(uid, members) for uid, members in by_uid.items()]
     return sorted(series, key=lambda one: (one.patient_id, one.uid))
 

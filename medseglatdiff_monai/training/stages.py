@@ -48,7 +48,7 @@ def run_stages(run: Path, weights: Mapping[str, str], dataset_dir: str | Path, m
                 break
             arguments["deadline"] = deadline
         config_file = run / "configs" / f"{stage}.json"
-        workflow = ConfigWorkflow(config_file=str(config_file), workflow_type="train", **arguments)
+        workflow = ConfigWorkflow(config_file=str(config_file), workflow_type="train", logging_file=False, **arguments)
         with unwrapped_errors():
             workflow.initialize()
             started = time.perf_counter()
