@@ -1,28 +1,31 @@
 """The command line: a table of public functions, whose signatures are the options and whose docstrings are the help.
 
-fire reads the words and prints the help. A function's module is imported when its command is called, and none of these
-modules needs torch or MONAI before the arguments are checked.
+fire reads the words. A function's module is imported when its command is called, and none of these modules needs torch
+or MONAI before the arguments are checked.
 """
 
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import pkgutil
 import re
+import shlex
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from . import __version__
 from .bundle.trust import TRUST_VARIABLE
+from .console import set_up_console
 from .errors import InputError, did_you_mean
 
 __all__ = ["COMMANDS", "main"]
 
 HELP = frozenset({"--help", "-h"})
+CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
 # Prints a result; gets the arguments too.
 Say = Callable[[Any, Mapping[str, Any]], None]
 
@@ -48,25 +51,6 @@ class Command:
     def load(self) -> Callable[..., Any]:
         """Import the function."""
         return pkgutil.resolve_name(f"{__package__}.{self.function}")
-
-    def describe(self) -> Callable[..., None]:
-        """A function for fire's help: with the docstring, and parameters that are words or options."""
-        function = self.load()
-        signature = inspect.signature(function)
-        parameters = []
-        for place, parameter in enumerate(signature.parameters.values()):
-            kind = parameter.kind
-            if place == self.words - 1 and self.several:
-                kind = parameter.VAR_POSITIONAL
-            elif place >= self.words and kind is not parameter.VAR_KEYWORD:
-                kind = parameter.KEYWORD_ONLY
-            parameters.append(parameter.replace(kind=kind))
-
-        def described() -> None: ...
-
-        described.__doc__ = function.__doc__
-        described.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return described
 
     def call(self, name: str, words: Sequence[str], options: Mapping[str, str]) -> None:
         """Check and parse what was typed, call the function, and print what it says."""
@@ -116,34 +100,69 @@ def _parse(key: str, text: str, annotation: str) -> Any:
     """The value of an option, of the type that the parameter's annotation names.
 
     Text stays as it was typed, since a folder may be called 007; integers, numbers and switches are checked; all else,
-    such as lists and configuration keys, is what fire makes of it.
+    such as lists and configuration keys, is what fire makes of it, with true, false, none and null in any case.
     """
     from fire.parser import DefaultParseValue
 
     kinds = set(re.findall(r"[A-Za-z]\w*", annotation))
-    if text == "None" and kinds & {"None", "Any"}:
-        return None
+    optional = bool(kinds & {"None", "Any"})
     kinds -= {"None"}
     if kinds <= {"str", "Path"}:
-        return text
-    if kinds == {"bool"} and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    value = DefaultParseValue(text)
+        return None if optional and text == "None" else text
+    value = _replace_constants(DefaultParseValue(text))
+    if value is None and optional:
+        return None
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     for kind, fits, expected in (
         ("int", number and isinstance(value, int), "an integer"),
         ("float", number, "a number"),
-        ("bool", False, "True or False"),
+        ("bool", isinstance(value, bool), "true or false"),
     ):
         if kinds == {kind} and not fits:
             raise InputError(f"{_option(key)} is {text!r}; expected {expected}.")
     return value
 
 
-def _say_prepared(dataset_file: Any, _: Mapping[str, Any]) -> None:
+def _replace_constants(value: Any) -> Any:
+    """``value`` with the words of :data:`CONSTANTS`, in any case, as what they mean; also inside lists."""
+    if isinstance(value, str):
+        return CONSTANTS.get(value.lower(), value)
+    return type(value)(map(_replace_constants, value)) if isinstance(value, list | tuple) else value
+
+
+def _say_next(*words: object) -> None:
+    """The command that usually follows, to be typed or copied; a word in capitals is to be filled in."""
+    print("Next:", shlex.join(["medseglatdiff", *map(str, words)]))
+
+
+def _say_prepared(dataset_file: Path, _: Mapping[str, Any]) -> None:
+    from .data.datalist import load_dataset_info
+    from .data.sources.source import default_bundle
     from .data.summary import summarise_dataset
 
     print("\n  ".join([f"Prepared: {dataset_file}", *summarise_dataset(dataset_file)]))
+    folder = dataset_file.parent
+    info = load_dataset_info(folder)
+    bundle = default_bundle(info.get("source"))
+    if bundle is None:
+        _say_next("new-bundle", "NAME", "--from", "BUNDLE", "--output-dir", "bundles", "--dataset-dir", folder)
+    elif info["training"]:
+        _say_next("train", bundle, "--dataset-dir", folder, "--output-dir", f"runs/{folder.name}")
+
+
+def _say_run(run: Path, arguments: Mapping[str, Any]) -> None:
+    from .networks.weights import stage_finished
+
+    print(f"Run: {run}")
+    weights = run / "models" / "model.pt"
+    if stage_finished(weights):
+        print(f"Result: {weights}")
+        _say_next(
+            "evaluate", run, "--dataset-dir", arguments["dataset_dir"], "--output-dir", f"results/{Path(run).name}"
+        )
+    else:
+        # Which stage is not finished was said before.
+        _say_next(*sys.argv[1:])
 
 
 def _say_scores(result: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
@@ -151,6 +170,7 @@ def _say_scores(result: Mapping[str, Any], arguments: Mapping[str, Any]) -> None
     names = [name for name in ("ged_v", "ged_u", "hm_iou", "dice", "iou") if summary[name] is not None]
     print("  ".join(f"{name} {summary[name]:.4f}" for name in names), f" ({summary['num_cases']} cases)")
     print(f"Results: {output_dir}/metrics.json, {output_dir}/cases.csv")
+    _say_next("predict", arguments["bundle"], "IMAGE", "--output-dir", "out")
 
 
 def _say_suite(results: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
@@ -178,6 +198,11 @@ def _say_predictions(results: Sequence[Mapping[str, Any]], arguments: Mapping[st
             parts += [] if iou is None else [f"agreement of the samples {iou:.2f} IoU"]
             print(f"{result['input']['name']}, nodule {nodule['number']}: {'; '.join(parts)}")
     print(f"Results: {arguments['output_dir']}")
+    _say_next("report", arguments["output_dir"])
+
+
+def _say_report(path: Path, _: Mapping[str, Any]) -> None:
+    print(f"Report: {path}, to be opened in a browser")
 
 
 def _say_packed(path: Any, _: Mapping[str, Any]) -> None:
@@ -191,13 +216,19 @@ def _say_registered(result: tuple[str, int], _: Mapping[str, Any]) -> None:
     print(f"Registered: version {version}. mlflow.pyfunc.load_model({uri!r})")
 
 
-def _say_new_bundle(path: Any, _: Mapping[str, Any]) -> None:
+def _say_new_bundle(path: Any, arguments: Mapping[str, Any]) -> None:
     from .bundle.check import check_bundle
 
     print(f"Bundle: {path}")
     print("Before it is given to others:")
     for line in check_bundle(path):
         print(f"  {line}")
+    folder = arguments.get("dataset_dir") or "DATASET_DIR"
+    _say_next("train", path, "--dataset-dir", folder, "--output-dir", f"runs/{path.name}")
+
+
+def _say_lines(lines: Sequence[str], _: Mapping[str, Any]) -> None:
+    print("\n".join(lines))
 
 
 def _say_checked(found: Sequence[str], arguments: Mapping[str, Any]) -> None:
@@ -208,11 +239,11 @@ def _say_checked(found: Sequence[str], arguments: Mapping[str, Any]) -> None:
 
 COMMANDS: dict[str, Command] = {
     "prepare": Command("data.prepare:prepare", 2, _say_prepared),
-    "train": Command("training.run:train", 1, "Run"),
+    "train": Command("training.run:train", 1, _say_run),
     "evaluate": Command("evaluation.run:evaluate", 1, _say_scores),
     "benchmark": Command("suites.command:run_suite", 1, _say_suite, aliases={"run": "runs"}),
     "predict": Command("predict.command:predict", 2, _say_predictions, several=True),
-    "report": Command("predict.report:report", 1, "Report"),
+    "report": Command("predict.report:report", 1, _say_report),
     "view": Command("integrations.view.command:view", 1),
     "export": Command("integrations.export.export:export", 1, "Exported"),
     "pack": Command("bundle.pack:pack", 1, _say_packed),
@@ -220,49 +251,42 @@ COMMANDS: dict[str, Command] = {
     "new-bundle": Command("bundle.new:new_bundle", 1, _say_new_bundle, aliases={"from": "source"}),
     "check-bundle": Command("bundle.check:check_bundle", 1, _say_checked),
     "demo": Command("demo:demo", 0),
+    "bundles": Command("listing:list_bundles", 0, _say_lines),
+    "experiments": Command("listing:list_experiments", 0, _say_lines),
+    "suites": Command("listing:list_suites", 0, _say_lines),
 }
 
 
-class _Help(dict):
-    """Segmentation of medical images as a distribution of masks.
+def _print_help(name: str, rest: Sequence[str]) -> None:
+    from .command_help import describe_command, describe_program, describe_source
+    from .data.sources.source import SOURCES
 
-    From data to masks:
-
-        medseglatdiff prepare lidc-slices lidc.tar.xz --output-dir data/lidc
-        medseglatdiff train lung_nodule_ct_latent_diffusion --dataset-dir data/lidc --output-dir runs/lung
-        medseglatdiff evaluate runs/lung --dataset-dir data/lidc --split validation --output-dir results/lung
-        medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES_FOLDER --point=-62.5,41,-120 --output-dir out
-
-    medseglatdiff COMMAND --help lists a command's arguments. Every command takes --trust: a configuration may then run
-    code that is not of this package's own configurations.
-    """
+    sources = [word for word in rest if word in SOURCES]
+    row = COMMANDS.get(name)
+    if row is None:
+        print(describe_program({key: row.load() for key, row in COMMANDS.items()}))
+    elif name == "prepare" and sources:
+        print(describe_source(sources[0]))
+    else:
+        print(describe_command(name, row.load(), row.words, row.several, row.aliases))
 
 
 def main() -> None:
     """Entry point of the console script ``medseglatdiff``."""
-    import fire
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # Each of these speaks about something that a user of this program can do nothing about.
-    for logger in ("mlflow", "alembic", "highdicom", "monai.data.nvimgcodec_pydicom_plugin", "monai.data.image_reader"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+    set_up_console()
     given, *rest = sys.argv[1:] or ["--help"]
     name = given.replace("_", "-")
-    rows = COMMANDS if given in HELP else {name: COMMANDS[name]} if name in COMMANDS else {}
-    if not rows:
+    if given == "--version":
+        print(f"medseglatdiff {__version__}")
+        return
+    if given not in HELP and name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS)
         sys.exit(f"medseglatdiff: no command {given!r}.{hint} Commands: {', '.join(COMMANDS)}.")
-    if name == "prepare" and HELP & {*rest}:
-        from .data.sources.source import SOURCES, describe_source
-
-        if sources := [word for word in rest if word in SOURCES]:
-            print(describe_source(sources[0]))
-            return
     if HELP & {given, *rest}:
-        described = _Help({key: row.describe() for key, row in rows.items()})
-        fire.Fire(described, command=[*([] if given in HELP else [name]), "--", "--help"], name="medseglatdiff")
+        _print_help(name, rest)
         return
+
+    import fire
 
     if "--trust" in rest:
         rest.remove("--trust")

@@ -7,10 +7,14 @@ can, and then import the rest.
 from __future__ import annotations
 
 import gc
+import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 __all__ = ["heavy_imports"]
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -19,6 +23,8 @@ def heavy_imports() -> Iterator[None]:
 
     Modules stay until the program ends: their objects are set aside, and later collections skip them.
     """
+    if "monai" not in sys.modules:
+        logger.info("Loading PyTorch and MONAI")
     enabled = gc.isenabled()
     gc.disable()
     try:

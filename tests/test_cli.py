@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,15 +16,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import LUNG, THRESHOLD, write_prepared, write_small_bundle
+from small_runs import BUNDLES, LUNG, THRESHOLD, write_prepared, write_small_bundle
 
-from medseglatdiff_monai import cli
+from medseglatdiff_monai import __version__, cli
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.cli import main
+from medseglatdiff_monai.data.sources.source import SOURCES, read_options
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[1]
+OWN_LINE = re.compile(
+    r"Loading PyTorch and MONAI|(Loading images|Preparing|Scoring|Predicting): .*|Stage \d of \d: .*|"
+    r"Stage \w+ is finished already: .*|.*\.png: predicted in .*"
+)
 
 
 def medseglatdiff(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -31,6 +38,13 @@ def medseglatdiff(*arguments: object) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "medseglatdiff_monai", *map(str, arguments)],
         capture_output=True, text=True, env=environment, timeout=120,
     )  # fmt: skip
+
+
+def assert_own_lines(text: str) -> None:
+    """What went to stderr is this package's: nothing of other packages, no bars, no figures of sixteen digits."""
+    other = [line for line in text.splitlines() if not OWN_LINE.fullmatch(line)]
+    assert other == []
+    assert not re.search(r"\d\.\d{6}", text)
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +59,62 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_lists_the_commands() -> None:
     done = medseglatdiff("--help")
-    assert done.returncode == 0
+    assert (done.returncode, done.stderr) == (0, "")
     for command in cli.COMMANDS:
-        assert f"     {command}\n" in done.stdout + done.stderr
-    assert "medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES_FOLDER --point" in done.stdout + done.stderr
-    # For developers: make bundles.
-    assert "build-bundles" not in done.stdout + done.stderr
+        assert re.search(rf"^  {command} +[A-Z]", done.stdout, re.MULTILINE)
+    assert "medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES_FOLDER --point" in done.stdout
 
 
-def test_help_of_a_command_lists_its_arguments() -> None:
-    done = medseglatdiff("evaluate", "--help")
-    assert done.returncode == 0
-    for argument in ("--dataset_dir", "--num_samples", "--max_cases", "--save_samples", "--output_dir"):
-        assert argument in done.stdout + done.stderr
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_help_of_a_command_lists_its_arguments(command: str) -> None:
+    """Every parameter with a meaning, its default as one types it, and an example."""
+    done = medseglatdiff(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(rf"^Example: medseglatdiff {command}\b", done.stdout, re.MULTILINE)
+    row = cli.COMMANDS[command]
+    names = {parameter: option for option, parameter in row.aliases.items()}
+    parameters = inspect.signature(row.load()).parameters.values()
+    for number, parameter in enumerate(parameters):
+        name = names.get(parameter.name, parameter.name)
+        if number < row.words:
+            start = rf"  {name.upper()}(\.\.\.)?"
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            start = "  --KEY VALUE"
+        elif isinstance(parameter.default, bool):
+            start = rf"  --{name.replace('_', '-')} true\|false  \(default: {str(parameter.default).lower()}\)"
+        elif parameter.default is parameter.empty:
+            start = rf"  --{name.replace('_', '-')} \S+  \(required\)"
+        elif parameter.default is None:
+            start = rf"  --{name.replace('_', '-')} \S+"
+        else:
+            start = rf"  --{name.replace('_', '-')} \S+  \(default: {re.escape(str(parameter.default))}\)"
+        assert re.search(rf"^{start}\n      \w", done.stdout, re.MULTILINE), (name, done.stdout)
+
+
+def test_help_of_prepare_lists_the_options_of_every_source() -> None:
+    whole = medseglatdiff("prepare", "--help").stdout
+    for source in SOURCES:
+        options = read_options(source)[1]
+        own = medseglatdiff("prepare", source, "--help")
+        assert (own.returncode, own.stderr) == (0, "")
+        for name in options:
+            assert f"  --{name.replace('_', '-')} " in whole.split(f"Options of the source {source}:")[1]
+            assert f"  --{name.replace('_', '-')} " in own.stdout
+
+
+def test_lists_of_what_there_is() -> None:
+    bundles, experiments, suites = (medseglatdiff(name) for name in ("bundles", "experiments", "suites"))
+    assert {line.split()[0] for line in bundles.stdout.splitlines()} == set(BUNDLES)
+    assert re.search(rf"^{LUNG} +weights +Segmentation of a lung nodule", bundles.stdout, re.MULTILINE)
+    # Every experiment says in a sentence what it is.
+    assert all(len(line.split()) > 1 for line in experiments.stdout.splitlines())
+    for name in ("nnunet", "paper", "ablations/kl"):
+        assert re.search(rf"^{name}  ", experiments.stdout, re.MULTILINE)
+    assert re.search(r"^ambiguity  .*\(7 systems\)$", suites.stdout, re.MULTILINE)
+
+
+def test_version() -> None:
+    assert medseglatdiff("--version").stdout == f"medseglatdiff {__version__}\n"
 
 
 def test_mistyped_command_names_the_nearest() -> None:
@@ -94,7 +151,7 @@ def test_hyphens_and_underscores_are_the_same(tmp_path: Path) -> None:
         (["check-bundle", LUNG, "more"], "medseglatdiff check-bundle: 'more' is a word too many"),
         (["evaluate", LUNG, "--dataset-dir=d", "--output-dir=o", "--seed=1.5"], "--seed is '1.5'; expected an integer"),
         (["train", LUNG, "--dataset-dir=d", "--max-minutes=soon"], "--max-minutes is 'soon'; expected a number"),
-        (["view", "--show=maybe"], "--show is 'maybe'; expected True or False"),
+        (["view", "--show=maybe"], "--show is 'maybe'; expected true or false"),
         (["--halp"], "medseglatdiff: no command '--halp'"),
         ([""], "medseglatdiff: no command ''"),
     ],
@@ -125,13 +182,14 @@ def test_values_have_the_types_of_the_signature(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(cli.COMMANDS, "try", row)
     typed = [
         "007", "1e3", "b.png", "--name=010", "--seed", "5", "--minutes=2", "--noshow", "--point=-1,2", "--key=[1,2]",
-        "--other_key",
+        "--other_key", "--first=false", "--second=TRUE", "--third=None", "--fourth=null", "--fifth=[true,none,a]",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["medseglatdiff", "try", *typed])
     main()
     assert given == {
         "bundle": "007", "inputs": ["1e3", "b.png"], "name": "010", "seed": 5, "minutes": 2, "show": False,
-        "point": (-1, 2), "key": [1, 2], "other_key": True,
+        "point": (-1, 2), "key": [1, 2], "other_key": True, "first": False, "second": True, "third": None,
+        "fourth": None, "fifth": [True, None, "a"],
     }  # fmt: skip
 
 
@@ -144,13 +202,6 @@ def test_a_word_may_be_given_as_an_option(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(sys, "argv", ["medseglatdiff", "try", *typed])
         main()
     assert given == [("lung", ["a.png", "b.png"])] * 3
-
-
-@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
-def test_help_shows_an_example(command: str) -> None:
-    done = medseglatdiff(command, "--help")
-    assert done.returncode == 0
-    assert f"Example: medseglatdiff {command} " in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -198,12 +249,19 @@ def test_evaluate(bundle: Path, data: Path, tmp_path: Path) -> None:
     assert len(cases) == 2
     assert f"ged_v {result['summary']['ged_v']:.4f}" in done.stdout
     assert "metrics.json" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"Next: medseglatdiff predict {bundle} IMAGE --output-dir out"
+    assert_own_lines(done.stderr)
 
 
 def test_predict(bundle: Path, data: Path, tmp_path: Path) -> None:
     images = [data / "images" / f"case-{number}.png" for number in (1, 2)]
     done = medseglatdiff("predict", bundle, *images, "--output-dir", tmp_path, "--num-samples", 3)
     assert done.returncode == 0, done.stderr
+    assert_own_lines(done.stderr)
+    assert re.findall(r"^(case-\d\.png): predicted in .* \((\d) of 2\)$", done.stderr, re.MULTILINE) == [
+        ("case-1.png", "1"), ("case-2.png", "2"),
+    ]  # fmt: skip
+    assert done.stdout.splitlines()[-2:] == [f"Results: {tmp_path}", f"Next: medseglatdiff report {tmp_path}"]
     for image in images:
         consensus = np.asarray(Image.open(tmp_path / f"{image.stem}_consensus.png"))
         assert consensus.shape == (128, 128)
@@ -253,11 +311,23 @@ def test_train(bundle: Path, data: Path, tmp_path: Path) -> None:
     """A list, a number and a switch as overrides; the second call finds the run finished."""
     command = [
         "train", bundle, "--dataset-dir", data, "--output-dir", tmp_path / "run", "--max_epochs", 1, "--batch_size", 1,
-        "--cache_workers", 0, "--draws=2", "--denoiser_channels", "[16,24]", "--tracking_uri", "False",
-        "--denoiser_norm_groups", 4,
+        "--cache_workers", 0, "--draws=2", "--denoiser_channels", "[16,24]", "--tracking_uri", "false",
+        "--denoiser_norm_groups", 4, "--val_interval", 1,
     ]  # fmt: skip
     done = medseglatdiff(*command)
     assert done.returncode == 0, done.stderr
+    assert_own_lines(done.stderr)
+    for number, name in enumerate(("image codec", "mask codec", "diffusion", "scoring"), start=1):
+        assert f"Stage {number} of 4: {name}: 1 step in 1 epoch\n" in done.stderr
+    assert re.search(r"mask codec, epoch 1 of 1: Dice [\d.e-]+, wanted at least 0\.90; loss ", done.stderr)
+    curves = json.loads((tmp_path / "run" / "training_curves.json").read_text())
+    assert [curves["scoring"][name][0][0] for name in ("loss", "GED", "Dice")] == [1, 1, 1]
+    with Image.open(tmp_path / "run" / "training_curves.png") as picture:
+        assert picture.width > picture.height
+    assert done.stdout.splitlines()[-2:] == [
+        f"Result: {tmp_path / 'run' / 'models' / 'model.pt'}",
+        f"Next: medseglatdiff evaluate {tmp_path / 'run'} --dataset-dir {data} --output-dir results/run",
+    ]
     written = json.loads((tmp_path / "run" / "configs" / "train.json").read_text())
     assert written["denoiser_channels"] == [16, 24]
     assert not (tmp_path / "run" / "mlruns.db").exists()
@@ -266,3 +336,30 @@ def test_train(bundle: Path, data: Path, tmp_path: Path) -> None:
     again = medseglatdiff(*command)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("is finished already") == 4
+
+
+def test_training_that_tracks_and_resumes_says_nothing_of_other_packages(
+    bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    """MLflow makes its tables; MONAI and ignite tell of their own; the run is not finished within its time."""
+    command = [
+        "train", bundle, "--dataset-dir", data, "--output-dir", tmp_path / "run", "--batch_size", 1,
+        "--training_stages", "[mask_codec,train]", "--sampler", "dpm++", "--max_epochs", 20_000, "--max-minutes", 0.05,
+    ]  # fmt: skip
+    for number in range(2):
+        done = medseglatdiff(*command)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "run" / "mlruns.db").is_file()
+        assert re.search(r"20,000 steps in 20,000 epochs.*, \d seconds? left of the budget", done.stderr)
+        assert ("resumed after step" in done.stderr) is bool(number)
+        assert_own_lines(re.sub(r"^Time is up in stage .*\n", "", done.stderr, flags=re.MULTILINE))
+        assert done.stdout.splitlines()[-1].startswith("Next: medseglatdiff train ")
+
+
+def test_prepare_names_the_next_command(tmp_path: Path) -> None:
+    done = medseglatdiff("prepare", "phantom", "--num-cases", 10, "--workers", 2, "--output-dir", tmp_path / "phantom")
+    assert done.returncode == 0, done.stderr
+    assert_own_lines(done.stderr)
+    assert done.stdout.splitlines()[-1] == (
+        f"Next: medseglatdiff train {LUNG} --dataset-dir {tmp_path / 'phantom'} --output-dir runs/phantom"
+    )

@@ -9,24 +9,26 @@ import tarfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from ..console import Progress
 from ..errors import InputError
 from .sources.source import Source
 
 __all__ = ["unpack_archive"]
 
+MEGABYTE = 1_000_000
+
 
 def unpack_archive(archive: Path, folder: Path, instance: Source) -> None:
     """Unpack the wanted files of a tar archive, streaming: plain files only, never outside `folder`."""
-    from tqdm import tqdm
-
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with (
             archive.open("rb") as raw,
-            tqdm.wrapattr(raw, "read", total=archive.stat().st_size, desc=f"unpack {archive.name}") as stream,
-            tarfile.open(fileobj=stream, mode="r|*") as tar,
+            Progress(f"Unpacking {archive.name}", archive.stat().st_size // MEGABYTE, "MB") as progress,
+            tarfile.open(fileobj=raw, mode="r|*") as tar,
         ):
             for member in tar:
+                progress.update(raw.tell() // MEGABYTE - progress.done)
                 parts = PurePosixPath(member.name).parts
                 if not member.isfile() or parts[-1].startswith("._") or not instance.wants(member.name):
                     continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..console import count
 from .datalist import load_datalist, load_dataset_info
 from .splits import SPLITS
 
@@ -29,22 +30,18 @@ def summarise_dataset(dataset_file: str | Path) -> list[str]:
     images = sum(part["cases"] for part in counts.values())
     groups = sum(part["groups"] for part in counts.values())
     lines = [
-        f"{_count(images, 'case')} of {_count(groups, unit)}, {_count(info['num_channels'], 'channel')}; "
-        f"{_count(info['num_raters'], 'rater')}{names}",
-        ", ".join(f"{name} {part['cases']:,} ({_count(part['groups'], unit)})" for name, part in counts.items()),
+        f"{count(images, 'case')} of {count(groups, unit)}, {count(info['num_channels'], 'channel')}; "
+        f"{count(info['num_raters'], 'rater')}{names}",
+        ", ".join(f"{name} {part['cases']:,} ({count(part['groups'], unit)})" for name, part in counts.items()),
     ]
     if info["provenance"]["left_out"]:
-        left_out = ", ".join(f"{count:,} {reason}" for reason, count in info["provenance"]["left_out"].items())
+        left_out = ", ".join(f"{number:,} {reason}" for reason, number in info["provenance"]["left_out"].items())
         lines.append(f"left out: {left_out}")
     lines.append(_describe_masks(dataset_file, info["num_raters"]))
     for name in ("training", "validation"):
         if not counts[name]["cases"]:
             lines.append(f"warning: the {name} part is empty, so nothing can be trained; give --split-file or --ratios")
     return lines
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _describe_masks(dataset_file: str | Path, num_raters: int) -> str:

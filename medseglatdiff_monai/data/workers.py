@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from ..console import Progress, set_up_console
 from ..errors import InputError
 from .case_files import write_case
 from .journal import Journal, stamp_files
@@ -30,8 +31,6 @@ def read_cases(
     workers: int,
 ) -> dict[str, dict[str, Any]]:
     """Read and write every case that is not finished; returns the journal's record of each case."""
-    from tqdm import tqdm
-
     stamps = {case.key: stamp_files(case.files) for case in cases}
     records = {key: record for key, record in kept.items() if stamps.get(key) == record["stamp"]}
     todo = [case for case in cases if case.key not in records]
@@ -40,7 +39,7 @@ def read_cases(
         (output / "dataset.json").unlink(missing_ok=True)
     owners = {item["case"]: key for key, record in records.items() for item in record["items"]}
 
-    with journal.open(records) as handle, tqdm(total=len(cases), initial=len(records), desc="prepare") as bar:
+    with journal.open(records) as handle, Progress("Preparing", len(cases), "cases", len(records)) as progress:
         for name in ("images", "masks"):
             (output / name).mkdir(exist_ok=True)
 
@@ -51,7 +50,7 @@ def read_cases(
                     raise InputError(f"{case.key} and {owner} both give the case {item['case']!r}; rename one of them.")
             journal.append(handle, record)
             records[case.key] = record
-            bar.update()
+            progress.update()
 
         if min(workers, len(todo)) <= 1:
             for case in todo:
@@ -84,6 +83,7 @@ def read_cases(
 
 def _start_worker() -> None:
     """Set up a worker: Ctrl-C is the main process's business, and a worker does not outlive it."""
+    set_up_console()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from monai.data import ITKReader, MetaTensor
 
+from ..console import Progress
 from ..errors import InputError
 from .dicom_headers import SliceHeader, check_bits, read_header
 
@@ -101,7 +102,7 @@ def find_series(folder: str | Path, progress: bool = False) -> list[DicomSeries]
 
     Args:
         folder: any layout, searched recursively.
-        progress: show a progress bar.
+        progress: show the progress.
 
     Returns:
         The series of all modalities, sorted by patient and UID.
@@ -113,14 +114,12 @@ def find_series(folder: str | Path, progress: bool = False) -> list[DicomSeries]
     paths = _list_dicom(Path(folder))
     if not paths:
         raise InputError(f"{folder}: no DICOM file in it; give the folder that holds the series, in any layout.")
-    if progress:
-        from tqdm import tqdm
-
-        paths = tqdm(paths, desc="headers", leave=False)
     by_uid: dict[str, list[SliceHeader]] = {}
-    for path in paths:
-        header = read_header(path)
-        by_uid.setdefault(header.texts["SeriesInstanceUID"], []).append(header)
+    with Progress("Reading headers", len(paths) if progress else 0, "files") as counted:
+        for path in paths:
+            header = read_header(path)
+            by_uid.setdefault(header.texts["SeriesInstanceUID"], []).append(header)
+            counted.update()
     series = [_make_series(uid, members) for uid, members in by_uid.items()]
     return sorted(series, key=lambda one: (one.patient_id, one.uid))
 

@@ -7,6 +7,8 @@ of each axial slice first, and prepared by itself. Written are JSON, masks and m
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 
 from ..bundle.segmenter import Segmenter
+from ..console import Progress, format_duration
 from ..errors import InputError
 from ..io.dicom_results import DicomWriter, SegmentedNodule, can_write_dicom
 from ..io.places import Place, find_points
@@ -29,6 +32,8 @@ from .nodule import segment_nodule
 from .record import describe_input, describe_nodule, describe_plane, describe_run, save_panel
 
 __all__ = ["RESULT_VERSION", "predict_inputs"]
+
+logger = logging.getLogger(__name__)
 
 RESULT_VERSION = 2
 NO_DICOM = "No DICOM SEG and SR: highdicom is not installed; pip install -e '.[dicom]' in the source tree."
@@ -56,8 +61,10 @@ def predict_inputs(
     run = describe_run(segmenter, experiment, seed)
     wanted = can_write_dicom() if dicom is None else dicom
     writers = [DicomWriter(source, run) if wanted and isinstance(source, DicomInput) else None for source in opened]
-    results = []
+    results: list[dict[str, Any]] = []
+    progress = Progress("Predicting", len(opened), "inputs")
     for source, where, at, writer in zip(opened, places, points, writers, strict=True):
+        started = time.monotonic()
         result: dict[str, Any] = {"version": RESULT_VERSION, "input": describe_input(source)}
         write: Callable[[dict[str, Any], Path], dict[str, str]]
         if isinstance(source, RasterInput) or not len(at):
@@ -65,7 +72,11 @@ def predict_inputs(
             result |= describe_plane(source, found, segmenter)
             write = partial(_write_plane, source, found)
         else:
-            nodules = [segment_nodule(segmenter, source, point, None, slices, reach_mm) for point in at]
+
+            def tell(slices_done: int) -> None:
+                progress.update(0, lambda: f"slice {slices_done}")
+
+            nodules = [segment_nodule(segmenter, source, point, None, slices, reach_mm, tell) for point in at]
             described = [
                 describe_nodule(source, place, point, nodule, number, slices, reach_mm)
                 for number, (place, point, nodule) in enumerate(zip(where, at, nodules, strict=True), start=1)
@@ -74,6 +85,10 @@ def predict_inputs(
             result |= {"interval_percent": list(INTERVAL_PERCENT), "nodules": described, "notes": notes}
             write = partial(_write_nodules, source, nodules, described, writer, slices == 1)
         results.append(_write_together({**result, "provenance": run}, source.stem, Path(output_dir), write))
+        progress.update()
+        took = format_duration(time.monotonic() - started)
+        logger.info("%s: predicted in %s (%d of %d)", source.path.name, took, len(results), len(opened))
+    progress.close()
     return results
 
 

@@ -1,4 +1,4 @@
-"""Ignite handlers of the trainers: seeds, learning rate, gradients, codebook, progress and time."""
+"""Ignite handlers of the trainers: seeds, learning rate, gradients, codebook and time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
 from monai.engines.utils import IterationEvents
 from monai.utils import set_determinism
 from torch import nn
@@ -20,11 +19,9 @@ from .distributed import process_rank
 
 __all__ = [
     "CodebookLogger",
-    "EvaluationProgressBar",
     "GradientClipping",
     "LearningRateSchedule",
     "SeedEachEpoch",
-    "TrainingProgressBar",
     "TrainingTimeLimit",
 ]
 
@@ -161,29 +158,11 @@ class CodebookLogger:
         engine.state.metrics["codebook_usage"] = float(used.float().mean())
 
 
-class TrainingProgressBar(ProgressBar):
-    """Ignite's progress bar with the loss beside it, only on rank 0."""
-
-    def attach(self, engine: Engine) -> None:  # type: ignore[override]
-        """Register on a trainer."""
-        if process_rank() == 0:
-            super().attach(engine, output_transform=lambda output: {"loss": float(output["loss"].detach())})
-
-
-class EvaluationProgressBar(ProgressBar):
-    """Ignite's progress bar, only on rank 0."""
-
-    def attach(self, engine: Engine) -> None:  # type: ignore[override]
-        """Register on an evaluator."""
-        if process_rank() == 0:
-            super().attach(engine)
-
-
 class TrainingTimeLimit:
     """End the run cleanly after some minutes: the current iteration is finished, and the checkpoint written.
 
     ``engine.state.time_share`` is the share of the time that has passed, in [0, 1], the same on every rank; the
-    :class:`LearningRateSchedule` follows it.
+    :class:`LearningRateSchedule` follows it. ``engine.state.stop_at`` is the end, as a point of ``time.monotonic()``.
 
     Args:
         max_minutes: the limit, from the first iteration on; ``None`` sets none.
@@ -209,7 +188,7 @@ class TrainingTimeLimit:
             limits.append(self._started + 60.0 * self.max_minutes)
         self._deadline = min(limits)
         state: Any = engine.state
-        state.time_share = 0.0
+        state.time_share, state.stop_at = 0.0, self._deadline
 
     def _check(self, engine: Engine) -> None:
         state: Any = engine.state

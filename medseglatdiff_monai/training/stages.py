@@ -194,7 +194,7 @@ class _Runner:
         if start is not None:
             arguments["initial_weights"] = str(start)
         config_file = self.folder / "configs" / f"{stage}.json"
-        workflow = ConfigWorkflow(config_file=str(config_file), workflow_type="train", **arguments)
+        workflow = ConfigWorkflow(config_file=str(config_file), workflow_type="train", logging_file=False, **arguments)
         with unwrapped_errors():
             workflow.initialize()
             started = time.perf_counter()

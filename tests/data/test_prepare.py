@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.command_help import describe_source
 from medseglatdiff_monai.data.prepare import prepare
 from medseglatdiff_monai.data.sources.cvc import CVCSource
 from medseglatdiff_monai.data.sources.folder import FolderSource
@@ -31,7 +32,6 @@ from medseglatdiff_monai.data.sources.source import (
     PreparedCase,
     SourceInfo,
     default_bundle,
-    describe_source,
     make_source,
     natural_key,
 )

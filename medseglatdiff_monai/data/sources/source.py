@@ -6,6 +6,7 @@ A source lists its cases (`Source.find_cases`, cheap, in the main process) and r
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
@@ -28,9 +29,9 @@ __all__ = [
     "SourceInfo",
     "SourceRow",
     "default_bundle",
-    "describe_source",
     "make_source",
     "natural_key",
+    "read_options",
 ]
 
 
@@ -270,15 +271,20 @@ def default_bundle(source: str | None) -> str | None:
     return None if row is None else row.default_bundle
 
 
-def describe_source(source: str) -> str:
-    """What ``prepare SOURCE --help`` prints: the data set, where it is published, and the source's own options."""
-    row = SOURCES[source]
-    facts = {"published": row.address, "licence": row.licence, "size": row.size, "layout": row.layout}
-    facts |= {"split": row.split, "bundle": row.default_bundle or "any, see medseglatdiff new-bundle"}
-    lines = [f"{name:9}  {text}" for name, text in facts.items()]
-    documentation = inspect.getdoc(_source_class(source)) or ""
-    usage = f"medseglatdiff prepare {source} SRC --output-dir FOLDER"
-    return "\n".join([usage, "", documentation, "", *lines, "", "Options of all sources: medseglatdiff prepare --help"])
+def read_options(source: str) -> tuple[str, dict[str, tuple[str, str]]]:
+    """The docstring of a source's class, and its options: name → (annotation, default), as they are written.
+
+    From the file: an import may take seconds.
+    """
+    module, name = SOURCES[source].location.split(":")
+    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
+    found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    options = {}
+    for maker in (node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"):
+        for argument, default in zip(maker.args.args[1:], maker.args.defaults, strict=True):
+            annotation = "Any" if argument.annotation is None else ast.unparse(argument.annotation)
+            options[argument.arg] = annotation, ast.unparse(default)
+    return ast.get_docstring(found) or "", options
 
 
 def _source_class(source: str) -> type[Source]:

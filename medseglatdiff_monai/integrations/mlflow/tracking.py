@@ -100,8 +100,8 @@ class RunTracker(MLFlowHandler):
     """Handler of a stage's trainer, which brings its validator along; logs to one MLflow run.
 
     ``MLFLOW_TRACKING_URI`` takes precedence over ``tracking_uri``, as in MONAI. Nothing is logged where
-    ``tracking_uri`` is empty, as it is on all ranks but the first. Among a trainer's handlers it comes before MONAI's
-    ``StatsHandler``: both handle an exception and raise it again, and only the first is called.
+    ``tracking_uri`` is empty, as it is on all ranks but the first. A trainer has no other handler of exceptions before
+    it, such as MONAI's ``StatsHandler``: each raises them again, and only the first is called.
 
     Args:
         tracking_uri: server or database; ``None`` or ``False`` switches tracking off.

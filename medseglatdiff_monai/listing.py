@@ -1,0 +1,65 @@
+"""What there is by name: the commands ``bundles``, ``experiments`` and ``suites``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from .bundle.config import bundles_dir, configs_dir
+from .files import read_json
+from .suites.names import SUITES_DIR
+
+__all__ = ["list_bundles", "list_experiments", "list_suites"]
+
+
+def list_bundles() -> list[str]:
+    """List the bundles: name, whether there are weights, and what is segmented.
+
+    Example: medseglatdiff bundles
+
+    Returns:
+        One line for each.
+    """
+    rows = []
+    for path in sorted(bundles_dir().glob("*/configs/metadata.json")):
+        root = path.parents[1]
+        weights = "weights" if (root / "models" / "model.pt").is_file() else "no weights"
+        rows.append((root.name, f"{weights:10}  {read_json(path).get('task', '')}"))
+    return _align(rows)
+
+
+def list_experiments() -> list[str]:
+    """List the experiments, the overlays that --experiment takes: systems of the literature, and ablations.
+
+    Example: medseglatdiff experiments
+
+    Returns:
+        One line for each.
+    """
+    folder = configs_dir() / "experiments"
+    rows = []
+    for path in sorted(folder.rglob("*.json"), key=lambda path: (len(path.relative_to(folder).parts), path)):
+        rows.append((path.relative_to(folder).with_suffix("").as_posix(), read_json(path).get("_system_", "")))
+    return _align(rows)
+
+
+def list_suites() -> list[str]:
+    """List the suites that benchmark takes: several systems, trained, scored and compared.
+
+    Example: medseglatdiff suites
+
+    Returns:
+        One line for each.
+    """
+    return _align((path.stem, _title(path)) for path in sorted(SUITES_DIR.glob("*.json")))
+
+
+def _title(path: Path) -> str:
+    content = read_json(path)
+    return f"{content['title']} ({len(content['systems'])} systems)"
+
+
+def _align(rows: Iterable[tuple[str, str]]) -> list[str]:
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows), default=0)
+    return [f"{name:{width}}  {text}" for name, text in rows]
