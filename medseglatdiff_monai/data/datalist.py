@@ -11,16 +11,21 @@ from pathlib import Path
 
 from ..errors import InputError, check_count
 from ..files import read_json
+from .schema import check_dataset
 from .splits import SPLITS, normalize_split
 
 __all__ = ["load_datalist", "load_dataset_info"]
+
+# What all cases have in common, and every file is compared with.
+COUNTS = ("num_channels", "num_raters")
 
 
 def load_dataset_info(dataset_dir: str | Path) -> dict:
     """Contents of ``dataset_dir/dataset.json``.
 
     Raises:
-        InputError: the folder was not made by ``medseglatdiff prepare``, or the file is no JSON.
+        InputError: the folder was not made by ``medseglatdiff prepare``, or the file is no JSON or no data set, see
+            :func:`~medseglatdiff_monai.data.schema.check_dataset`.
     """
     path = Path(dataset_dir) / "dataset.json"
     if not path.is_file():
@@ -28,11 +33,14 @@ def load_dataset_info(dataset_dir: str | Path) -> dict:
             f"No prepared data set at {dataset_dir}: dataset.json is missing. Expected a folder made by "
             "'medseglatdiff prepare SOURCE SRC --output-dir FOLDER'."
         )
-    return read_json(path)
+    return check_dataset(read_json(path), path)
 
 
 def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None = None, seed: int = 0) -> list[dict]:
     """Items of one part, image and label as absolute paths.
+
+    What the file says of all cases, ``num_channels`` and ``num_raters``, is added to each item:
+    :class:`~medseglatdiff_monai.io.prepared.LoadCased` compares the files with it.
 
     Args:
         dataset_dir: folder made by ``medseglatdiff prepare``.
@@ -54,6 +62,7 @@ def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None =
 
     path = Path(dataset_dir).absolute() / "dataset.json"
     items = load_decathlon_datalist(str(path), is_segmentation=True, data_list_key=name, base_dir=str(path.parent))
+    items = [{**item, **{key: info[key] for key in COUNTS if info.get(key) is not None}} for item in items]
     if max_cases is not None and max_cases < len(items):
         chosen = sorted(random.Random(seed).sample(range(len(items)), max_cases))
         items = [items[i] for i in chosen]
