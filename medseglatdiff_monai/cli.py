@@ -11,6 +11,7 @@ import logging
 import os
 import pkgutil
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 
 from .bundle.trust import TRUST_VARIABLE
 from .errors import InputError, did_you_mean
+from .files import find_full_disk
 
 __all__ = ["COMMANDS", "main"]
 
@@ -238,6 +240,13 @@ class _Help(dict):
     """
 
 
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """MONAI logs what ends a training with its traceback; errors that say what to do, and signals, need none."""
+    if record.exc_info and isinstance(record.exc_info[1], (InputError, SystemExit)):
+        record.exc_info = None
+    return True
+
+
 def main() -> None:
     """Entry point of the console script ``medseglatdiff``."""
     import fire
@@ -247,6 +256,8 @@ def main() -> None:
     for logger in ("mlflow", "alembic", "highdicom", "monai.data.nvimgcodec_pydicom_plugin", "monai.data.image_reader"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_traceback)
     given, *rest = sys.argv[1:] or ["--help"]
     name = given.replace("_", "-")
     rows = COMMANDS if given in HELP else {name: COMMANDS[name]} if name in COMMANDS else {}
@@ -278,3 +289,11 @@ def main() -> None:
         fire.Fire(call, command=rest, name=f"medseglatdiff {name}")
     except InputError as error:
         sys.exit(f"medseglatdiff: {error}")
+    except KeyboardInterrupt:
+        print("medseglatdiff: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if (full := find_full_disk(error)) is None:
+            raise
+        where = f"{full.filename} could not be written" if full.filename else "a file could not be written"
+        sys.exit(f"medseglatdiff: {where} ({full.strerror}): free some space, and run the same command again.")

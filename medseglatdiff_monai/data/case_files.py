@@ -55,7 +55,8 @@ def write_case(case: PreparedCase, group: str, output: Path, written: list[Path]
     }
     label_bytes = _encode_nifti(np.moveaxis(masks, 0, -1).astype(np.uint8), affine)
     for name, content in ((item["image"], image_bytes), (item["label"], label_bytes)):
-        save_bytes(content, output / name)
+        # Thousands of files: the disk is waited for once, before dataset.json calls them complete.
+        save_bytes(content, output / name, sync=False)
         written.append(output / name)
     layout = [3 if image.ndim == 3 and not volume else 1, suffix, int(masks.shape[0])]
     return item, [*layout, "volume"] if volume else layout

@@ -6,7 +6,6 @@ leaves nothing half-written behind. An earlier prediction of the same input is r
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from ..files import remove_leftovers, temporary_name
 from .reading import NiftiInput, VolumeInput
 
 __all__ = ["OutputFolder", "save_png", "save_samples", "save_volume"]
@@ -40,7 +40,7 @@ class OutputFolder:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.staging = self.folder / f".tmp-{os.getpid()}-predict"
+        self.staging = self.folder / temporary_name("predict")
         self._made: list[Path] = []
 
     def __enter__(self) -> Path:
@@ -48,6 +48,7 @@ class OutputFolder:
         missing = [parent for parent in (self.folder, *self.folder.parents) if not parent.exists()]
         try:
             self.staging.mkdir(parents=True)
+            remove_leftovers(self.folder)
         except OSError as error:
             raise InputError(
                 f"--output-dir {self.folder}: cannot write there ({error}); choose another folder."

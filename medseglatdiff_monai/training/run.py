@@ -17,7 +17,10 @@ from ..bundle.build import write_run_folder
 from ..bundle.config import Bundle, experiment_name
 from ..data.datalist import load_dataset_info
 from ..errors import InputError
+from ..files import remove_leftovers
+from ..locks import locked
 from ..startup import heavy_imports
+from .interruption import interruptible
 
 __all__ = ["TRAINING_STAGES", "stage_weights", "train"]
 
@@ -61,7 +64,8 @@ def train(
 
     Raises:
         InputError: unknown bundle, experiment or key; a data set that does not fit the bundle; no time at all; more
-            than one process.
+            than one process; another process that trains into the folder; a full disk.
+        Interrupted: SIGTERM or SIGINT came, the checkpoint is written; the same call resumes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
@@ -89,8 +93,11 @@ def train(
         overrides = {"image_spacing_mm": spacing, **overrides}
     name = experiment_name(experiment)
     default = Path("runs") / (opened.root.name if name is None else f"{opened.root.name}_{name.replace('/', '_')}")
-    output = write_run_folder(opened, output_dir or default, overrides=overrides)
-    run_stages(output, {stage: stage_weights(stage, stages) for stage in stages}, dataset_dir, max_minutes)
+    output = Path(output_dir or default)
+    with locked(output), interruptible():
+        remove_leftovers(output, output / "configs", output / "models")
+        output = write_run_folder(opened, output, overrides=overrides)
+        run_stages(output, {stage: stage_weights(stage, stages) for stage in stages}, dataset_dir, max_minutes)
     return output
 
 
