@@ -38,8 +38,8 @@ def check_digest(weights: str | Path) -> None:
     if expected is not None and (found := weights_sha256(weights)) != expected:
         raise InputError(
             f"{weights} has the SHA-256 {found}; expected {expected}, which {_metadata_of(Path(weights))} names: the "
-            "file is damaged, or belongs to another release. Download the bundle again. If you put other weights "
-            f"there on purpose, give them with --weights, or take {DIGEST_KEY!r} out of metadata.json."
+            "file is damaged, or belongs to another release. Download the bundle again. If the weights are your own, "
+            f"keep them elsewhere and give --weights, or take {DIGEST_KEY!r} out of metadata.json."
         )
 
 

@@ -10,7 +10,6 @@ from .trust import write_trusted
 if __name__ == "__main__":
     for path in sorted((configs_dir() / "bundles").glob("*.json")):
         build_bundle(path.stem)
-        root = bundles_dir() / path.stem
-        record_digest(root / "configs" / "metadata.json", root / "models" / "model.pt")
+        record_digest(bundles_dir() / path.stem)
         print(f"Built: {path.stem}")
     write_trusted(configs_dir().parent)

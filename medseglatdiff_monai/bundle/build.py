@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..digest import DIGEST_KEY, forget_digest
+from ..digest import DIGEST_KEY, forget_digest, named_digest
 from ..errors import InputError, did_you_mean
 from ..files import read_json, save_json, save_text, weights_sha256
 from .config import STAGES, Bundle, bundles_dir, check_stage_blocks, configs_dir, merge_keys, without_comments
@@ -131,17 +131,11 @@ def write_run_folder(
     return output
 
 
-def record_digest(metadata: Path, weights: Path) -> None:
-    """Name the SHA-256 of a bundle's weights in its ``metadata.json``: a step of its release.
-
-    Args:
-        metadata: the file.
-        weights: the bundle's ``models/model.pt``; without it the metadata names none.
-    """
-    content = {key: value for key, value in read_json(metadata).items() if key != DIGEST_KEY}
-    if weights.is_file():
-        content[DIGEST_KEY] = weights_sha256(weights)
-    save_text(dump_config(content), metadata)
+def record_digest(root: Path) -> None:
+    """Name the SHA-256 of a bundle's weights in its ``metadata.json``, if it has weights: a step of its release."""
+    metadata, weights = root / "configs" / "metadata.json", root / "models" / "model.pt"
+    if weights.is_file() and named_digest(weights) != (digest := weights_sha256(weights)):
+        save_text(dump_config({**read_json(metadata), DIGEST_KEY: digest}), metadata)
 
 
 def _fixed_part(config: Mapping[str, Any]) -> dict[str, Any]:

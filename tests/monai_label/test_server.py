@@ -56,7 +56,7 @@ def test_weights_of_a_release_go_with_it_and_damaged_ones_are_refused(tmp_path: 
     app, old = tmp_path / "app", copy_bundle(LUNG, tmp_path / "old")
     shipped = (bundles_dir() / LUNG / "models" / "model.pt").read_bytes()
     (old / "models" / "model.pt").write_bytes(b"old release")
-    record_digest(old / "configs" / "metadata.json", old / "models" / "model.pt")
+    record_digest(old)
     layout_app(app, [old], sample_app)
     weights = app / "model" / LUNG / "models" / "model.pt"
     assert weights.read_bytes() == b"old release"
