@@ -7,10 +7,12 @@ or MONAI before the arguments are checked.
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import pkgutil
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from . import __version__
 from .bundle.trust import TRUST_VARIABLE
 from .console import set_up_console
 from .errors import InputError, did_you_mean
+from .files import find_full_disk
 
 __all__ = ["COMMANDS", "main"]
 
@@ -271,9 +274,18 @@ def _print_help(name: str, rest: Sequence[str]) -> None:
         print(describe_command(name, row.load(), row.words, row.several, row.aliases))
 
 
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """MONAI logs what ends a training with its traceback; errors that say what to do, and signals, need none."""
+    if record.exc_info and isinstance(record.exc_info[1], (InputError, SystemExit)):
+        record.exc_info = None
+    return True
+
+
 def main() -> None:
     """Entry point of the console script ``medseglatdiff``."""
     set_up_console()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_traceback)
     given, *rest = sys.argv[1:] or ["--help"]
     name = given.replace("_", "-")
     if given == "--version":
@@ -302,3 +314,11 @@ def main() -> None:
         fire.Fire(call, command=rest, name=f"medseglatdiff {name}")
     except InputError as error:
         sys.exit(f"medseglatdiff: {error}")
+    except KeyboardInterrupt:
+        print("medseglatdiff: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if (full := find_full_disk(error)) is None:
+            raise
+        where = f"{full.filename} could not be written" if full.filename else "a file could not be written"
+        sys.exit(f"medseglatdiff: {where} ({full.strerror}): free some space, and run the same command again.")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+import shutil
+import socket
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,13 +22,17 @@ __all__ = [
     "TEMPORARY_PREFIX",
     "clean_json",
     "fill_template",
+    "find_full_disk",
     "png_uri",
     "read_json",
     "read_versioned",
+    "remove_leftovers",
     "save_bytes",
     "save_json",
     "save_text",
     "save_with",
+    "temporary_name",
+    "wait_for_disk",
     "weights_sha256",
 ]
 
@@ -65,17 +73,114 @@ def read_versioned(path: str | Path, version: int, advice: str) -> dict[str, Any
     return content
 
 
-def save_with(write: Callable[[BinaryIO], object], path: str | Path) -> None:
-    """Let ``write`` fill a file that appears under ``path`` completely or not at all."""
+def temporary_name(name: str) -> str:
+    """Name of a file while it is written: says which process of which computer writes it."""
+    return f"{_temporary_prefix()}{os.getpid()}-{name}"
+
+
+def _temporary_prefix() -> str:
+    # Host names can be long, and names of files cannot.
+    return f"{TEMPORARY_PREFIX}{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}-"
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Remove what processes of this computer that were killed while they wrote have left in these folders."""
+    for path in (path for folder in folders for path in folder.glob(f"{_temporary_prefix()}*")):
+        number = path.name.removeprefix(_temporary_prefix()).partition("-")[0]
+        if number.isdecimal() and not _is_running(int(number)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name == "nt":
+        return True  # there os.kill would end it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True
+
+
+class _Watched:
+    """A file that remembers why it could not be written: torch.save raises another error then."""
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self.handle = handle
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.handle.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.handle, name)
+
+
+def find_full_disk(error: BaseException | None) -> OSError | None:
+    """The error of a disk, a quota or a limit of file sizes that is full, among those that led to ``error``."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def save_with(write: Callable[[BinaryIO], object], path: str | Path, sync: bool = True) -> None:
+    """Let ``write`` fill a file that appears under ``path`` completely or not at all.
+
+    Args:
+        write: gets the open file.
+        path: its name in the end.
+        sync: wait until it is on the disk, so that a power cut cannot empty it either: some milliseconds.
+
+    Raises:
+        InputError: the disk is full; what was there before stays.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    temporary = path.with_name(temporary_name(path.name))
+    watched = None
     try:
         with temporary.open("wb") as handle:
-            write(handle)
+            watched = _Watched(handle)
+            write(watched)  # type: ignore[arg-type]
+            if sync:
+                handle.flush()
+                os.fsync(handle.fileno())
         temporary.replace(path)
+        if sync:
+            # Its new name, too.
+            wait_for_disk([path.parent])
+    except Exception as error:
+        full = find_full_disk((watched and watched.error) or error)
+        if full is None:
+            raise
+        raise InputError(
+            f"{path} could not be written ({full.strerror}). What was there before is unchanged: free some space, and "
+            "run the same command again."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def wait_for_disk(paths: Iterable[Path]) -> None:
+    """Wait until files or folders are on the disk, as far as the system can tell."""
+    for path in paths:
+        # Windows opens no folder, and not every file system syncs one.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def clean_json(value: Any) -> Any:
@@ -87,9 +192,9 @@ def clean_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def save_bytes(content: bytes, path: str | Path) -> None:
-    """Write ``content``; the file appears completely or not at all."""
-    save_with(lambda handle: handle.write(content), path)
+def save_bytes(content: bytes, path: str | Path, sync: bool = True) -> None:
+    """Write ``content``; the file appears completely or not at all. For ``sync`` see :func:`save_with`."""
+    save_with(lambda handle: handle.write(content), path, sync)
 
 
 def save_text(text: str, path: str | Path) -> None:

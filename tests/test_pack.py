@@ -16,6 +16,7 @@ from medseglatdiff_monai.bundle.config import bundles_dir
 from medseglatdiff_monai.bundle.pack import pack
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.files import weights_sha256
 
 
 @pytest.fixture
@@ -92,7 +93,28 @@ def test_bundle_without_weights_and_other_endings_are_refused(tmp_path: Path) ->
         pack(LUNG, tmp_path / "lung.tar")
 
 
-def test_metadata_travels_unchanged(run: Path, tmp_path: Path) -> None:
+def test_metadata_travels_with_the_digest_of_the_weights(run: Path, tmp_path: Path) -> None:
+    digest = {"weights_sha256": weights_sha256(run / "models" / "model.pt")}
     with zipfile.ZipFile(pack(run, tmp_path / "run.zip")) as archive:
         packed = json.loads(archive.read("run/configs/metadata.json"))
-    assert packed == json.loads((run / "configs" / "metadata.json").read_text())
+        archive.extractall(tmp_path)
+    metadata = json.loads((run / "configs" / "metadata.json").read_text())
+    assert packed == {**metadata, **digest}
+    load_segmenter(tmp_path / "run", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["docs/passwd", "configs/other.json", "docs", "models/model.pt"])
+def test_links_are_not_followed(name: str, run: Path, tmp_path: Path) -> None:
+    path, elsewhere = run / name, tmp_path / "elsewhere"
+    if path.exists():
+        path.rename(elsewhere)
+    elif path.suffix or path.parent.name == "docs":
+        path.parent.mkdir(exist_ok=True)
+        elsewhere.write_text("{}")
+    else:
+        elsewhere.mkdir()
+        (elsewhere / "passwd").write_text("root:x:0:0")
+    path.symlink_to(elsewhere)
+    with pytest.raises(InputError, match=rf"run/{name} is a link to .*elsewhere"):
+        pack(run, tmp_path / "run.zip")
+    assert not (tmp_path / "run.zip").exists()

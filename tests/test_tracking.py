@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from monai.bundle import ConfigParser
@@ -24,6 +26,7 @@ from medseglatdiff_monai.training.run import TRAINING_STAGES, train
 pytestmark = pytest.mark.integration
 
 SIZES = {**small_sizes(LUNG), **run_sizes(2), "val_interval": 1, "val_num_samples": 2, "draws": 1, "max_epochs": 2}
+CANARY = b"Canary^Patient"
 STAGES = ("image_codec", "mask_codec", "diffusion", "scoring")
 
 
@@ -34,7 +37,12 @@ def no_server_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_prepared(tmp_path_factory.mktemp("prepared") / "data", LUNG, training=4, validation=2)
+    folder = write_prepared(tmp_path_factory.mktemp("prepared") / "data", LUNG, training=4, validation=2)
+    for path in (folder / "masks").iterdir():
+        masks = nibabel.load(path)
+        masks.header["descrip"] = CANARY
+        nibabel.Nifti1Image(np.asarray(masks.dataobj), masks.affine, masks.header).to_filename(path)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +75,13 @@ def test_stages_are_nested_in_one_run(client: MlflowClient, ids: dict[str, str])
     for stage in STAGES:
         assert runs[ids[stage]].info.run_name == stage
         assert runs[ids[stage]].data.tags["mlflow.parentRunId"] == ids["parent"]
+
+
+def test_nothing_of_a_header_is_tracked(run: Path) -> None:
+    stored = [path for path in run.rglob("*") if path.is_file() and path.parent != run / "models"]
+    assert any(path.suffix == ".db" for path in stored)
+    assert any(path.suffix == ".png" for path in stored)
+    assert not [path for path in stored if CANARY in path.read_bytes()]
 
 
 def test_parameters_are_the_values_that_were_used(client: MlflowClient, ids: dict[str, str]) -> None:

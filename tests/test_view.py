@@ -217,7 +217,7 @@ def test_bad_input(segmenter: Segmenter, crop_png: Path, series: Path, tmp_path:
 
 @contextlib.contextmanager
 def served(folder: Path, *arguments: object) -> Iterator[str]:
-    """The real command; yields the page's address."""
+    """The real command; yields the address that it prints."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -238,7 +238,9 @@ def served(folder: Path, *arguments: object) -> Iterator[str]:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
+        (address,) = re.findall(r"^Open (\S+) ", log.read_text(), re.MULTILINE)
+        assert address.startswith(f"http://127.0.0.1:{port}/?token=")
+        yield address
     finally:
         process.terminate()
         process.wait(timeout=30)
@@ -300,8 +302,15 @@ def test_page_of_a_picture(browser, lung: Path, crop_png: Path, tmp_path: Path) 
         page.wait_for_function("document.body.innerText.includes('missing.png: no such file')")
         assert errors == []
         # Under another name, as a page elsewhere would come, there is no answer.
-        reply = page.request.get(address, headers={"Host": "example.org"})
-        assert reply.status == 400
+        host = address.partition("/?")[0]
+        assert page.request.get(host, headers={"Host": "example.org"}).status == 400
+        # The browser that opened the page may, and another one, that brings the token again, may not.
+        for path, status in (("/", 200), ("/nothing", 404), ("/_nicegui/nothing", 404)):
+            assert page.request.get(host + path).status == status
+        assert page.request.put(host).status == 405
+        another = browser.new_context()
+        assert another.request.get(address).status == 403
+        another.close()
         page.close()
     with Image.open(tmp_path / "page.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 20

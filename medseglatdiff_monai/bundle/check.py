@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..digest import DIGEST_KEY, named_digest
+from ..files import weights_sha256
 from .build import build_stages
 from .config import STAGES, Bundle, bundles_dir, configs_dir
 from .metadata import PLACEHOLDER
@@ -26,8 +28,8 @@ def check_bundle(bundle: str | Path) -> list[str]:
     """Say what a bundle still lacks before it is given to others; the exit status is 1 if there is anything.
 
     Looked for: missing files; FILL IN in metadata, model card and data licence; metadata without a required entry,
-    whose version has no changelog entry, or that speaks of other sizes than the network's; code that the package's own
-    configurations do not run; in the source tree, stage files that differ from configs/.
+    whose version has no changelog entry, or that speaks of other weights or sizes than the network's; code that the
+    package's own configurations do not run; in the source tree, stage files that differ from configs/.
 
     Example: medseglatdiff check-bundle bundles/my_cells
 
@@ -52,6 +54,9 @@ def check_bundle(bundle: str | Path) -> list[str]:
     version = metadata.get("version")
     if version not in metadata.get("changelog", {}):
         found.append(f"configs/metadata.json: the changelog has no entry for version {version}")
+    weights = root / "models" / "model.pt"
+    if weights.is_file() and named_digest(weights) not in (None, weights_sha256(weights)):
+        found.append(f"configs/metadata.json: {DIGEST_KEY} is that of other weights than models/model.pt")
     for stage, config in opened.stages.items():
         found += [f"configs/{stage}.json: runs code of its own, {line}" for line in find_untrusted(config)]
     if _has_content(root / "configs" / "inference.json"):

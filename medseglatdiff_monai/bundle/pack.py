@@ -11,10 +11,12 @@ import re
 import zipfile
 from pathlib import Path
 
+from ..digest import DIGEST_KEY, check_digest
 from ..errors import InputError
-from ..files import save_with
+from ..files import save_with, weights_sha256
 from ..startup import heavy_imports
 from .config import Bundle
+from .json_style import dump_config
 
 __all__ = ["bundle_files", "pack"]
 
@@ -28,7 +30,7 @@ def bundle_files(bundle: Bundle) -> list[Path]:
 
     Raises:
         InputError: no weights, weights of an unfinished stage, a version that the metadata's changelog does not name,
-            or a configuration that holds a password.
+            other weights than the metadata names, a configuration that holds a password, or a link.
     """
     with heavy_imports():
         from ..networks.weights import stage_finished
@@ -47,7 +49,8 @@ def bundle_files(bundle: Bundle) -> list[Path]:
         raise InputError(
             f"{metadata_path}: version {version!r} has no entry in 'changelog'. Add one that says what changed."
         )
-    files = sorted({path for pattern in PATTERNS for path in root.glob(pattern) if path.is_file()})
+    check_digest(weights)
+    files = _find_files(root)
     for path in files:
         if path.suffix == ".json" and (found := re.search(r"://[^/\s\"@]+:[^/\s\"@]+@[^/\s\"]*", path.read_text())):
             host = found.group().split("@")[-1]
@@ -58,10 +61,31 @@ def bundle_files(bundle: Bundle) -> list[Path]:
     return files
 
 
+def _find_files(root: Path) -> list[Path]:
+    """Files of a bundle by their names, sorted; a link would pass on what lies elsewhere."""
+    found = sorted({path for pattern in PATTERNS for path in root.glob(pattern) if path.is_file()})
+    for path in found:
+        if links := [part for part in (path, *path.parents) if part.is_relative_to(root) and part.is_symlink()]:
+            raise InputError(
+                f"{links[0]} is a link to {links[0].resolve()}; expected a file of the bundle, since the zip would "
+                "hold what it leads to. Copy there what belongs to the bundle, or remove the link."
+            )
+    return found
+
+
+def _read(path: Path, bundle: Bundle) -> bytes:
+    """A file as it goes into the zip: the metadata names the weights that are packed with it."""
+    if path != bundle.root / "configs" / "metadata.json" or DIGEST_KEY in bundle.metadata:
+        return path.read_bytes()
+    digest = weights_sha256(bundle.root / "models" / "model.pt")
+    return dump_config({**bundle.metadata, DIGEST_KEY: digest}).encode()
+
+
 def pack(bundle: str | Path, output_file: str | Path) -> Path:
     """Write a bundle, or a finished run, as the zip that monai.bundle.download and load take.
 
-    The zip has one top-level folder that bears the bundle's name; the same bundle gives the same bytes. With NAME that
+    The zip has one top-level folder that bears the bundle's name; the same bundle gives the same bytes. Its metadata
+    names the SHA-256 of the weights, with which they are compared when they are loaded. With NAME that
     of the bundle's folder, ``monai.bundle.download(name=NAME, url="file:///…/X.zip", bundle_dir=D)`` unpacks it to
     ``D/NAME`` (without name MONAI 1.6 fails once it has unpacked), and ``monai.bundle.load(name=NAME, bundle_dir=D,
     workflow_type="inference")`` returns the network with its weights (MONAI's default, the training workflow, wants a
@@ -93,7 +117,7 @@ def pack(bundle: str | Path, output_file: str | Path) -> Path:
                 entry = zipfile.ZipInfo(f"{root.name}/{file.relative_to(root).as_posix()}", EPOCH)
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 entry.external_attr = 0o644 << 16
-                archive.writestr(entry, file.read_bytes())
+                archive.writestr(entry, _read(file, opened))
 
     save_with(write, path)
     return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import save_bytes
+from .schema import CASE_ID, CASE_ID_MEANS
 from .sources.source import PreparedCase
 
 __all__ = ["write_case"]
@@ -24,8 +24,8 @@ def write_case(case: PreparedCase, group: str, output: Path, written: list[Path]
     """
     image, masks = np.asarray(case.image), np.asarray(case.masks)
     volume = masks.ndim == 4
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", case.case):
-        raise InputError(f"case id {case.case!r} is not a safe file name: use letters, digits, '.', '_' and '-' only.")
+    if not CASE_ID.fullmatch(case.case):
+        raise InputError(f"case id {case.case!r} is not a safe file name; expected {CASE_ID_MEANS}.")
     if masks.ndim not in (3, 4) or masks.shape[0] < 1 or masks.shape[1:] != image.shape[: masks.ndim - 1]:
         raise InputError(f"{case.case}: masks of shape {masks.shape} do not fit the image of shape {image.shape}.")
     if masks.max(initial=0) > 1 or masks.min(initial=0) < 0:
@@ -55,7 +55,8 @@ def write_case(case: PreparedCase, group: str, output: Path, written: list[Path]
     }
     label_bytes = _encode_nifti(np.moveaxis(masks, 0, -1).astype(np.uint8), affine)
     for name, content in ((item["image"], image_bytes), (item["label"], label_bytes)):
-        save_bytes(content, output / name)
+        # Thousands of files: the disk is waited for once, before dataset.json calls them complete.
+        save_bytes(content, output / name, sync=False)
         written.append(output / name)
     layout = [3 if image.ndim == 3 and not volume else 1, suffix, int(masks.shape[0])]
     return item, [*layout, "volume"] if volume else layout

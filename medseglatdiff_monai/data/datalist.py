@@ -12,16 +12,21 @@ from pathlib import Path
 
 from ..errors import InputError, check_count
 from ..files import read_json
+from .schema import check_dataset
 from .splits import SPLITS, normalize_split
 
 __all__ = ["load_datalist", "load_dataset_info"]
+
+# What all cases have in common, and every file is compared with.
+COUNTS = ("num_channels", "num_raters")
 
 
 def load_dataset_info(dataset_dir: str | Path) -> dict:
     """Contents of ``dataset_dir/dataset.json``.
 
     Raises:
-        InputError: the folder was not made by ``medseglatdiff prepare``, or the file is no JSON.
+        InputError: the folder was not made by ``medseglatdiff prepare``, or the file is no JSON or no data set, see
+            :func:`~medseglatdiff_monai.data.schema.check_dataset`.
     """
     path = Path(dataset_dir) / "dataset.json"
     if not path.is_file():
@@ -29,11 +34,14 @@ def load_dataset_info(dataset_dir: str | Path) -> dict:
             f"No prepared data set at {dataset_dir}: dataset.json is missing. Expected a folder made by "
             "'medseglatdiff prepare SOURCE SRC --output-dir FOLDER'."
         )
-    return read_json(path)
+    return check_dataset(read_json(path), path)
 
 
 def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None = None, seed: int = 0) -> list[dict]:
     """Items of one part, image and label as absolute paths.
+
+    What the file says of all cases, ``num_channels`` and ``num_raters``, is added to each item:
+    :class:`~medseglatdiff_monai.io.prepared.LoadCased` compares the files with it.
 
     Args:
         dataset_dir: folder made by ``medseglatdiff prepare``.
@@ -62,6 +70,7 @@ def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None =
             f"{path}: the {name} part has {counts[twice]} items of the case {twice!r}; expected one, since noise and "
             "results are kept by case. Prepare the data set again, or give each item its own case."
         )
+    items = [{**item, **{key: info[key] for key in COUNTS if info.get(key) is not None}} for item in items]
     if max_cases is not None and max_cases < len(items):
         chosen = sorted(random.Random(seed).sample(range(len(items)), max_cases))
         items = [items[i] for i in chosen]

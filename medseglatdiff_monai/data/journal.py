@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import TEMPORARY_PREFIX, save_text
+from ..locks import LOCK_NAMES
 
 __all__ = ["IGNORED_NAMES", "UNPACKED_NAME", "Journal", "stamp_files"]
 
@@ -41,7 +42,7 @@ class Journal:
             raise InputError(f"{output}: is a file; --output-dir must name a folder.")
         if not self.path.exists():
             names = [entry.name for entry in output.iterdir()] if output.exists() else []
-            ours = {UNPACKED_NAME, *(name for name in names if name.startswith(TEMPORARY_PREFIX))}
+            ours = {UNPACKED_NAME, *LOCK_NAMES, *(name for name in names if name.startswith(TEMPORARY_PREFIX))}
             foreign = sorted(set(names) - IGNORED_NAMES - ours)
             if foreign:
                 raise InputError(

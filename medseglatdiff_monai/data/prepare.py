@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, check_count
-from ..files import TEMPORARY_PREFIX, save_text
+from ..files import TEMPORARY_PREFIX, save_text, wait_for_disk
+from ..locks import locked
 from .archive import unpack_archive
 from .dataset_file import Preparation, make_dataset
 from .journal import IGNORED_NAMES, UNPACKED_NAME, Journal
 from .sources.source import Case, Source, make_source, natural_key
-from .splits import SplitRule
+from .splits import SPLITS, SplitRule
 from .workers import read_cases
 
 __all__ = ["prepare"]
@@ -70,7 +71,8 @@ def prepare(
         The path of ``dataset.json``.
 
     Raises:
-        InputError: an argument or an input file cannot be used; the message says which and what to do.
+        InputError: an argument or an input file cannot be used, another process writes to the folder, or the disk is
+            full; the message says which and what to do.
     """
     instance, given = make_source(source, crop=crop, whole_slice=whole_slice, **options)
     src_path = _check_src(source, instance, src)
@@ -81,11 +83,13 @@ def prepare(
     output = Path(output_dir)
     existed = output.exists()
     journal = Journal(output, _make_header(preparation))
-    kept = journal.read()
-    try:
-        return _write_dataset(preparation, output, journal, kept, workers or os.cpu_count() or 1)
-    finally:
-        _remove_leftovers(output, existed, journal)
+    # A folder of something else is refused before anything is written there.
+    journal.read()
+    with locked(output):
+        try:
+            return _write_dataset(preparation, output, journal, journal.read(), workers or os.cpu_count() or 1)
+        finally:
+            _remove_leftovers(output, existed, journal)
 
 
 def _make_header(preparation: Preparation) -> dict[str, Any]:
@@ -124,6 +128,8 @@ def _write_dataset(
     records = read_cases(source, cases, kept, journal, output, workers)
     dataset = make_dataset(preparation, cases, records, chosen, left_out)
     dataset_file = output / "dataset.json"
+    written = [output / item[key] for name in SPLITS for item in dataset[name] for key in ("image", "label")]
+    wait_for_disk([*written, output / "images", output / "masks"])
     save_text(json.dumps(dataset, indent=1, ensure_ascii=False) + "\n", dataset_file)
     return dataset_file
 

@@ -10,7 +10,7 @@ from ..bundle.arguments import check_device
 from ..bundle.config import experiment_name
 from ..bundle.segmenter import inference_config
 from ..errors import check_count, unwrapped_errors
-from ..files import weights_sha256
+from ..files import remove_leftovers, weights_sha256
 
 
 def evaluate(
@@ -67,6 +67,7 @@ def evaluate(
         "split": split, "num_samples": num_samples, "num_inference_steps": num_inference_steps,
         "max_cases": max_cases, "seed": seed, "save_samples": save_samples, **overrides,
     }  # fmt: skip
+    remove_leftovers(Path(output_dir), Path(output_dir) / "samples")
     parser = inference_config(bundle, "evaluate", weights, experiment, chosen)
     path = Path(parser.get_parsed_content("weights"))
     parser["recorder#record"] = {

@@ -80,10 +80,27 @@ class LoadCased(MapTransform):
         self._load_label = LoadCase(is_label=True, spatial_dims=spatial_dims)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace paths by images and masks; tensors (C, H, W[, D]), which MONAI Deploy passes, stay as they are."""
+        """Replace paths by images and masks; tensors (C, H, W[, D]), which MONAI Deploy passes, stay as they are.
+
+        ``num_channels`` and ``num_raters``, which
+        :func:`~medseglatdiff_monai.data.datalist.load_datalist` adds, are compared with the files and taken out.
+
+        Raises:
+            InputError: a file is missing, cannot be read, or has another number of channels or raters.
+        """
         loaded = dict(data)
+        channels, raters = loaded.pop("num_channels", None), loaded.pop("num_raters", None)
         for key in self.key_iterator(loaded):
-            if isinstance(loaded[key], torch.Tensor):
+            path = loaded[key]
+            if isinstance(path, torch.Tensor):
                 continue
-            loaded[key] = (self._load_label if key in self.label_keys else self._load_image)(loaded[key])
+            is_label = key in self.label_keys
+            loaded[key] = (self._load_label if is_label else self._load_image)(path)
+            found, expected = len(loaded[key]), raters if is_label else channels
+            if expected is not None and found != expected:
+                what = "raters' masks" if is_label else "channels"
+                raise InputError(
+                    f"{path}: holds {found} {what}; expected {expected}, as its dataset.json says of all cases. "
+                    "Prepare data of one kind together, or correct num_raters and num_channels there."
+                )
         return loaded

@@ -6,7 +6,6 @@ leaves nothing half-written behind. An earlier prediction of the same input is r
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +15,17 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from ..files import remove_leftovers, temporary_name
 from .reading import NiftiInput, VolumeInput
 
 __all__ = ["OutputFolder", "save_png", "save_samples", "save_volume"]
+
+
+# Fields of a NIfTI header that say where the voxels lie.
+GEOMETRY = (
+    "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",
+    "qoffset_z", "srow_x", "srow_y", "srow_z",
+)  # fmt: skip
 
 
 class OutputFolder:
@@ -33,7 +40,7 @@ class OutputFolder:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.staging = self.folder / f".tmp-{os.getpid()}-predict"
+        self.staging = self.folder / temporary_name("predict")
         self._made: list[Path] = []
 
     def __enter__(self) -> Path:
@@ -41,6 +48,7 @@ class OutputFolder:
         missing = [parent for parent in (self.folder, *self.folder.parents) if not parent.exists()]
         try:
             self.staging.mkdir(parents=True)
+            remove_leftovers(self.folder)
         except OSError as error:
             raise InputError(
                 f"--output-dir {self.folder}: cannot write there ({error}); choose another folder."
@@ -71,15 +79,16 @@ def save_png(values: np.ndarray, path: Path) -> None:
 def save_volume(values: np.ndarray, source: VolumeInput, path: Path) -> None:
     """Write values (X, Y, Z) as a NIfTI with shape and affine of the volume they belong to.
 
-    For a NIfTI the sform, the qform and their codes are kept; for a DICOM series the affine is written as both, in
-    scanner coordinates.
+    For a NIfTI the sform, the qform, their codes and the units are kept, and nothing else of the header: descriptions
+    and extensions of an image may hold a patient's name. For a DICOM series the affine is written as both, in scanner
+    coordinates.
     """
+    header = nibabel.Nifti1Header()
     if isinstance(source, NiftiInput) and type(source.header) is nibabel.Nifti1Header:
-        header = source.header.copy()
-        header.set_slope_inter(None, None)
+        for field in GEOMETRY:
+            header[field] = source.header[field]
         values = values.reshape(source.file_shape)
     else:
-        header = nibabel.Nifti1Header()
         header.set_xyzt_units("mm")
     header.set_data_dtype(values.dtype)
     header["cal_min"], header["cal_max"] = 0.0, 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ..digest import check_digest, forget_digest
 from ..errors import InputError
 from ..files import save_with
 
@@ -40,7 +42,8 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
     """Read a file of tensors without running any code that it may hold.
 
     Raises:
-        InputError: the file is missing, damaged, or holds something other than tensors.
+        InputError: the file is missing, damaged, or holds something other than tensors; it is a bundle's own and not
+            the one that the bundle names, see :func:`~medseglatdiff_monai.digest.check_digest`.
     """
     path = Path(path)
     if not path.is_file():
@@ -48,13 +51,18 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
             f"No weights at {path}. Train the stage that writes them (medseglatdiff train runs all stages in order: "
             "image codec, mask codec, diffusion), or name a file that exists."
         )
+    check_digest(path)
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
+        # torch's message advises to load such a file without this protection.
+        reason = "it is damaged, or holds more than tensors, which could run code"
+        if not isinstance(error, pickle.UnpicklingError):
+            reason = str(error).partition("\n")[0]
         raise InputError(
-            f"{path} cannot be read as weights ({error}). Expected a state dict saved by torch.save; "
+            f"{path} cannot be read as weights ({reason}). Expected a state dict saved by torch.save; "
             "download or train it again."
-        ) from error
+        ) from None
     if not isinstance(state, dict):
         raise InputError(
             f"{path} holds a {type(state).__name__}. Expected a state dict saved by torch.save; download or train it "
@@ -96,6 +104,7 @@ def save_weights(module: nn.Module, path: str | Path) -> None:
         name: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
         for name, value in module.state_dict().items()
     }
+    forget_digest(path)
     save_tensors(state, path)
 
 

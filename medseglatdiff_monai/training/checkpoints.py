@@ -28,6 +28,7 @@ from ..networks.weights import (
     state_path,
 )
 from .distributed import process_rank
+from .interruption import stop_request
 
 __all__ = ["StageCheckpoint", "start_from_weights"]
 
@@ -65,8 +66,8 @@ class StageCheckpoint:
     """Handler that makes a training stage resumable and writes its weights.
 
     At the start it restores the state of an earlier, interrupted run. After every ``interval`` epochs, and when a time
-    limit ends the run, it writes the state and the (averaged) weights. Once all epochs are done the state is removed:
-    weights without a state mark a finished stage.
+    limit or a signal ends the run, it writes the state and the (averaged) weights. Once all epochs are done the state
+    is removed: weights without a state mark a finished stage.
 
     Args:
         network: the module whose weights are the stage's result.
@@ -108,6 +109,7 @@ class StageCheckpoint:
     def attach(self, engine: Engine) -> None:
         """Register on a trainer."""
         engine.add_event_handler(Events.STARTED, self._restore)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_asked)
         if self.ema is not None:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._set_momentum)
             self.ema.attach(engine)
@@ -118,6 +120,12 @@ class StageCheckpoint:
         # Early on the average follows closely, or the random start would stay in it for thousands of steps.
         state: Any = engine.state
         state.ema_momentum = max(1.0 - self.averaging_decay, 10.0 / (10.0 + state.iteration))
+
+    def _stop_if_asked(self, engine: Engine) -> None:
+        # From here on there is something to save.
+        stop_request.iterating = True
+        if stop_request.number is not None:
+            engine.terminate()
 
     def _restore(self, engine: Engine) -> None:
         if stage_finished(self.weights_path):
@@ -167,3 +175,5 @@ class StageCheckpoint:
         self._write(engine)
         if process_rank() == 0 and not engine.should_terminate:
             finish_stage(self.weights_path)
+        stop_request.iterating = False
+        stop_request.raise_if_made()

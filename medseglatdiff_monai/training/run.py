@@ -14,7 +14,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bundle.arguments import check_device
 from ..bundle.build import write_run_folder
@@ -22,8 +22,13 @@ from ..bundle.config import Bundle, experiment_name
 from ..bundle.plan import StageLength, describe_data, describe_lengths, find_resize, plan_stage
 from ..data.datalist import load_dataset_info
 from ..errors import InputError
-from ..files import save_json
+from ..files import remove_leftovers, save_json
+from ..locks import locked
 from ..startup import heavy_imports
+from .interruption import interruptible
+
+if TYPE_CHECKING:
+    from .start import Start
 
 __all__ = ["TRAINING_STAGES", "stage_weights", "train"]
 
@@ -78,7 +83,9 @@ def train(
 
     Raises:
         InputError: unknown bundle, experiment or key; a data set that does not fit the bundle; no time at all; more
-            than one process; a mask codec that does not learn the masks, the message says what to do.
+            than one process; another process that trains into the folder; a full disk; a mask codec that does not
+            learn the masks, the message says what to do.
+        Interrupted: SIGTERM or SIGINT came, the checkpoint is written; the same call resumes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
@@ -131,28 +138,43 @@ def train(
     spacing = find_spacing(info, config)
     if spacing is not None:
         overrides = {"image_spacing_mm": spacing, **overrides}
-    output = write_run_folder(opened, output, overrides=overrides)
-    if plan:
-        resize = find_resize(config)
-        fingerprint = take_fingerprint(dataset_dir, resize)
-        shipped = opened.root / "models" / "model.pt"
-        hint = f" (--initial-weights {shipped} starts from this bundle's)" if shipped.is_file() else ""
-        lines = [
-            *describe_data(fingerprint, resize), start.describe() + ("" if start.weights else hint),
-            describe_lengths(lengths),
-            "Time: no limit" if max_minutes is None else f"Time: {max_minutes:g} minutes, shared by the stages",
-        ]  # fmt: skip
-        for line in lines:
-            logger.info("%s", line)
-        content = {
-            "said": lines, "fingerprint": fingerprint, "start": dataclasses.asdict(start),
-            "stages": {stage: dataclasses.asdict(length) for stage, length in lengths.items()},
-        }  # fmt: skip
-        save_json(content, output / PLAN_FILE)
     weights = {stage: stage_weights(stage, start.stages) for stage in start.stages}
     fixed = [stage for stage, length in lengths.items() if length.fixed]
-    run_stages(output, weights, dataset_dir, max_minutes, command, start if plan else None, fixed)
+    with locked(output), interruptible():
+        remove_leftovers(output, output / "configs", output / "models")
+        output = write_run_folder(opened, output, overrides=overrides)
+        if plan:
+            resize = find_resize(config)
+            fingerprint = take_fingerprint(dataset_dir, resize)
+            _save_plan(output, opened, describe_data(fingerprint, resize), fingerprint, start, lengths, max_minutes)
+        run_stages(output, weights, dataset_dir, max_minutes, command, start if plan else None, fixed)
     return output
+
+
+def _save_plan(
+    output: Path,
+    opened: Bundle,
+    data: Sequence[str],
+    fingerprint: Mapping[str, Any],
+    start: Start,
+    lengths: Mapping[str, StageLength],
+    max_minutes: float | None,
+) -> None:
+    """Say what is planned, and keep it beside the run."""
+    shipped = opened.root / "models" / "model.pt"
+    hint = f" (--initial-weights {shipped} starts from this bundle's)" if shipped.is_file() else ""
+    lines = [
+        *data, start.describe() + ("" if start.weights else hint),
+        describe_lengths(lengths),
+        "Time: no limit" if max_minutes is None else f"Time: {max_minutes:g} minutes, shared by the stages",
+    ]  # fmt: skip
+    for line in lines:
+        logger.info("%s", line)
+    content = {
+        "said": lines, "fingerprint": fingerprint, "start": dataclasses.asdict(start),
+        "stages": {stage: dataclasses.asdict(length) for stage, length in lengths.items()},
+    }  # fmt: skip
+    save_json(content, output / PLAN_FILE)
 
 
 def _plan_lengths(

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_runs import LUNG, RETINA
+from small_runs import LUNG, RETINA, copy_bundle
 
+from medseglatdiff_monai.bundle.build import record_digest
 from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.digest import forget_digest
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.integrations.monai_label.server import layout_app, server_command, server_environment, start
 
@@ -39,6 +41,8 @@ def test_later_start_keeps_trained_weights_and_renews_the_rest(tmp_path: Path, s
     app = tmp_path / "app"
     layout_app(app, [LUNG], sample_app)
     root = app / "model" / LUNG
+    # As training in the app does.
+    forget_digest(root / "models" / "model.pt")
     (root / "models" / "model.pt").write_bytes(b"trained here")
     (root / "configs" / "inference.json").write_text("{}")
     layout_app(app, [LUNG], sample_app)
@@ -46,6 +50,21 @@ def test_later_start_keeps_trained_weights_and_renews_the_rest(tmp_path: Path, s
     assert (root / "configs" / "inference.json").read_bytes() == (
         bundles_dir() / LUNG / "configs" / "inference.json"
     ).read_bytes()
+
+
+def test_weights_of_a_release_go_with_it_and_damaged_ones_are_refused(tmp_path: Path, sample_app: Path) -> None:
+    app, old = tmp_path / "app", copy_bundle(LUNG, tmp_path / "old")
+    shipped = (bundles_dir() / LUNG / "models" / "model.pt").read_bytes()
+    (old / "models" / "model.pt").write_bytes(b"old release")
+    record_digest(old)
+    layout_app(app, [old], sample_app)
+    weights = app / "model" / LUNG / "models" / "model.pt"
+    assert weights.read_bytes() == b"old release"
+    layout_app(app, [LUNG], sample_app)
+    assert weights.read_bytes() == shipped
+    weights.write_bytes(shipped[:-64] + bytes(64))
+    with pytest.raises(InputError, match=rf"{LUNG}/models/model\.pt has the SHA-256"):
+        layout_app(app, [LUNG], sample_app)
 
 
 def test_command_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,14 @@
 """Lay out the folder of MONAI Label's ``monaibundle`` app with bundles in it, and start the server.
 
 The app's code comes from the installed MONAI Label; ``main.py`` puts this package's tasks before it. The bundles are
-copies, since training changes their weights: a later start renews configuration and documents and leaves weights alone.
+copies, since training changes their weights: a later start renews configuration, documents, and weights that are still
+those of the release that they came with. Weights that were trained here stay.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import sys
@@ -14,9 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...bundle.config import bundles_dir, find_bundle
+from ...digest import check_digest, forget_digest, named_digest
 from ...errors import InputError
+from ...files import save_bytes, weights_sha256
 
 __all__ = ["layout_app", "server_command", "server_environment", "start"]
+
+logger = logging.getLogger(__name__)
 
 MAIN = '''"""MONAI Label's monaibundle app (lib/monaibundle.py) with the tasks of medseglatdiff_monai."""
 
@@ -54,7 +60,8 @@ def layout_app(app_dir: str | Path, bundles: Sequence[str | Path], sample_app: s
         The models' names, those of the bundles' folders.
 
     Raises:
-        InputError: MONAI Label is not installed, no such bundle, or two of one name.
+        InputError: MONAI Label is not installed, no such bundle, or two of one name; weights that are not those that
+            the metadata in the app's folder names.
     """
     source = Path(sample_app or Path(sys.prefix) / "monailabel" / "sample-apps" / "monaibundle")
     if not (source / "main.py").is_file():
@@ -78,16 +85,30 @@ def layout_app(app_dir: str | Path, bundles: Sequence[str | Path], sample_app: s
         target = app / "model" / root.name
         if root == target:
             continue
-        for part in ("configs", "docs"):
-            if (root / part).is_dir():
-                shutil.copytree(root / part, target / part, dirs_exist_ok=True)
-        if (root / "LICENSE").is_file():
-            shutil.copyfile(root / "LICENSE", target / "LICENSE")
-        (target / "models").mkdir(exist_ok=True)
-        weights = root / "models" / "model.pt"
-        if weights.is_file() and not (target / "models" / "model.pt").is_file():
-            shutil.copyfile(weights, target / "models" / "model.pt")
+        _renew(root, target)
     return names
+
+
+def _renew(root: Path, target: Path) -> None:
+    """Copy a bundle over that of an earlier start; weights that were trained there stay."""
+    weights, own = (folder / "models" / "model.pt" for folder in (root, target))
+    for path in (weights, own):
+        if path.is_file():
+            check_digest(path)
+    released = weights_sha256(weights) if weights.is_file() else None
+    # Training takes the digest out of the metadata: what still has it came with a release, and goes with it.
+    trained = own.is_file() and named_digest(own) is None and weights_sha256(own) != released
+    if released is not None and not trained:
+        save_bytes(weights.read_bytes(), own)
+    for part in ("configs", "docs"):
+        if (root / part).is_dir():
+            shutil.copytree(root / part, target / part, dirs_exist_ok=True)
+    if (root / "LICENSE").is_file():
+        shutil.copyfile(root / "LICENSE", target / "LICENSE")
+    (target / "models").mkdir(exist_ok=True)
+    if trained:
+        forget_digest(own)
+        logger.warning("%s keeps the weights that were trained here, under the configuration of %s.", own, root)
 
 
 def server_command(app_dir: str | Path, studies: str, names: Sequence[str], host: str, port: int) -> list[str]:

@@ -26,6 +26,7 @@ from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from ...bundle.segmenter import Segmenter
+from ...digest import forget_digest
 from ...errors import InputError
 from ...files import save_bytes, weights_sha256
 from ...io.reading import open_input
@@ -186,5 +187,6 @@ def publish_weights(weights: Path, models: Path) -> None:
     if target.is_file():
         # MONAI Label takes the shortest name of *.pt for the default: any other must be longer.
         shutil.copy2(target, models / "model_previous.pt")
+    forget_digest(target)
     save_bytes(weights.read_bytes(), target)
     os.utime(target)

@@ -16,7 +16,7 @@ from ...startup import heavy_imports
 
 __all__ = ["view"]
 
-# On this computer alone: whoever can open the page can read files by their path.
+# On this computer alone, and for who has the address alone: the page reads files by their path.
 HOST = "127.0.0.1"
 
 
@@ -35,7 +35,8 @@ def view(
 ) -> None:
     """Look at an ensemble in the browser: page through samples, slide the threshold, compare with raters.
 
-    The page is served on this computer alone, until it is interrupted. Needs the extra 'view'.
+    The page is served on this computer alone, to browsers that open the printed address, which works once; it ends when
+    it is interrupted. Needs the extra 'view'.
 
     Example: medseglatdiff view SERIES --point=-62.5,41,-120
     Example: medseglatdiff view data/lidc/images/CASE.nii.gz --raters data/lidc/masks/CASE.nii.gz

@@ -17,6 +17,7 @@ from ...io.planes import point_to_index
 from ...plots.panel import SAMPLE_COLOUR
 from .case import OpenCase, Shown, open_case
 from .controls import Controls
+from .guard import Gate, Guard
 from .picture import WINDOWS, describe_raters, describe_sizes, find_scale, render, render_layers
 
 __all__ = ["serve"]
@@ -40,6 +41,10 @@ def serve(
     case = None if path is None else open_case(path, segmenter, raters)
     # A page elsewhere must not reach this one under another name that leads to 127.0.0.1.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
+    address = f"http://{host}:{port}"
+    # Flushed: the address is wanted now, also through a pipe.
+    gate = Gate(port, lambda path: print(f"For another browser: {address}{path}", flush=True))
+    app.add_middleware(Guard, gate=gate)
     lock = threading.Lock()
     steps = sampling_settings(segmenter.inferer, segmenter.network)["num_inference_steps"]
 
@@ -47,12 +52,12 @@ def serve(
         controls = Controls(segmenter.bundle_dir.name, path, raters, num_samples, steps, seed)
         Page(segmenter, lock, controls, case, point)
 
-    # Flushed: the address is wanted now, also through a pipe.
-    print(f"Open http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    print(f"Open {address}{gate.path} (Ctrl-C ends it)", flush=True)
     # A browser that was busy for a while comes back to the same page; without the last messages it would load again.
     ui.run(
-        root, host=host, port=port, title="medseglatdiff", favicon="🫁", reload=False, show=show,
-        show_welcome_message=False, message_history_length=100, reconnect_timeout=30.0,
+        root, host=host, port=port, title="medseglatdiff", favicon="🫁", reload=False,
+        show=gate.path if show else False, show_welcome_message=False, message_history_length=100,
+        reconnect_timeout=30.0,
     )  # fmt: skip
 
 
