@@ -21,6 +21,8 @@ from medseglatdiff_monai.suites.statistics import is_significant
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+# Files that a page shows whole.
+EXAMPLES = ROOT / "docs" / "how-to" / "add"
 # Short name of a bundle's result files → folder, what a case is, which image data it comes from.
 BUNDLES = {
     "lung": ("lung_nodule_ct_latent_diffusion", "slices", "LIDC-IDRI (LIDCv1 crops, four raters)"),
@@ -130,6 +132,12 @@ def sources() -> str:
         layout = row.layout.replace("*", "\\*")
         lines.append(f"| `{name}` | {address} | {row.licence} | {row.size} | {layout} | {row.split} |")
     return "\n".join(lines)
+
+
+def example_file(path: Path) -> str:
+    """An example file as a block of code."""
+    language = {".py": "python", ".json": "json"}[path.suffix]
+    return f"```{language}\n{path.read_text(encoding='utf-8').rstrip()}\n```"
 
 
 def training_text(record: dict) -> str:
@@ -476,6 +484,7 @@ def render() -> dict[Path, str]:
     docs = [
         ("reference/data.md", "sources", sources()),
         ("reference/files.md", "columns", columns()),
+        *(("how-to/add.md", path.name, example_file(path)) for path in sorted(EXAMPLES.glob("*.*"))),
         ("systems.md", "comparison", comparison("ambiguity_laptop", "an older configuration, without context")),
         ("variants.md", "drawing", sampling_choices()),
         *(("speed.md", key.replace("_", " "), speed(read(key), key, image)) for key, image in SPEED_PLOTS.items()),

@@ -19,6 +19,7 @@ from typing import Any
 
 from .bundle.trust import TRUST_VARIABLE
 from .errors import InputError, did_you_mean
+from .plugins import take_plugins
 
 __all__ = ["COMMANDS", "main"]
 
@@ -234,7 +235,8 @@ class _Help(dict):
         medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES_FOLDER --point=-62.5,41,-120 --output-dir out
 
     medseglatdiff COMMAND --help lists a command's arguments. Every command takes --trust: a configuration may then run
-    code that is not of this package's own configurations.
+    code that is not of this package's own configurations; and --plugin FILE.py, a file of your own with a metric, a
+    data source or a network, which is imported first.
     """
 
 
@@ -247,7 +249,10 @@ def main() -> None:
     for logger in ("mlflow", "alembic", "highdicom", "monai.data.nvimgcodec_pydicom_plugin", "monai.data.image_reader"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-    given, *rest = sys.argv[1:] or ["--help"]
+    try:
+        given, *rest = take_plugins(sys.argv[1:]) or ["--help"]
+    except InputError as error:
+        sys.exit(f"medseglatdiff: {error}")
     name = given.replace("_", "-")
     rows = COMMANDS if given in HELP else {name: COMMANDS[name]} if name in COMMANDS else {}
     if not rows:

@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "medseglatdiff_monai"
 # From the top of the house to its ground, as CONTRIBUTING.md shows it.
 ORDER = (
     "__main__", "cli", "demo", "suites", "integrations", "training", "evaluation", "predict", "bundle", "ensemble",
-    "networks", "data", "diffusion", "metrics", "io", "plots", "provenance", "files", "startup", "errors", "__init__",
+    "networks", "data", "diffusion", "metrics", "io", "plots", "provenance", "files", "startup", "plugins", "errors",
+    "__init__",
 )  # fmt: skip
 
 

@@ -21,8 +21,9 @@ __all__ = ["TRUST_VARIABLE", "check_trusted", "find_code", "find_untrusted", "wr
 # Set to anything, and every configuration is trusted; the option --trust of the command line sets it.
 TRUST_VARIABLE = "MEDSEGLATDIFF_TRUST"
 TRUSTED = Path(__file__).with_name("trusted.json")
-# What needs no code of ours: MONAI has no other way to write these in an override.
-HARMLESS = {"$None", "$True", "$False"}
+# What needs no code of ours: MONAI has no other way to write these in an override. Runs and bundles of earlier versions
+# have MONAI's CacheDataset.
+HARMLESS = {"$None", "$True", "$False", "CacheDataset"}
 # So many are named in the message.
 NAMED = 5
 

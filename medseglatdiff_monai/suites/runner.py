@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from monai.bundle import ConfigParser
 
 from ..files import clean_json, save_json, save_text
 from ..networks.weights import finish_stage, stage_finished
 from ..training.run import stage_weights, train
 from .assemble import assemble
-from .budget import Budget, choose_cases, stage_share
+from .budget import Budget, plan_scoring, stage_share
 from .member import Member, choose_members
 from .notes import Notes
 from .panels import render_panels
@@ -45,7 +46,14 @@ def run_request(
     for name in others:
         notes.leave_out(name, "not among --systems")
     check_runs(members, request, record, notes)
-    _train_all(members, request, record, budget, notes)
+    untrained = [
+        member for member in members
+        if not member.given and member.system.shares is None and member.run not in notes.refused and not member.trained
+    ]  # fmt: skip
+    logger.info("%s", budget.describe(len(untrained), len(members), len(request.info[request.split])))
+    if request.max_minutes != 0:
+        load_data(untrained, request, budget)
+    _train_all(untrained, request, record, budget, notes)
     scored = _score_all(members, request, record, budget, notes)
     # As the file has it: what is undefined is None, in a first call as in a repeated one.
     results = clean_json(assemble(request, members, scored, notes))
@@ -57,11 +65,29 @@ def run_request(
     return results
 
 
-def _train_all(members: Sequence[Member], request: Request, record: SuiteRecord, budget: Budget, notes: Notes) -> None:
-    untrained = [
-        member for member in members
-        if not member.given and member.system.shares is None and member.run not in notes.refused and not member.trained
-    ]  # fmt: skip
+def load_data(members: Sequence[Member], request: Request, budget: Budget) -> None:
+    """Load the images before the first training, so that their time is not that of the system which is trained first.
+
+    The data sets of the trainings find them in :mod:`~medseglatdiff_monai.data.shared_cache`.
+    """
+    deadline = budget.loading_deadline()
+    for member in members:
+        if deadline is not None and time.monotonic() > deadline:
+            break
+        try:
+            keys = {"dataset_dir": str(request.dataset_dir), "deadline": deadline}
+            parser = ConfigParser({**member.config("train", request), **keys})
+            for part in ("train", "validate"):
+                parser.get_parsed_content(f"{part}#dataset")
+        except Exception:
+            # The training itself will fail and be recorded.
+            logger.debug("Nothing loaded for %s", member.label, exc_info=True)
+    budget.end_loading()
+
+
+def _train_all(
+    untrained: Sequence[Member], request: Request, record: SuiteRecord, budget: Budget, notes: Notes
+) -> None:
     for number, member in enumerate(untrained):
         minutes = budget.training_minutes(number, len(untrained))
         if request.max_minutes == 0:
@@ -140,9 +166,10 @@ def _score_all(
                 notes.explain(member, f"not scored: {why}")
             continue
         due += [(member, e) for e in request.suite.evaluations if request.suite.applies(member.system, e)]
-    limit = choose_cases(due, request, record, budget, notes)
-    scored = []
-    for member, evaluation in due:
+    budget.start_scoring()
+    plan = plan_scoring(due, request, record, budget, notes)
+    limit, scored = plan.cases, []
+    for member, evaluation in plan.due:
         label = f"{member.label}, {evaluation.title}"
         cases = min((n for n in (limit, evaluation.max_cases) if n is not None), default=None)
         try:
@@ -156,4 +183,5 @@ def _score_all(
             scored.append(found)
         except Exception as error:
             notes.fail(label, error)
-    return scored
+    # As the suite lists them.
+    return sorted(scored, key=lambda part: due.index((part.member, part.evaluation)))
