@@ -73,10 +73,10 @@ class Budget:
         whole = TRAINING_SHARE * self.max_minutes
         return min((whole - self._loading) / of, (whole - self._spent()) / (of - number))
 
-    def start_scoring(self) -> None:
-        """Give scoring some minutes more where trainings have left it too few."""
+    def keep_scoring_time(self) -> None:
+        """Give scoring some minutes more where trainings, or the estimates, have left it too few."""
         if self.max_minutes:
-            self._more = max(0.0, LEAST_SCORING_SHARE * self.max_minutes - self.minutes_left())
+            self._more += max(0.0, LEAST_SCORING_SHARE * self.max_minutes - self.minutes_left())
 
     def describe(self, trainings: int, scored: int, cases: int) -> str:
         """What the budget allows, in a line.
@@ -142,6 +142,7 @@ def plan_scoring(
         return Plan(everything, None)
     else:
         estimates = {number: _estimate(*pair, request) for number, pair in enumerate(due)}
+        budget.keep_scoring_time()
         left = 60.0 * PLANNED_SHARE * max(budget.minutes_left(), 0.0)
         order = sorted(estimates, key=lambda number: estimates[number])
         while len(order) > 1 and min(available, MIN_CASES) * sum(estimates[number] for number in order) > left:

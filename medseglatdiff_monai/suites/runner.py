@@ -166,7 +166,7 @@ def _score_all(
                 notes.explain(member, f"not scored: {why}")
             continue
         due += [(member, e) for e in request.suite.evaluations if request.suite.applies(member.system, e)]
-    budget.start_scoring()
+    budget.keep_scoring_time()
     plan = plan_scoring(due, request, record, budget, notes)
     limit, scored = plan.cases, []
     for member, evaluation in plan.due:
