@@ -19,8 +19,8 @@ from monai.transforms import RandomizableTrait, Transform
 
 __all__ = ["SharedCacheDataset"]
 
-# Preprocessings whose cases are kept at a time: nnU-Net's is not that of the other systems.
-KEPT_PREPROCESSINGS = 2
+# Preprocessings whose cases are kept at a time: codecs and denoisers may each have their own, and so has nnU-Net.
+KEPT_PREPROCESSINGS = 3
 # With a deadline, the share of the time that is left in which cases are loaded ahead.
 LOADING_SHARE = 0.5
 

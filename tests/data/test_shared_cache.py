@@ -86,9 +86,11 @@ def test_past_the_deadline_cases_are_loaded_when_they_are_asked_for(items: list[
 
 
 def test_few_preprocessings_are_kept(items: list[dict]) -> None:
-    for number in (1, 2, 3):
+    kept = shared_cache.KEPT_PREPROCESSINGS
+    for number in range(kept + 1):
         make(items, Add(number))
-    assert len(shared_cache._CACHES) == shared_cache.KEPT_PREPROCESSINGS
-    # The one that was used last is still there.
-    make(items, Add(3))
-    assert len(LOADED) == 12
+    assert len(shared_cache._CACHES) == kept
+    # The ones that were used last are still there.
+    for number in range(1, kept + 1):
+        make(items, Add(number))
+    assert len(LOADED) == 4 * (kept + 1)

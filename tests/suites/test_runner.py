@@ -200,7 +200,8 @@ def test_a_budget_ends_with_scores_intervals_and_pictures(
         results = run_suite(suite, data, tmp_path / "out", LUNG, max_minutes=5, **sizes(LUNG))
     assert results["failures"] == []
     assert next(text for text in caplog.messages if "Budget" in text).startswith("Budget of 5 minutes: 2 to train")
-    assert len(loaded) == 10
+    # Four images with and without the margin that augmentation needs, and six to validate on.
+    assert len(loaded) == 14
     for row in results["measurements"]:
         assert row["low"] <= row["mean"] <= row["high"]
     assert {row["system"] for row in results["measurements"]} == {"Ours", "U-Net"}
