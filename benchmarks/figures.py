@@ -21,6 +21,8 @@ from medseglatdiff_monai.suites.statistics import is_significant
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+# Files that a page shows whole.
+EXAMPLES = ROOT / "docs" / "how-to" / "add"
 # Short name of a bundle's result files → folder, what a case is, which image data it comes from.
 BUNDLES = {
     "lung": ("lung_nodule_ct_latent_diffusion", "slices", "LIDC-IDRI (LIDCv1 crops, four raters)"),
@@ -155,6 +157,12 @@ def encoder() -> str:
         "in brackets 95% bootstrap intervals by sequence. Every system was trained from scratch for the same time on "
         f"one shared core.\n\nFrom `benchmarks/results/{name}.json`."
     )
+
+
+def example_file(path: Path) -> str:
+    """An example file as a block of code."""
+    language = {".py": "python", ".json": "json"}[path.suffix]
+    return f"```{language}\n{path.read_text(encoding='utf-8').rstrip()}\n```"
 
 
 def training_text(record: dict) -> str:
@@ -501,6 +509,7 @@ def render() -> dict[Path, str]:
     docs = [
         ("reference/data.md", "sources", sources()),
         ("reference/files.md", "columns", columns()),
+        *(("how-to/add.md", path.name, example_file(path)) for path in sorted(EXAMPLES.glob("*.*"))),
         ("systems.md", "comparison", comparison("ambiguity_laptop", "an older configuration, without context")),
         ("variants.md", "drawing", sampling_choices()),
         ("systems.md", "encoder", encoder()),

@@ -24,6 +24,7 @@ from .bundle.trust import TRUST_VARIABLE
 from .console import set_up_console
 from .errors import InputError, did_you_mean
 from .files import find_full_disk
+from .plugins import take_plugins
 
 __all__ = ["COMMANDS", "main"]
 
@@ -286,7 +287,10 @@ def main() -> None:
     set_up_console()
     for handler in logging.getLogger().handlers:
         handler.addFilter(_without_traceback)
-    given, *rest = sys.argv[1:] or ["--help"]
+    try:
+        given, *rest = take_plugins(sys.argv[1:]) or ["--help"]
+    except InputError as error:
+        sys.exit(f"medseglatdiff: {error}")
     name = given.replace("_", "-")
     if given == "--version":
         print(f"medseglatdiff {__version__}")

@@ -18,7 +18,7 @@ import runpy
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,22 @@ from small_runs import BUNDLES, LUNG, RETINA, SKIN, run_sizes, small_sizes, writ
 # All that these tests know of the package.
 from medseglatdiff_monai import cli
 from medseglatdiff_monai.bundle import Bundle
+from medseglatdiff_monai.bundle.trust import TRUST_VARIABLE
 from medseglatdiff_monai.data.sources.phantom_dicom import write_phantom_dicom_series
 from medseglatdiff_monai.data.sources.phantom_scan import load_phantom_scan
-from medseglatdiff_monai.data.sources.source import make_source
+from medseglatdiff_monai.data.sources.source import SOURCES, make_source
 from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.evaluation.columns import COLUMNS
 from medseglatdiff_monai.integrations.monai_label.server import start as start_label_server
+from medseglatdiff_monai.plugins import take_plugins
 from medseglatdiff_monai.suites import load_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 # Commands that take configuration keys → the stage that these are of.
 STAGES = {"train": "train", "evaluate": "evaluate", "predict": "inference", "export": "inference", "view": "inference"}
 ABSENT = "…"
+# The plugins that a page shows.
+EXAMPLES = ROOT / "docs" / "how-to" / "add"
 
 
 def help_page() -> str:
@@ -82,6 +87,28 @@ class Called(Exception):
         self.bound = bound
 
 
+@contextlib.contextmanager
+def as_given(command: Command) -> Iterator[None]:
+    """With the plugins and the trust of a command, and afterwards without them."""
+    tables: tuple[dict, ...] = (COLUMNS, SOURCES)
+    kept, modules, path = [dict(table) for table in tables], set(sys.modules), list(sys.path)
+    with pytest.MonkeyPatch.context() as patched:
+        # Whatever the command sets is undone.
+        patched.setenv(TRUST_VARIABLE, "1" if "--trust" in command.words else "")
+        patched.chdir(ROOT)
+        try:
+            take_plugins(command.words)
+            yield
+        finally:
+            for table, rows in zip(tables, kept, strict=True):
+                table.clear()
+                table.update(rows)
+            sys.path[:] = path
+            for name in set(sys.modules) - modules:
+                if str(EXAMPLES) in str(getattr(sys.modules[name], "__file__", "")):
+                    del sys.modules[name]
+
+
 @functools.cache
 def parse(command: Command) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """What the command line hands to a command's function: the command's name, arguments, and further keys.
@@ -108,7 +135,7 @@ def parse(command: Command) -> tuple[str, dict[str, Any], dict[str, Any]]:
         call.__signature__ = signature  # type: ignore[attr-defined]
         return call
 
-    with pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched, as_given(command):
         patched.setattr(cli.Command, "load", load_stand_in)
         patched.setattr(sys, "argv", command.words)
         try:
@@ -283,7 +310,7 @@ def check(command: Command, page: Sequence[Command]) -> None:
     said = io.StringIO()
     try:
         program = command.words[0]
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), as_given(command):
             if program not in UNCHECKED:
                 CHECKS[program](command, page)
     except (Exception, SystemExit) as error:
@@ -440,6 +467,17 @@ def write_images(folder: Path, suffix: str, raters: Sequence[str], shape: tuple[
                 nibabel.save(nibabel.Nifti1Image(inside.astype(np.int16), np.eye(4)), path)
 
 
+def write_patients(folder: Path) -> None:
+    """A folder for each patient, with an image and two raters' masks."""
+    write_images(folder.parent / "patients_images", ".png", ("masks-ann", "masks-ben"), (90, 80))
+    for image in sorted((folder.parent / "patients_images" / "images").iterdir()):
+        own = folder / image.stem
+        own.mkdir(parents=True)
+        shutil.copyfile(image, own / "image.png")
+        for rater in ("ann", "ben"):
+            shutil.copyfile(image.parents[1] / f"masks-{rater}" / image.name, own / f"mask-{rater}.png")
+
+
 @pytest.fixture(scope="module")
 def run_page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PageRun]:
     """Page → its commands, run in a folder that is like a clone of the repository after ``make``."""
@@ -463,6 +501,7 @@ def run_page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         "SERIES": write_scan,
         "CHASE_DB1": lambda path: path.symlink_to(unpack("chase_db1_01-09.tar", r"\.(jpg|png)$")),
         "MY_DATA": lambda path: write_images(path, ".png", ("masks/anna", "masks/ben"), (90, 80)),
+        "PATIENTS": write_patients,
         "MY_VOLUMES": lambda path: write_images(path, ".nii.gz", ("masks-0", "masks-1"), (24, 24, 16)),
         "IMAGE.jpg": lambda path: Image.new("RGB", (90, 80), "red").save(path),
         "crops.json": lambda path: path.write_text(json.dumps({"inputs": np.zeros((1, 1, 128, 128)).tolist()})),

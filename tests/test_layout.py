@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "medseglatdiff_monai"
 ORDER = (
     "__main__", "cli", "command_help", "listing", "demo", "suites", "integrations", "training", "evaluation", "predict",
     "bundle", "ensemble", "networks", "data", "diffusion", "metrics", "io", "plots", "provenance", "locks", "digest",
-    "files", "startup", "console", "errors", "__init__",
+    "files", "startup", "plugins", "console", "errors", "__init__",
 )  # fmt: skip
 
 

@@ -21,8 +21,9 @@ __all__ = ["TRUST_VARIABLE", "check_trusted", "find_code", "find_untrusted", "wr
 # Set to anything, and every configuration is trusted; the option --trust of the command line sets it.
 TRUST_VARIABLE = "MEDSEGLATDIFF_TRUST"
 TRUSTED = Path(__file__).with_name("trusted.json")
-# Values that MONAI cannot take in another way from its command line, and the transforms that new-bundle writes.
-HARMLESS = {"$None", "$True", "$False", "AsDiscreted", "ScaleIntensityd"}
+# Values that MONAI cannot take in another way from its command line, the transforms that new-bundle writes,
+# and MONAI's own data set, which bundles of earlier versions have.
+HARMLESS = {"$None", "$True", "$False", "AsDiscreted", "ScaleIntensityd", "CacheDataset"}
 # So many are named in the message.
 NAMED = 5
 

@@ -39,8 +39,9 @@ def run_suite(
         dataset_dir: prepared folder.
         output_dir: where runs, scores and the report go; the same call continues from there.
         bundle: bundle that the systems start from; by default the one for the data set.
-        max_minutes: budget of training and scoring together; what did not fit is listed under left_out. 0 trains
-            nothing and scores what is trained, however long it takes, on the cases that an earlier budget chose.
+        max_minutes: budget of loading, training and scoring together, of which scoring keeps at least 30%; what did not
+            fit is listed under left_out. 0 trains nothing and scores what is trained, however long it takes, on the
+            cases that an earlier budget chose.
         max_cases: score at most this many cases, selected by a fixed seed.
         systems: names, separated by commas; all by default.
         seeds: training seeds, separated by commas; figures are means over them.

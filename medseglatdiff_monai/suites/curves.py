@@ -42,6 +42,32 @@ def plot_curves(results: Mapping[str, Any]) -> list[dict[str, str]]:
     return curves
 
 
+def plot_scores(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[dict[str, str]]:
+    """Title and SVG of each metric: mean and interval of every system, one below the other.
+
+    Args:
+        rows: measurements of one evaluation, at one point.
+        metrics: which of theirs, in order.
+    """
+    figures = []
+    for metric in metrics:
+        own = [row for row in rows if row["metric"] == metric and known(row["mean"])]
+        if not own:
+            continue
+        figure, axes = _axes(5.6, 0.9 + 0.3 * len(own))
+        for place, row in enumerate(reversed(own)):
+            colour = COLOURS[(len(own) - 1 - place) % len(COLOURS)]
+            if known(row["low"]) and known(row["high"]):
+                axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.6)
+            axes.plot(row["mean"], place, marker="o", markersize=5, color=colour)
+        axes.set_yticks(range(len(own)), [row["system"] for row in reversed(own)])
+        axes.set_ylim(-0.6, len(own) - 0.4)
+        better = {1: ", higher is better", -1: ", lower is better", 0: ""}[COLUMNS[metric].direction]
+        axes.set_xlabel(f"{COLUMNS[metric].label}{better}")
+        figures.append({"title": f"{COLUMNS[metric].label}: mean and 95% interval", "svg": _svg(figure)})
+    return figures
+
+
 def _axes(width: float = 5.6, height: float = 3.7) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
     FigureCanvasSVG(figure)

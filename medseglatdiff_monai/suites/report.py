@@ -11,19 +11,22 @@ from typing import Any
 
 from ..evaluation.columns import COLUMNS
 from ..files import fill_template
-from .curves import known, plot_curves
+from .curves import known, plot_curves, plot_scores
 from .statistics import is_significant
 from .suite import Suite
 
 # With more columns of figures than this, a curve shows them, not a table.
 MAX_POINTS_IN_TABLE = 4
+# As many columns of figures as stand side by side at 1,280 pixels; further ones are in a table below.
+COLUMNS_SIDE_BY_SIDE = 6
 
 
 def render_report(suite: Suite, results: Mapping[str, Any], panels: Sequence[Mapping[str, str]] = ()) -> str:
     """HTML of the contents of ``results.json``; panels as :func:`~medseglatdiff_monai.suites.panels.render_panels`."""
     return fill_template(
         Path(__file__).with_name("report.html.j2"), suite=suite, results=results, tables=_tables(suite, results),
-        comparisons=_comparisons(results), curves=plot_curves(results), panels=panels,
+        costs=_costs(suite, results), comparisons=_comparisons(results), scores=_plot_scores(suite, results),
+        curves=plot_curves(results), panels=panels,
         single={row["num_seeds"] for row in results["measurements"]} == {1},
     )  # fmt: skip
 
@@ -60,6 +63,7 @@ def _named(suite: Suite, row: Mapping[str, Any]) -> bool:
 
 
 def _tables(suite: Suite, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Tables of figures, each with as many columns as fit side by side, and of costs."""
     rows = _in_table(suite, results)
     columns: list[tuple] = list(dict.fromkeys((row["key"], row["point"], row["metric"]) for row in rows))
     # The same metric's columns are side by side: GED at 16, 32, 50, 100, then HM-IoU.
@@ -69,15 +73,31 @@ def _tables(suite: Suite, results: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
     cells = {(row["system"], row["key"], row["point"], row["metric"]): row for row in rows}
     best = {column: _best(cells, column) for column in columns}
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    tables = []
+    for start in range(0, len(columns), COLUMNS_SIDE_BY_SIDE):
+        part = columns[start : start + COLUMNS_SIDE_BY_SIDE]
+        body = [
+            {
+                "system": system,
+                "cells": [_cell(cells.get((system, *column)), column[2], best[column] == system) for column in part],
+            }
+            for system in systems
+        ]
+        tables.append({"heads": _heads(part, rows), "rows": body})
+    return tables
+
+
+def _costs(suite: Suite, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of what each system costs, and what it was scored on."""
     paper, paper_note = _paper(suite, results)
     body = []
-    for system in dict.fromkeys(row["system"] for row in rows):
-        own = [row for row in rows if row["system"] == system]
+    for system in dict.fromkeys(row["system"] for row in results["measurements"]):
+        own = [row for row in results["measurements"] if row["system"] == system]
         costs = own[0]
         body.append(
             {
                 "system": system,
-                "cells": [_cell(cells.get((system, *column)), column[2], best[column] == system) for column in columns],
                 "costs": [
                     _magnitude(costs["parameters"]), _magnitude(costs["multiply_accumulates"]),
                     _number(costs["training_minutes"], 1), _number(costs["seconds_per_sample"], 3),
@@ -88,7 +108,18 @@ def _tables(suite: Suite, results: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "paper": ", ".join(f"{COLUMNS[name].label} {value:g}" for name, value in paper.get(system, {}).items()),
             }
         )  # fmt: skip
-    return [{"heads": _heads(columns, rows), "rows": body, "paper": bool(paper), "paper_note": paper_note}]
+    return {"rows": body, "paper": bool(paper), "paper_note": paper_note}
+
+
+def _plot_scores(suite: Suite, results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Means and intervals of the first evaluation that was scored, at its largest point."""
+    rows = results["measurements"]
+    if not rows:
+        return []
+    first = [row for row in rows if row["key"] == rows[0]["key"]]
+    points = [row["point"] for row in first if row["point"] is not None]
+    shown = [row for row in first if not points or row["point"] == max(points)]
+    return plot_scores(shown, list(dict.fromkeys(row["metric"] for row in shown)))
 
 
 def _heads(columns: Sequence[tuple], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

