@@ -122,9 +122,12 @@ def check_bits(path: str | Path) -> None:
         return
     order = "<" if image.file_meta.TransferSyntaxUID.is_little_endian else ">"
     words = np.frombuffer(image.PixelData, dtype=f"{order}i{image.BitsAllocated // 8}")
-    above = words >> image.BitsStored
-    # Negative numbers fill the bits above with ones.
-    if not np.isin(above, (0, -1) if image.PixelRepresentation else (0,)).all():
+    unused = image.BitsAllocated - image.BitsStored
+    # The bits above are all zero, or repeat the sign.
+    fits = not (words >> image.BitsStored).any()
+    if not fits and image.PixelRepresentation:
+        fits = np.array_equal((words << unused) >> unused, words)
+    if not fits:
         raise InputError(
             f"{path}: pixels need more than the {image.BitsStored} bits that BitsStored states; expected it to cover "
             "them. Fix BitsStored and HighBit, or download the series again."
