@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["Progress", "count", "format_duration", "quiet_decoder", "set_up_console"]
+__all__ = ["Progress", "count", "format_duration", "quiet_loaders", "set_up_console"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +50,15 @@ def set_up_console() -> None:
     logging.getLogger(__package__).setLevel(logging.INFO)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL if name == "ignite" else logging.ERROR)
-    quiet_decoder()
+    quiet_loaders()
     if not sys.warnoptions:
         warnings.showwarning = _show_warning
 
 
-def quiet_decoder() -> None:
-    """Leave out MONAI's warnings that a GPU decoder of DICOM is absent: every reader of images gives them.
+def quiet_loaders() -> None:
+    """Leave out what MONAI warns of whenever it loads: an absent GPU decoder of DICOM, a bundle's settings of the log.
 
-    Importing this package's readers calls it, so that they are left out for users of its Python functions as well.
+    Importing this package's readers calls it, so that this is left out for users of its Python functions as well.
     """
     for name in QUIET_MODULES:
         logging.getLogger(name).addFilter(_is_error)

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .console import quiet_loaders
+
 __all__ = ["heavy_imports"]
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ def heavy_imports() -> Iterator[None]:
     try:
         yield
         gc.freeze()
+        quiet_loaders()
     finally:
         if enabled:
             gc.enable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -103,7 +104,8 @@ warnings.warn("of another package")
 warnings.warn_explicit("of this one", UserWarning, str(PACKAGE / "cli.py"), 1)
 logging.getLogger("medseglatdiff_monai.any").info("a line")
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": str(console.PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment)
     assert done.stderr == "Warning: of this one\na line\n"
     assert done.stdout == ""
 
@@ -113,7 +115,7 @@ def test_readers_of_images_do_not_tell_of_an_absent_decoder(caplog: pytest.LogCa
     from medseglatdiff_monai.io.prepared import LoadCase
 
     with warnings.catch_warnings(record=True) as caught:
-        console.quiet_decoder()
+        console.quiet_loaders()
         LoadCase()
     assert [str(entry.message) for entry in caught] == []
     assert caplog.records == []

@@ -170,7 +170,7 @@ def check_medseglatdiff(command: Command, page: Sequence[Command]) -> None:
     """Command, options, bundle, experiment, suite, source and configuration keys exist."""
     if is_placeholder(command.words[1]):
         return
-    if "--help" in command.words:
+    if {"--help", "--version"} & {*command.words}:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(sys, "argv", command.words)
             try:

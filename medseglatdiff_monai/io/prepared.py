@@ -12,12 +12,12 @@ from monai.config import KeysCollection
 from monai.data import PILReader
 from monai.transforms import EnsureChannelFirst, LoadImage, MapTransform, Transform
 
-from ..console import quiet_decoder
+from ..console import quiet_loaders
 from ..errors import InputError
 
 __all__ = ["LoadCase", "LoadCased"]
 
-quiet_decoder()
+quiet_loaders()
 
 
 class LoadCase(Transform):
