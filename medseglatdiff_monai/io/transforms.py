@@ -53,14 +53,12 @@ class LoadInputd(MapTransform):
         source = _open(path, self.channels, self.spatial_dims)
         if self.spatial_dims == 3:
             assert isinstance(source, VolumeInput)
-            image = source.read(0, source.shape[2]).transpose(1, 2)
+            image = source.read(0, source.shape[2]).as_tensor().transpose(1, 2)
             affine = source.affine[:, [1, 0, 2, 3]]
         else:
-            image = source.read_plane()
-            affine = np.asarray(image.affine)
-        return MetaTensor(
-            image.as_tensor().contiguous(), affine=torch.as_tensor(affine), meta={"filename_or_obj": str(path)}
-        )
+            plane = source.read_plane()
+            image, affine = plane.as_tensor(), np.asarray(plane.affine)
+        return MetaTensor(image.contiguous(), affine=torch.as_tensor(affine), meta={"filename_or_obj": str(path)})
 
 
 class SaveImageAsInputd(MapTransform):

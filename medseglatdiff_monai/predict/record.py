@@ -125,10 +125,9 @@ def describe_nodule(
 def _note_border(nodule: Ensemble, shape: Sequence[int]) -> list[str]:
     """A note where the consensus ends at the border of what the network saw, inside the plane."""
     top, left, bottom, right = nodule.seen
-    mask = nodule.fused.any(axis=0)
-    rows, columns = mask.any(axis=1), mask.any(axis=0)
-    cut = (top > 0 and rows[top]) or (left > 0 and columns[left])
-    cut = cut or (bottom < shape[0] and rows[bottom - 1]) or (right < shape[1] and columns[right - 1])
+    mask = nodule.fused[:, top:bottom, left:right]
+    cut = (top > 0 and mask[:, 0].any()) or (left > 0 and mask[:, :, 0].any())
+    cut = cut or (bottom < shape[0] and mask[:, -1].any()) or (right < shape[1] and mask[:, :, -1].any())
     if not cut:
         return []
     return ["The consensus reaches the border of what the network saw: sizes may be of a part of the nodule."]
