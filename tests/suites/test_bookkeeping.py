@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -332,7 +334,7 @@ def test_scoring_has_time_where_trainings_took_too_long(
     data: Path, tmp_path: Path, scored: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(budget.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter))
 
     def train(*arguments, **overrides) -> None:
         leave_weights(*arguments, **overrides)
@@ -346,7 +348,7 @@ def test_scoring_has_time_where_trainings_took_too_long(
 
 def test_what_loading_took_is_taken_from_all_systems_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(budget.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter))
     spent = budget.Budget(20.0)
     assert spent.training_minutes(0, 2) == pytest.approx(7.0)
     clock[0] += 60.0 * 4
