@@ -20,6 +20,7 @@ from monai.data import ITKReader, MetaTensor
 from ..console import Progress
 from ..errors import InputError
 from .dicom_headers import SliceHeader, check_bits, read_header
+from .formats import is_dicom
 
 __all__ = ["DicomSeries", "check_ct", "check_slices", "find_series", "read_volume"]
 
@@ -243,17 +244,9 @@ def _list_dicom(folder: Path) -> list[Path]:
                 # A pipe would be waited for without end; behind a broken link a slice may be missing.
                 what = "a link to nothing" if path.is_symlink() else "no regular file"
                 raise InputError(f"{path}: {what}; expected DICOM files. Remove it, or restore what it stands for.")
-            if name.lower().endswith(".dcm") or _has_marker(path):
+            if is_dicom(path):
                 paths.append(path)
     return paths
-
-
-def _has_marker(path: Path) -> bool:
-    try:
-        with path.open("rb") as handle:
-            return handle.read(132)[128:] == b"DICM"
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); allow reading, or remove it.") from error
 
 
 def _make_series(uid: str, members: list[SliceHeader]) -> DicomSeries:

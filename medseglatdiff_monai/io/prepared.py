@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import PILReader
+from monai.data import MetaTensor, PILReader
 from monai.transforms import EnsureChannelFirst, LoadImage, MapTransform, Transform
 
 from ..console import quiet_loaders
@@ -80,19 +80,25 @@ class LoadCased(MapTransform):
         self._load_label = LoadCase(is_label=True, spatial_dims=spatial_dims)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace paths by images and masks; tensors (C, H, W[, D]), which MONAI Deploy passes, stay as they are.
+        """Replace paths by images and masks; arrays and tensors (C, H, W[, D]), which MONAI Deploy passes, stay.
 
         ``num_channels`` and ``num_raters``, which
         :func:`~medseglatdiff_monai.data.datalist.load_datalist` adds, are compared with the files and taken out.
 
         Raises:
-            InputError: a file is missing, cannot be read, or has another number of channels or raters.
+            InputError: none of the keys; an array with more or fewer axes; a file that is missing, cannot be read, or
+                has another number of channels or raters.
         """
+        if not isinstance(data, Mapping) or not any(key in data for key in self.keys):
+            given = f"the keys {', '.join(map(repr, data))}" if isinstance(data, Mapping) else type(data).__name__
+            wanted = " or ".join(map(repr, self.keys))
+            raise InputError(f"Found {given}; expected a dictionary with {wanted}.")
         loaded = dict(data)
         channels, raters = loaded.pop("num_channels", None), loaded.pop("num_raters", None)
         for key in self.key_iterator(loaded):
             path = loaded[key]
-            if isinstance(path, torch.Tensor):
+            if isinstance(path, np.ndarray | torch.Tensor):
+                loaded[key] = self._take(key, path)
                 continue
             is_label = key in self.label_keys
             loaded[key] = (self._load_label if is_label else self._load_image)(path)
@@ -104,3 +110,10 @@ class LoadCased(MapTransform):
                     "Prepare data of one kind together, or correct num_raters and num_channels there."
                 )
         return loaded
+
+    def _take(self, key: Hashable, value: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """An image that is loaded already, as a tensor."""
+        if value.ndim != self._load_image.spatial_dims + 1:
+            axes = "(C, H, W, D)" if self._load_image.spatial_dims == 3 else "(C, H, W)"
+            raise InputError(f"{key!r} has the shape {tuple(value.shape)}; expected {axes}.")
+        return value if isinstance(value, torch.Tensor) else MetaTensor(torch.from_numpy(value.copy()))

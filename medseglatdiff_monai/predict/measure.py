@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["INTERVAL_PERCENT", "Measurement", "format_number", "format_spread", "longest_diameter"]
+__all__ = ["INTERVAL_PERCENT", "Measurement", "format_number", "longest_diameter"]
 
 # Percentiles of the interval that is stated beside a measurement.
 INTERVAL_PERCENT = (5.0, 95.0)
@@ -72,12 +72,3 @@ def longest_diameter(mask: np.ndarray, edges: np.ndarray) -> float:
 def format_number(value: float) -> str:
     """A size as people read it, to four digits and never as a power of ten: 0.533, 14.42, 809.2, 12345."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def format_spread(size: Mapping[str, Any]) -> str:
-    """The samples of a described size as people read it: ``"median of 16 samples 5630 (2126 to 9666)"``."""
-    text = f"median of {len(size['samples'])} samples {format_number(size['median'])}"
-    if size["interval"] is None:
-        return text
-    low, high = (format_number(value) for value in size["interval"])
-    return f"{text} ({low} to {high})"
