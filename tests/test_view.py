@@ -118,7 +118,8 @@ def test_the_samples_median_comes_first() -> None:
     assert found.startswith('<div class="headline">Volume 9 mm³')
     assert "1 of 4 samples sees no nodule in this slice: the model is unsure whether there is one." in found
     assert "No sample sees a nodule in this slice." in describe_sizes(make_shown(), 0.5, 1, 0)
-    assert "<th>consensus ≥ 0.50</th><th>sample 2</th>" in found
+    # Of four samples no interval is stated.
+    assert "<th>median of samples</th><th>consensus ≥ 0.50</th><th>sample 2</th>" in found
 
 
 def test_render() -> None:

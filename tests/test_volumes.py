@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.predict.ensemble import Ensemble, stack_planes
-from medseglatdiff_monai.predict.measure import Measurement, longest_diameter
+from medseglatdiff_monai.predict.measure import Measurement, format_spread, longest_diameter
 from medseglatdiff_monai.predict.nodule import follow_nodule
 
 # Rows of 0.5 mm, columns of 0.75 mm, slices of 2 mm, as planes have them: rows run to the back, columns to the left.
@@ -144,8 +144,11 @@ def test_longest_diameter():
 def test_interval_is_linear_between_the_samples():
     few = Measurement(4.0, [5.0] * 15).describe()
     assert few == {"consensus": 4.0, "samples": [5.0] * 15, "median": 5.0, "interval": None}
+    assert format_spread(few) == "5"
     many = Measurement(11298.0, np.arange(21.0)[::-1].tolist()).describe()
     assert many["interval"] == [1.0, 19.0]
+    # It stands behind the median: the consensus is another mask.
+    assert format_spread(many, "mm³") == "10 mm³ (1 to 19)"
 
 
 def test_spread_by_hand():

@@ -8,7 +8,7 @@ import pytest
 
 from medseglatdiff_monai.ensemble.arguments import describe_fusion
 from medseglatdiff_monai.predict.measure import Measurement
-from medseglatdiff_monai.predict.wording import describe_agreement, describe_record, format_size
+from medseglatdiff_monai.predict.wording import describe_agreement, describe_record, describe_sizes, list_measures
 
 RUN = {"threshold": 0.25, "fusion": "mean", "confidence": "samples"}
 UNSURE = ": the model is unsure whether there is one."
@@ -75,9 +75,14 @@ def test_an_image_that_is_taken_whole() -> None:
     assert len(describe_record(record, RUN)) == 3
 
 
-def test_a_size_without_an_interval() -> None:
-    measure = {"name": "Volume", "unit": "mm³", "median": 12.0, "samples": [11.0, 13.0], "interval": None}
-    assert format_size(measure) == "12 mm³"
+def test_few_samples_have_no_interval() -> None:
+    assert describe_sizes([{"name": "Volume", "unit": "mm³", **describe(9.0, [11.0, 13.0])}]) == (
+        "Volume 12 mm³: median of 2 samples."
+    )
+    # Records of older versions may hold one.
+    size = {**describe(9.0, [11.0, 13.0]), "interval": [11.1, 12.9]}
+    nodule = {"volume_mm3": size, "longest_diameter_mm": None, "area_mm2": None}
+    assert [entry["interval"] for entry in list_measures(nodule)] == [None]
 
 
 @pytest.mark.parametrize(

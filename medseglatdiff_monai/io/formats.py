@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import InputError
 
 __all__ = [
     "CHANNEL_NAMES", "NIFTI_SUFFIXES", "PREDICTION_SUFFIX", "RASTER_SUFFIXES", "check_path", "find_stem", "is_dicom",
-    "list_inputs",
+    "list_inputs", "walk_files",
 ]  # fmt: skip
 
 RASTER_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -59,11 +59,14 @@ def list_inputs(path: Path) -> list[Path]:
     check_path(path)
     if not path.is_dir():
         return [path]
-    names = sorted(entry.name for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in path.iterdir() if not entry.is_dir() and not entry.name.startswith("."))
     predicted = [name.removesuffix(PREDICTION_SUFFIX) for name in names if name.endswith(PREDICTION_SUFFIX)]
     results = {stem + end for stem in predicted for end in RESULT_PICTURES}
     pictures = [path / name for name in names if name.lower().endswith(RASTER_SUFFIXES) and name not in results]
-    dicom = _find_dicom(path)
+    for picture in pictures:
+        _check_regular(picture, "pictures")
+    # Beside pictures only a slice matters; of a series `find_series` checks each file.
+    dicom = next((file for file in walk_files(path) if file.is_file() and is_dicom(file)), None)
     if pictures and dicom is not None:
         raise InputError(
             f"{path}: holds pictures ({pictures[0].name}) and DICOM files ({dicom.relative_to(path)}); expected one "
@@ -78,12 +81,22 @@ def list_inputs(path: Path) -> list[Path]:
     return pictures or [path]
 
 
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Whatever may be a DICOM slice: all that is no folder, at any depth, without hidden files and DICOMDIR."""
+    for parent, subfolders, names in os.walk(folder):
+        subfolders.sort()
+        yield from (
+            Path(parent) / name for name in sorted(names) if not name.startswith(".") and name.upper() != "DICOMDIR"
+        )
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM, by its name or by the marker in its first 132 bytes.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or is no regular file.
     """
+    _check_regular(path, "DICOM files")
     if path.name.lower().endswith(".dcm"):
         return True
     try:
@@ -93,13 +106,11 @@ def is_dicom(path: Path) -> bool:
         raise InputError(f"{path}: cannot be read ({error.strerror}); allow reading, or remove it.") from error
 
 
-def _find_dicom(folder: Path) -> Path | None:
-    """One of the DICOM files at any depth."""
-    for parent, _, names in os.walk(folder):
-        for path in (Path(parent) / name for name in sorted(names) if not name.startswith(".")):
-            if path.is_file() and is_dicom(path):
-                return path
-    return None
+def _check_regular(path: Path, expected: str) -> None:
+    if not path.is_file():
+        # A pipe would be waited for without end; behind a broken link an image may be missing.
+        what = "a link to nothing" if path.is_symlink() else "no regular file"
+        raise InputError(f"{path}: {what}; expected {expected}. Remove it, or restore what it stands for.")
 
 
 def _describe_names(names: Sequence[str]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["INTERVAL_PERCENT", "Measurement", "format_number", "longest_diameter"]
+__all__ = ["INTERVAL_PERCENT", "Measurement", "format_number", "format_spread", "longest_diameter"]
 
 # Percentiles of the interval that is stated beside a measurement.
 INTERVAL_PERCENT = (5.0, 95.0)
@@ -72,3 +72,12 @@ def longest_diameter(mask: np.ndarray, edges: np.ndarray) -> float:
 def format_number(value: float) -> str:
     """A size as people read it, to four digits and never as a power of ten: 0.533, 14.42, 809.2, 12345."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def format_spread(size: Mapping[str, Any], unit: str = "") -> str:
+    """The samples' median of a described size with its interval, where there is one: ``"5630 mm³ (2126 to 9666)"``."""
+    text = f"{format_number(size['median'])} {unit}".rstrip()
+    if size["interval"] is None:
+        return text
+    low, high = map(format_number, size["interval"])
+    return f"{text} ({low} to {high})"

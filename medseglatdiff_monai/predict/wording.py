@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..ensemble.arguments import describe_fusion
-from .measure import Measurement, format_number
+from .measure import Measurement, format_number, format_spread
 
 __all__ = [
-    "describe_agreement", "describe_consensus", "describe_record", "describe_sizes", "format_interval", "format_size",
-    "list_measures", "name_consensus",
+    "describe_agreement", "describe_consensus", "describe_record", "describe_sizes", "list_measures", "name_consensus",
 ]  # fmt: skip
 
 # Sizes of a nodule: key in the record, name and unit.
@@ -30,29 +29,23 @@ UNSURE = (0.1, 0.9)
 def list_measures(described: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The measures of a nodule, or of a record of an image that is taken whole; the most telling one first."""
     if "longest_diameter_mm" in described:
-        return [{"name": name, "unit": unit, **described[key]} for key, name, unit in SIZES if described[key]]
-    key, unit = ("area_mm2", "mm²") if "area_mm2" in described else ("area_pixels", "px")
-    area = Measurement(described[key]["consensus"], described[key]["samples"])
-    return [{"name": "Area", "unit": unit, **area.describe()}]
-
-
-def format_size(measure: Mapping[str, Any]) -> str:
-    """The samples' median with its interval, where there is one: ``"5630 mm³ (2126 to 9666)"``."""
-    return f"{format_number(measure['median'])} {measure['unit']}{format_interval(measure['interval'])}"
-
-
-def format_interval(interval: Sequence[float] | None) -> str:
-    """``" (2126 to 9666)"``, or nothing without an interval."""
-    return "" if interval is None else f" ({format_number(interval[0])} to {format_number(interval[1])})"
+        sizes = [size for size in SIZES if described[size[0]]]
+    else:
+        sizes = [("area_mm2", "Area", "mm²") if "area_mm2" in described else ("area_pixels", "Area", "px")]
+    # Not the interval of the record: older versions stated one of few samples, too.
+    return [
+        {"name": name, "unit": unit, **Measurement(described[key]["consensus"], described[key]["samples"]).describe()}
+        for key, name, unit in sizes
+    ]
 
 
 def describe_sizes(measures: Sequence[Mapping[str, Any]]) -> str:
-    """``"Volume 5630 mm³ (2126 to 9666), …: median of 16 samples, 5th to 95th percentile."``, of the first two."""
+    """``"Volume 5630 mm³ (2126 to 9666), …: median of 16 samples (5th to 95th percentile)."``, of the first two."""
     count = len(measures[0]["samples"])
     what = "one sample" if count == 1 else f"median of {count} samples"
     if measures[0]["interval"] is not None:
         what += " (5th to 95th percentile)"
-    sizes = _list_sizes(measures, [format_size(entry) for entry in measures])
+    sizes = _list_sizes(measures, [format_spread(entry, entry["unit"]) for entry in measures])
     return f"{sizes[0].upper()}{sizes[1:]}: {what}."
 
 

@@ -99,6 +99,7 @@ def train(
     opened = Bundle(bundle, experiment)
     info = load_dataset_info(dataset_dir)
     config = opened.config("train", overrides)
+    _check_dataset(dataset_dir, info, config)
     stages = _read_stages(config)
     name = experiment_name(experiment)
     default = Path("runs") / (opened.root.name if name is None else f"{opened.root.name}_{name.replace('/', '_')}")
@@ -110,7 +111,6 @@ def train(
         from .start import Start, choose_start, read_start
 
         check_present(str(overrides.get("device", "cpu")))
-    _check_dataset(dataset_dir, info, config)
     start = Start(stages)
     given = initial_weights or (opened.root / "models" / "initial.pt")
     if initial_weights is not None and not plan:

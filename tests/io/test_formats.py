@@ -45,3 +45,10 @@ def test_a_folder_of_neither_or_both_is_refused(tmp_path: Path, names: tuple[str
     touch(tmp_path, *names)
     with pytest.raises(InputError, match=message):
         list_inputs(tmp_path)
+
+
+def test_a_picture_behind_a_broken_link_is_not_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"b\.png: a link to nothing; expected pictures"):
+        list_inputs(tmp_path)

@@ -17,8 +17,8 @@ from ...files import png_uri
 from ...plots.comparison import RATER_COLOURS
 from ...plots.panel import CONSENSUS_COLOUR, SAMPLE_COLOUR
 from ...predict.ensemble import Ensemble
-from ...predict.measure import Measurement, format_number
-from ...predict.wording import describe_agreement, format_interval, format_size
+from ...predict.measure import Measurement, format_number, format_spread
+from ...predict.wording import describe_agreement
 from .case import Shown
 
 __all__ = ["WINDOWS", "describe_raters", "describe_sizes", "find_scale", "render", "render_layers", "to_path"]
@@ -127,18 +127,18 @@ def describe_sizes(shown: Shown, threshold: float, sample: int, number: int) -> 
         measure = {**name, **size.describe()}
         measures.append(measure)
         rows.append(
-            f"<tr><td>{measure['name']}, {measure['unit']}</td>"
-            f"<td>{format_number(measure['median'])}{format_interval(measure['interval'])}</td>"
+            f"<tr><td>{measure['name']}, {measure['unit']}</td><td>{format_spread(measure)}</td>"
             f'<td class="{key}">{format_number(size.consensus)}</td>'
             f"<td>{format_number(size.samples[sample])}</td></tr>"
         )
     where = "" if ensemble.affine is None else "in this slice"
     agreement = describe_agreement(measures[-1]["samples"], ensemble.agreement(), where)
-    spread = "" if measures[0]["interval"] is None else " (5 % to 95 %)"
-    names = ("", f"median of samples{spread}", f"consensus ≥ {threshold:.2f}", f"sample {sample + 1}")
-    head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
+    first = measures[0]
+    samples = "sample" if len(first["samples"]) == 1 else "median of samples"
+    samples += "" if first["interval"] is None else " (5 % to 95 %)"
+    head = f"<tr><th></th><th>{samples}</th><th>consensus ≥ {threshold:.2f}</th><th>sample {sample + 1}</th></tr>"
     return (
-        f'<div class="headline">{measures[0]["name"]} {format_size(measures[0])}</div><div>{agreement}</div>'
+        f'<div class="headline">{first["name"]} {format_spread(first, first["unit"])}</div><div>{agreement}</div>'
         f'<table class="seg-table">{head}{"".join(rows)}</table>'
     )
 
