@@ -7,7 +7,7 @@ A source lists its cases (`Source.find_cases`, cheap, in the main process) and r
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -278,7 +278,9 @@ def read_options(source: str) -> tuple[str, dict[str, tuple[str, str]]]:
     From the file: an import may take seconds.
     """
     module, name = SOURCES[source].location.split(":")
-    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
+    spec = importlib.util.find_spec(module, __package__)
+    assert spec is not None
+    tree = ast.parse(Path(str(spec.origin)).read_text(encoding="utf-8"))
     found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
     options = {}
     for maker in (node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"):
