@@ -272,18 +272,21 @@ def _print_help(name: str, rest: Sequence[str]) -> None:
         print(describe_command(name, row.load(), row.words, row.several, row.aliases))
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
-    """MONAI logs what ends a training with its traceback; errors that say what to do, and signals, need none."""
+def _make_record(*arguments: Any, **options: Any) -> logging.LogRecord:
+    """MONAI logs what ends a training with its traceback; errors that say what to do, and signals, need none.
+
+    No filter of a handler: a bundle's ``logging.conf`` replaces the handlers.
+    """
+    record = logging.LogRecord(*arguments, **options)
     if record.exc_info and isinstance(record.exc_info[1], (InputError, SystemExit)):
         record.exc_info = None
-    return True
+    return record
 
 
 def main() -> None:
     """Entry point of the console script ``medseglatdiff``."""
     set_up_console()
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_without_traceback)
+    logging.setLogRecordFactory(_make_record)
     try:
         given, *rest = take_plugins(sys.argv[1:]) or ["--help"]
     except InputError as error:

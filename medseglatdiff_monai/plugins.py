@@ -45,7 +45,7 @@ def import_plugin(file: str | Path) -> None:
     """
     path = Path(file).absolute()
     if not str(file) or path.suffix != ".py" or not path.is_file():
-        raise InputError(f"{OPTION} {str(file)!r}: no such file; expected a Python file, such as my_metric.py.")
+        raise InputError(f"{OPTION} {str(file)!r}: no such Python file; expected one, such as my_metric.py.")
     name = path.stem
     if not name.isidentifier():
         raise InputError(f"{OPTION} {file}: {name!r} is no name of a module; expected letters, digits and underscores.")

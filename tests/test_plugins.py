@@ -36,8 +36,8 @@ def test_both_forms_are_taken_and_other_words_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        (None, "", "no such file; expected a Python file"),
-        ("notes.txt", "", "no such file; expected a Python file"),
+        (None, "", "no such Python file; expected one"),
+        ("notes.txt", "", "no such Python file; expected one"),
         ("my-metric.py", "", "'my-metric' is no name of a module"),
         ("json.py", "", "another module is called 'json'"),
         ("breaks_on_import.py", "x = 1\ny = x.z\n", "line 2: AttributeError"),

@@ -219,18 +219,21 @@ def test_terminated_command_says_that_it_can_be_resumed(tmp_path: Path) -> None:
     options = [word for key, value in sizes.items() for word in (f"--{key}", str(value))]
     run = tmp_path / "run"
     command = ["train", LUNG, "--dataset-dir", str(data), "--output-dir", str(run), "--tracking_uri", "False", *options]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "medseglatdiff_monai", *command], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    )
+    log = tmp_path / "log.txt"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "medseglatdiff_monai", *command], stdout=stream, stderr=stream, env=ENVIRONMENT
+        )
     state = run / "models" / "training_state_image_codec.pt"
     try:
         while not state.is_file():
-            assert process.poll() is None, process.communicate()[1]
+            assert process.poll() is None, log.read_text()
             time.sleep(0.1)
         process.terminate()
-        _, said = process.communicate(timeout=60)
+        process.wait(timeout=60)
     finally:
         process.kill()
+    said = log.read_text()
     assert process.returncode == RESUMABLE, said
     assert "SIGTERM: the same command resumes the training" in said
     assert "Traceback" not in said

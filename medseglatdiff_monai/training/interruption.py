@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +83,10 @@ def interruptible() -> Iterator[None]:
     try:
         yield
         stop_request.raise_if_made()
+    except Interrupted as error:
+        # A bundle's logging.conf may send what is logged elsewhere.
+        print(error, file=sys.stderr, flush=True)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
