@@ -17,7 +17,7 @@ import torch
 from records import measurement_arguments, read_cases, write_record
 
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
-from medseglatdiff_monai.ensemble.fusion import FUSIONS, fuse_ensemble
+from medseglatdiff_monai.ensemble import FUSIONS, fuse_ensemble
 from medseglatdiff_monai.metrics import ConsensusDice
 
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)

@@ -173,7 +173,7 @@ def _say_scores(result: Mapping[str, Any], arguments: Mapping[str, Any]) -> None
     summary, output_dir = result["summary"], arguments["output_dir"]
     names = [name for name in ("ged_v", "ged_u", "hm_iou", "dice", "iou") if summary[name] is not None]
     print("  ".join(f"{name} {summary[name]:.4f}" for name in names), f" ({summary['num_cases']} cases)")
-    print(f"Results: {output_dir}/metrics.json, {output_dir}/cases.csv")
+    print(f"Results: {output_dir}/metrics.json, {output_dir}/cases.csv, {output_dir}/cases.png")
     _say_next("predict", arguments["bundle"], "IMAGE", "--output-dir", "out")
 
 
@@ -189,18 +189,15 @@ def _say_suite(results: Mapping[str, Any], arguments: Mapping[str, Any]) -> None
 
 
 def _say_predictions(results: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> None:
-    from .predict.measure import format_number, format_spread
+    from .predict.wording import describe_record
 
     for result in results:
+        name, run = result["input"]["name"], result["provenance"]
+        if "nodules" not in result:
+            # Folders may hold hundreds of pictures: a line for each.
+            print(f"{name}: {' '.join(describe_record(result, run))}")
         for nodule in result.get("nodules", ()):
-            parts = []
-            for key, name, unit in (("volume_mm3", "volume", "mm³"), ("longest_diameter_mm", "diameter", "mm")):
-                if nodule[key] is not None:
-                    size = nodule[key]
-                    parts.append(f"{name} {format_number(size['consensus'])} {unit}, {format_spread(size)}")
-            iou = nodule["agreement"]["mean_pairwise_iou"]
-            parts += [] if iou is None else [f"agreement of the samples {iou:.2f} IoU"]
-            print(f"{result['input']['name']}, nodule {nodule['number']}: {'; '.join(parts)}")
+            print("\n  ".join([f"{name}, nodule {nodule['number']}:", *describe_record(nodule, run)]))
     print(f"Results: {arguments['output_dir']}")
     _say_next("report", arguments["output_dir"])
 

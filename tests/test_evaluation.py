@@ -33,6 +33,7 @@ from medseglatdiff_monai.files import weights_sha256
 from medseglatdiff_monai.io.prepared import LoadCased
 from medseglatdiff_monai.networks import IdentityCodec
 from medseglatdiff_monai.networks.weights import save_weights
+from medseglatdiff_monai.plots import ComparedCase
 from medseglatdiff_monai.suites.suite import load_suite
 from medseglatdiff_monai.training.batches import PrepareEnsemble
 
@@ -318,6 +319,33 @@ def test_consensus_follows_the_fusion(bundle: Path, data: Path, tmp_path: Path, 
         assert rows[case]["dice_all"] == pytest.approx(overlap(expected, 2 * saved["raters"].sum(0) >= 4)[0], abs=1e-6)
         changed += bool((expected != (saved["confidence"] >= 0.9)).any())
     assert changed
+
+
+def test_picture_shows_best_median_and_worst_case(
+    bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the samples that were scored, though they are sampled again."""
+    shown: list[ComparedCase] = []
+    monkeypatch.setattr("medseglatdiff_monai.evaluation.picture.plot_comparison", lambda rows, *_: shown.extend(rows))
+    evaluate(bundle, data, tmp_path, num_samples=NUM_SAMPLES, save_samples=True, score_at="network", seed=3)
+    rows = [row for row in read_rows(tmp_path).values() if math.isfinite(row["dice"])]
+    rows.sort(key=lambda row: row["ged_v"])
+    assert len(rows) >= 3
+    expected = {"best": rows[0], "median": rows[len(rows) // 2], "worst": rows[-1]}
+    assert [case.name for case in shown] == [row["case"] for row in expected.values()]
+    assert [case.remark.split(":")[0] for case in shown] == list(expected)
+    for case, row in zip(shown, expected.values(), strict=True):
+        with np.load(tmp_path / "samples" / f"{row['case']}.npz") as saved:
+            assert np.array_equal(case.samples, saved["samples"])
+            assert np.array_equal(case.raters, saved["raters"])
+        assert case.image.shape == (64, 64)
+
+
+def test_data_of_another_number_of_channels_is_refused(bundle: Path, tmp_path: Path) -> None:
+    colour = write_prepared(tmp_path / "colour", SKIN, training=1, validation=1)
+    with pytest.raises(InputError, match="colour holds images of 3 channels, the bundle expects 1"):
+        evaluate(bundle, colour, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_postprocessing_changes_the_samples(bundle: Path, data: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseglatdiff_monai.ensemble.fusion import FUSIONS, fuse_ensemble
+from medseglatdiff_monai.ensemble import FUSIONS, fuse_ensemble
 from medseglatdiff_monai.ensemble.inferer import EnsembleInferer
 from medseglatdiff_monai.ensemble.summary import summarize_ensemble
 from medseglatdiff_monai.ensemble.transforms import SplitEnsembled

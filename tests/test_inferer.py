@@ -115,6 +115,22 @@ def test_wrong_number_of_cases_is_refused(make_segmenter):
         EnsembleInferer()(torch.rand(2, 1, 32, 32), make_segmenter(), ["a"])
 
 
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (np.zeros((1, 1, 32, 32), np.float32), r"inputs is a ndarray; expected a tensor of images \(B, C, H, W\)"),
+        ({"image": torch.zeros(1, 1, 32, 32)}, "inputs is a dict; expected a tensor"),
+        (torch.zeros(1, 32, 32), r"shape \(1, 32, 32\); expected images \(B, C, H, W\)\. Add the batch axis"),
+        (torch.zeros(1, 1, 32, 32, dtype=torch.uint8), r"inputs is of type torch\.uint8; expected images in \[0, 1\]"),
+        (torch.zeros(32, 32), r"shape \(32, 32\); expected images \(B, C, H, W\)\.$"),
+    ],
+    ids=["array", "dictionary", "no batch axis", "integers", "no axes"],
+)
+def test_what_is_no_batch_of_images_is_refused(make_segmenter, inputs, message):
+    with pytest.raises(InputError, match=message):
+        EnsembleInferer()(inputs, make_segmenter())
+
+
 def test_public_pieces_in_a_users_own_pipeline(make_segmenter):
     """Arrays in Hounsfield units and four raters, through transforms, inferer and metric by plain MONAI."""
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from small_runs import SKIN, THRESHOLD, write_small_bundle
@@ -214,8 +215,6 @@ def test_colour_picture_at_native_size(skin: Path, tmp_path: Path):
     assert np.array(Image.open(result["files"]["consensus"])).shape == (100, 140)
     assert result["notes"] == []
     # The same by torch alone: bilinear from 64×64 and a threshold.
-    import torch
-
     segmenter = load_segmenter(skin, seed=0)
     item = segmenter.preprocessing({"image": str(tmp_path / "lesion.png")})
     masks = segmenter.inferer(item["image"][None].as_tensor(), segmenter.network)["samples"].float()
@@ -438,6 +437,8 @@ def test_bad_last_input_stops_before_the_first(lung: Path, crop_png: Path, tmp_p
         ({"point": POINT, "num_inference_steps": 2.5}, r"--num-inference-steps is 2\.5"),
         ({"point": POINT, "seed": "x"}, r"--seed is 'x'"),
         ({"point": POINT, "image_size": 62}, r"not a multiple of the codec's downsampling factor f = 4"),
+        ({"point": POINT, "fusion": "median"}, r"fusion: found 'median', expected one of mean, .*Did you mean"),
+        ({"point": POINT, "threshold": 1.5}, r"threshold must be in \(0, 1\], found 1\.5"),
         ({"point": POINT, "num_sampels": 3}, r"Unknown configuration key 'num_sampels'.*'num_samples'"),
         ({"point": POINT, "mask_codec_channels": [8, 16]}, r"model\.pt do not fit the network"),
     ],
@@ -446,6 +447,35 @@ def test_bad_arguments(lung: Path, series: Path, tmp_path: Path, arguments: dict
     with pytest.raises(InputError, match=message):
         predict(lung, series, tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_pictures_is_predicted_whole(lung: Path, crop_png: Path, tmp_path: Path):
+    for name in ("b.png", "a.png"):
+        (tmp_path / name).write_bytes(crop_png.read_bytes())
+    results = predict(lung, tmp_path, tmp_path)
+    assert [result["input"]["name"] for result in results] == ["a.png", "b.png"]
+    # The results beside them are no input of a second call.
+    assert len(predict(lung, tmp_path, tmp_path)) == 2
+
+
+def test_errors_are_not_wrapped_by_monai(lung: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # The inferer itself refuses what an overlay says.
+    (tmp_path / "overlay.json").write_text('{"fusion": "median"}')
+    with pytest.raises(InputError, match="fusion: found 'median'"):
+        load_segmenter(lung, experiment=tmp_path / "overlay.json")
+    preprocessing = load_segmenter(lung).preprocessing
+    pixels = np.zeros((1, 128, 128), np.float32)
+    assert preprocessing({"image": pixels})["image"].shape == (1, 64, 64)
+    with pytest.raises(InputError, match="Found the keys 'img'; expected a dictionary with 'image' or 'label'"):
+        preprocessing({"img": pixels})
+    with pytest.raises(InputError, match=r"'image' has the shape \(128, 128\); expected \(C, H, W\)"):
+        preprocessing({"image": pixels[0]})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(InputError, match="--device is 'cuda', and torch finds no such device here"):
+        load_segmenter(lung, device="cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="--device is 'cuda:2', and torch finds 2 here: give cuda:0 to cuda:1"):
+        load_segmenter(lung, device="cuda:2")
 
 
 def test_bad_inputs_for_the_bundle(lung: Path, skin: Path, crop_png: Path, series: Path, tmp_path: Path):

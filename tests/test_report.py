@@ -71,6 +71,28 @@ def test_report_holds_everything(run: Path, tmp_path: Path) -> None:
     assert page.text.count("weights_sha256") == 1
 
 
+def test_the_page_says_first_what_the_samples_say(run: Path, tmp_path: Path) -> None:
+    text = Page(report(run, tmp_path / "report.html").read_text(encoding="utf-8")).text
+    nodules = json.loads((run / "series_prediction.json").read_text())["nodules"]
+    for nodule in nodules:
+        median = nodule["volume_mm3"]["median"]
+        assert f"Volume {median:.0f} mm³" in text or f"Volume {median:.4g} mm³" in text
+    threshold = json.loads((run / "series_prediction.json").read_text())["provenance"]["threshold"]
+    assert text.count(f"consensus (≥ {100 * threshold:.4g} % of samples)") >= 3
+    assert text.index("median of 4 samples") < text.index("Consensus (≥")
+    # What nobody can act on is in the JSON.
+    assert "columns 32" not in text
+    assert nodules[0]["seen"] == {"rows": [32, 95], "columns": [32, 95]}
+
+
+def test_slices_stand_on_the_image_of_the_clicked_nodule(run: Path) -> None:
+    record = json.loads((run / "series_prediction.json").read_text())
+    with np.load(run / record["files"]["samples_1"]) as saved:
+        assert saved["image"].shape == saved["confidence"].shape
+        assert saved["image"].std() > 100
+        assert 0 <= int(saved["clicked"]) < len(saved["image"])
+
+
 def test_default_place_and_second_run(run: Path) -> None:
     path = report(run)
     assert path == run / "report.html"

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import nibabel
 import numpy as np
 import pytest
+import torch
 from mlflow import MlflowClient
 from monai.bundle import ConfigParser
 from monai.handlers import MLFlowHandler
@@ -20,7 +21,8 @@ from small_runs import LUNG, run_sizes, small_sizes, write_prepared
 
 from medseglatdiff_monai.bundle.config import load_stage_config
 from medseglatdiff_monai.integrations.mlflow.store import read_run_ids, sqlite_uri
-from medseglatdiff_monai.integrations.mlflow.tracking import RunTracker, tracked_values
+from medseglatdiff_monai.integrations.mlflow.tracking import RunTracker, compare_cases, tracked_values
+from medseglatdiff_monai.plots import ComparedCase, RebuiltImage
 from medseglatdiff_monai.training.run import TRAINING_STAGES, train
 
 pytestmark = pytest.mark.integration
@@ -158,6 +160,24 @@ def test_loss_is_logged_by_iteration(data: Path, tmp_path: Path) -> None:
         assert [entry.step for entry in history] == [1, 2]
         assert all(entry.value > 0 for entry in history)
         assert client.get_metric_history(ids[stage], "lr_group_0")[0].value == pytest.approx(rate)
+
+
+def test_pictures_of_each_stage_show_what_it_makes() -> None:
+    """A codec of images shows images in their colours, one of masks its masks, the later stages raters and samples."""
+    image = torch.rand(2, 3, 8, 8)
+    batch = {"case": ["a", "b"]}
+    rows = compare_cases({"label": image, "pred": image / 2}, batch)
+    assert all(isinstance(row, RebuiltImage) for row in rows)
+    np.testing.assert_array_equal(rows[1].original, image[1].permute(1, 2, 0).numpy())
+    np.testing.assert_array_equal(rows[1].rebuilt, image[1].permute(1, 2, 0).numpy() / 2)
+    masks = (torch.rand(2, 4, 8, 8) > 0.5).float()
+    (row, _) = compare_cases({"label": masks[:, :1], "pred": 1.0 - masks[:, :1]}, batch)
+    assert isinstance(row, ComparedCase)
+    assert (row.raters != row.samples).all()
+    (row, _) = compare_cases({"label": masks, "image": image, "pred": {"samples": masks[:, :2]}}, batch)
+    assert isinstance(row, ComparedCase)
+    assert (row.name, row.image.shape, row.raters.shape, row.samples.shape) == ("a", (8, 8, 3), (4, 8, 8), (2, 8, 8))
+    assert compare_cases({"label": torch.zeros(1, 1, 4, 4, 4), "pred": torch.zeros(1, 1, 4, 4, 4)}, batch) == []
 
 
 def test_pictures_data_and_environment(client: MlflowClient, ids: dict[str, str], data: Path, tmp_path: Path) -> None:

@@ -113,6 +113,15 @@ def test_outline_and_layers() -> None:
     assert "GED" in describe_raters(shown, 0.5)
 
 
+def test_the_samples_median_comes_first() -> None:
+    found = describe_sizes(make_shown(), 0.5, 1, 1)
+    assert found.startswith('<div class="headline">Volume 9 mm³')
+    assert "1 of 4 samples sees no nodule in this slice: the model is unsure whether there is one." in found
+    assert "No sample sees a nodule in this slice." in describe_sizes(make_shown(), 0.5, 1, 0)
+    # Of four samples no interval is stated.
+    assert "<th>median of samples</th><th>consensus ≥ 0.50</th><th>sample 2</th>" in found
+
+
 def test_render() -> None:
     def read(uri: str) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))))
@@ -196,7 +205,7 @@ def test_bad_input(segmenter: Segmenter, crop_png: Path, series: Path, tmp_path:
         open_case(series, segmenter, tmp_path / "small.png")
     with pytest.raises(InputError, match="Give --point"):
         open_case(series, segmenter).segment(2, 1, 0)
-    with pytest.raises(InputError, match="num_samples must be at least 1, found 0"):
+    with pytest.raises(InputError, match="num_samples is 0; expected an integer of at least 1"):
         open_case(crop_png, segmenter).segment(0, 1, 0)
     with pytest.raises(InputError, match=r"missing\.png: no such file"):
         open_case(tmp_path / "missing.png", segmenter)

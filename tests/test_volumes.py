@@ -144,11 +144,11 @@ def test_longest_diameter():
 def test_interval_is_linear_between_the_samples():
     few = Measurement(4.0, [5.0] * 15).describe()
     assert few == {"consensus": 4.0, "samples": [5.0] * 15, "median": 5.0, "interval": None}
-    assert format_spread(few) == "median of 15 samples 5"
+    assert format_spread(few) == "5"
     many = Measurement(11298.0, np.arange(21.0)[::-1].tolist()).describe()
     assert many["interval"] == [1.0, 19.0]
-    # The consensus is told apart from it.
-    assert format_spread(many) == "median of 21 samples 10 (1 to 19)"
+    # It stands behind the median: the consensus is another mask.
+    assert format_spread(many, "mm³") == "10 mm³ (1 to 19)"
 
 
 def test_spread_by_hand():

@@ -5,7 +5,7 @@ torch and MONAI are imported where they are used: to import them takes seconds, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, unwrapped_errors
 from ..files import read_json, weights_sha256
 from ..startup import heavy_imports
+from .arguments import check_overrides
 from .config import Bundle
 
 if TYPE_CHECKING:
     import torch
     from monai.bundle import ConfigParser
+    from monai.transforms import Compose
 
     from ..ensemble.inferer import EnsembleInferer
     from ..networks.baselines.one_to_one import OneToOneSegmenter
     from ..networks.segmenter import LatentDiffusionSegmenter
 
-__all__ = ["Segmenter", "inference_config", "load_segmenter"]
+__all__ = ["Segmenter", "check_present", "inference_config", "load_segmenter"]
 
 # Options of commands that are configuration keys as well.
 OPTIONS = {"num_samples", "num_inference_steps", "max_cases", "device", "seed", "split"}
@@ -46,7 +48,7 @@ class Segmenter:
 
     network: LatentDiffusionSegmenter | OneToOneSegmenter
     inferer: EnsembleInferer
-    preprocessing: Callable[[dict], dict]
+    preprocessing: Compose
     config: ConfigParser
     metadata: dict
     bundle_dir: Path
@@ -89,8 +91,10 @@ def inference_config(
     ``None`` is set to null.
 
     Raises:
-        InputError: no such bundle, experiment or key, or no weights.
+        InputError: no such bundle, experiment or key; a value out of its range; a device that this machine does not
+            have; or no weights.
     """
+    check_overrides(overrides or {})
     opened = Bundle(bundle, experiment)
     given = {key: value for key, value in (overrides or {}).items() if value is not None or key not in OPTIONS}
     config = opened.config(stage, given)
@@ -101,6 +105,8 @@ def inference_config(
         from monai.bundle import ConfigParser
 
     parser = ConfigParser(config)
+    if "device" in parser:
+        check_present(str(parser.get_parsed_content("device")))
     path = Path(parser.get_parsed_content("weights"))
     if not path.is_file():
         raise InputError(
@@ -108,6 +114,18 @@ def inference_config(
             "RUN/models/model.pt."
         )
     return parser
+
+
+def check_present(device: str) -> None:
+    """Raise the InputError of a device that this machine does not have; an expression of MONAI's is not evaluated."""
+    import torch
+
+    kind, _, number = device.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else int(kind != "mps" or torch.backends.mps.is_available())
+    if count == 0:
+        raise InputError(f"--device is {device!r}, and torch finds no such device here. Leave it out, or give cpu.")
+    if kind == "cuda" and int(number or 0) >= count:
+        raise InputError(f"--device is {device!r}, and torch finds {count} here: give cuda:0 to cuda:{count - 1}.")
 
 
 def load_segmenter(
@@ -129,19 +147,22 @@ def load_segmenter(
     Raises:
         InputError: no such bundle, experiment or key; weights that are missing or do not fit.
     """
-    parser = inference_config(bundle, "inference", weights, experiment, overrides)
+    chosen = {**overrides, "device": None if device is None else str(device)}
+    parser = inference_config(bundle, "inference", weights, experiment, chosen)
     import torch
 
-    if device is not None:
-        parser["device"] = str(device)
+    from .preprocessing import UnwrappedCompose
+
     target = torch.device(parser.get_parsed_content("device"))
     with unwrapped_errors():
         network = parser.get_parsed_content("network").to(target).eval()
+        inferer = parser.get_parsed_content("inferer")
+        preprocessing = UnwrappedCompose(parser.get_parsed_content("preprocessing").transforms)
     root = Path(parser["bundle_root"])
     return Segmenter(
         network=network,
-        inferer=parser.get_parsed_content("inferer"),
-        preprocessing=parser.get_parsed_content("preprocessing"),
+        inferer=inferer,
+        preprocessing=preprocessing,
         config=parser,
         metadata=read_json(root / "configs" / "metadata.json"),
         bundle_dir=root,

@@ -1,16 +1,8 @@
-"""Ensembles of masks: how they are sampled, fused, and post-processed."""
+"""Ensembles of masks: how they are sampled, fused, and post-processed.
 
-from .fusion import FUSIONS, fuse_ensemble
-from .inferer import EnsembleInferer, SamplingSettings, sampling_settings
-from .morphology import refine_masks
-from .summary import summarize_ensemble
+Names are imported when first used, so that arguments can be checked without torch and MONAI.
+"""
 
-__all__ = [
-    "FUSIONS",
-    "EnsembleInferer",
-    "SamplingSettings",
-    "fuse_ensemble",
-    "refine_masks",
-    "sampling_settings",
-    "summarize_ensemble",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -14,14 +14,13 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from ..errors import InputError
 from ..metrics.masks import fuse_masks
+from .arguments import check_fusion_name
 
-__all__ = ["FUSIONS", "check_fusion_name", "fuse_ensemble", "reaches"]
+__all__ = ["fuse_ensemble", "reaches"]
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
 
-FUSIONS = ("mean", "majority", "staple", "size_preserving")
 # Samples that overlap converge within ten iterations; without a limit unrelated masks take thousands.
 STAPLE_ITERATIONS = 100
 
@@ -29,12 +28,6 @@ STAPLE_ITERATIONS = 100
 def reaches(shares: Array, threshold: float) -> Array:
     """Where shares of samples reach a threshold, bool; 3/6 reaches 0.5 whatever the rounding of the mean."""
     return shares >= threshold - 1e-6
-
-
-def check_fusion_name(fusion: str) -> None:
-    """Raise the InputError of a name that is not among ``FUSIONS``."""
-    if fusion not in FUSIONS:
-        raise InputError(f"fusion: found {fusion!r}, expected one of {', '.join(FUSIONS)}; choose one of them.")
 
 
 def fuse_ensemble(
@@ -47,7 +40,7 @@ def fuse_ensemble(
         confidence_map: (B, 1, H, W[, D]) in [0, 1], the mean of the samples or of their probabilities.
         threshold: confidence, or STAPLE's probability, from which a pixel belongs to the consensus; ``majority`` and
             ``size_preserving`` have their own thresholds.
-        fusion: a name in ``FUSIONS``.
+        fusion: a name in :data:`~medseglatdiff_monai.ensemble.arguments.FUSIONS`.
 
     Returns:
         ``consensus_mask`` (B, 1, H, W[, D]) bool, and with ``staple`` ``staple_probability``, the same shape, float32

@@ -16,10 +16,13 @@ from torch import nn
 
 from ..errors import InputError
 from ..networks.segmenter import LatentDiffusionSegmenter
+from .arguments import check_settings
 from .fusion import fuse_ensemble
-from .summary import binarize, check_summary_arguments, measure_entropy
+from .summary import binarize, measure_entropy
 
 __all__ = ["EnsembleInferer", "SamplingSettings", "sampling_settings"]
+
+CONVS = (nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,7 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         """Refuse arguments out of range."""
-        check_summary_arguments(self.threshold, self.confidence, self.fusion, self.postprocess)
-        for name in ("num_samples", "num_inference_steps", "chunk_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, found {value}.")
+        check_settings(vars(self))
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,7 @@ class EnsembleInferer(SamplingSettings, Inferer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Samples (B, N, H, W[, D]) bool and confidence map (B, 1, H, W[, D]), not fused yet; see :meth:`__call__`."""
         net = cast(LatentDiffusionSegmenter, getattr(network, "module", network))
+        _check_images(inputs, net)
         image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
         if cases is not None and len(cases) != len(image):
             raise InputError(f"cases must name each of the {len(image)} images of the batch, found {len(cases)} names.")
@@ -95,13 +95,32 @@ class EnsembleInferer(SamplingSettings, Inferer):
             The dictionary of :func:`~medseglatdiff_monai.ensemble.summary.summarize_ensemble`.
 
         Raises:
-            InputError: ``cases`` has another length than the batch; a sample is not finite, the message names its case.
+            InputError: ``inputs`` is no batch of images; ``cases`` has another length than the batch; a sample is not
+                finite, the message names its case.
         """
         samples, confidence_map = self.sample(inputs, network, cases)
         fused = fuse_ensemble(samples, confidence_map, self.threshold, self.fusion)
         return {
             "samples": samples, "confidence_map": confidence_map, "entropy": measure_entropy(confidence_map), **fused,
         }  # fmt: skip
+
+
+def _check_images(inputs: Any, network: nn.Module) -> None:
+    """Refuse what is no batch of images; a convolution would take an image without a batch axis as a batch."""
+    dims = next((3 if isinstance(part, nn.Conv3d) else 2 for part in network.modules() if isinstance(part, CONVS)), 2)
+    expected = "(B, C, H, W, D)" if dims == 3 else "(B, C, H, W)"
+    if not isinstance(inputs, torch.Tensor):
+        raise InputError(
+            f"inputs is a {type(inputs).__name__}; expected a tensor of images {expected} from the bundle's "
+            "preprocessing. Make one with torch.as_tensor, or take the image from its dictionary."
+        )
+    if inputs.ndim != dims + 2:
+        hint = " Add the batch axis: image[None]." if inputs.ndim == dims + 1 else ""
+        raise InputError(f"inputs has the shape {tuple(inputs.shape)}; expected images {expected}.{hint}")
+    if not inputs.is_floating_point():
+        raise InputError(
+            f"inputs is of type {inputs.dtype}; expected images in [0, 1], from the bundle's preprocessing."
+        )
 
 
 def sampling_settings(inferer: SamplingSettings, network: nn.Module) -> dict[str, Any]:

@@ -8,27 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import InputError
-from .fusion import check_fusion_name, fuse_ensemble
+from .arguments import check_summary_arguments
+from .fusion import fuse_ensemble
 from .morphology import refine_masks
 
-__all__ = ["POSTPROCESSING", "binarize", "check_summary_arguments", "measure_entropy", "summarize_ensemble"]
-
-POSTPROCESSING = {"morphology": refine_masks}
-
-
-def check_summary_arguments(threshold: float, confidence: str, fusion: str, postprocess: str | None) -> None:
-    """Raise the InputError of arguments of :func:`summarize_ensemble` that are out of range or exclude each other."""
-    if confidence not in ("samples", "probabilities"):
-        raise InputError(f"confidence must be 'samples' or 'probabilities', found {confidence!r}.")
-    if not 0.0 < threshold <= 1.0:
-        raise InputError(f"threshold must be in (0, 1], found {threshold}.")
-    check_fusion_name(fusion)
-    if postprocess is not None and postprocess not in POSTPROCESSING:
-        raise InputError(f"postprocess: found {postprocess!r}, expected null or one of {', '.join(POSTPROCESSING)}.")
-    if postprocess is not None and confidence == "probabilities":
-        raise InputError(
-            "postprocess changes the samples, not their probabilities: with it, confidence must be 'samples'."
-        )
+__all__ = ["binarize", "measure_entropy", "summarize_ensemble"]
 
 
 def summarize_ensemble(
@@ -45,7 +29,7 @@ def summarize_ensemble(
         logits: (B, N, H, W[, D]), logits of N samples.
         threshold: confidence from which a pixel belongs to the consensus.
         confidence: ``"samples"``: mean of the binary samples; ``"probabilities"``: mean of their probabilities.
-        fusion: a name in :data:`~medseglatdiff_monai.ensemble.fusion.FUSIONS`.
+        fusion: a name in :data:`~medseglatdiff_monai.ensemble.arguments.FUSIONS`.
         postprocess: ``"morphology"``: opening, closing and hole filling of each sample; ``None``: none of it.
         cases: B case ids, for the error message.
 
@@ -82,7 +66,7 @@ def binarize(
         )
     samples = logits > 0
     if postprocess is not None:
-        samples = POSTPROCESSING[postprocess](samples)
+        samples = refine_masks(samples)
     source = samples if confidence == "samples" else logits.sigmoid()
     return samples, source.float().mean(dim=1, keepdim=True)
 

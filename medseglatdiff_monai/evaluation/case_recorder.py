@@ -21,19 +21,21 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor, decollate_batch
 from monai.engines.utils import IterationEvents
+from monai.networks.utils import eval_mode
 from monai.transforms import Invertd, InvertibleTransform
 from torch import nn
 
 from ..ensemble.inferer import EnsembleInferer, sampling_settings
-from ..errors import InputError
 from ..files import save_with
 from ..io.prepared import LoadCased
 from ..metrics.masks import mean_mask
 from ..networks.codecs import CodecBase, IdentityCodec
 from ..networks.weights import load_weights
 from ..provenance import provenance
+from .arguments import check_scoring
 from .codec import rebuild_image, rebuild_masks
 from .columns import COLUMNS, why_undefined
+from .picture import plot_cases
 from .result import ScoredCase, pool_bins, reliability, summarize, write_result
 from .scored import ScoredMasks
 
@@ -46,7 +48,7 @@ def load_image_codec(module: CodecBase, weights: str | Path) -> CodecBase | None
 
 
 class CaseRecorder:
-    """Evaluator handler: scores every case and writes ``metrics.json``, ``cases.csv`` and, if asked, the samples.
+    """Evaluator handler: scores every case and writes ``metrics.json``, ``cases.csv``, ``cases.png``, maybe samples.
 
     Args:
         items: datalist items of the evaluated cases; the native masks are read from their ``label``.
@@ -74,10 +76,7 @@ class CaseRecorder:
         save_samples: bool = False,
         record: dict[str, Any] | None = None,
     ) -> None:
-        if score_at not in ("native", "network"):
-            raise InputError(f"score_at must be 'native' or 'network', found {score_at!r}.")
-        if not surface_tolerance >= 0:
-            raise InputError(f"surface_tolerance must be a number of pixels, at least 0, found {surface_tolerance}.")
+        check_scoring(score_at, surface_tolerance)
         self.items = {item["case"]: item for item in items}
         self.output_dir = Path(output_dir)
         self.network = network
@@ -90,6 +89,7 @@ class CaseRecorder:
         self.cases: list[ScoredCase] = []
         mask_codec: CodecBase | None = getattr(network, "mask_codec", None)
         self.mask_codec = None if isinstance(mask_codec, IdentityCodec) else mask_codec
+        self._preprocessing: Any = preprocessing
         self._load_label = LoadCased(keys=["label"])
         # Masks go back by linear interpolation and a threshold at 1/2, smoother than the nearest neighbour.
         self._invert = Invertd("maps", preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True)
@@ -227,4 +227,18 @@ class CaseRecorder:
             },
             provenance={**self.record, **provenance("cpu" if parameter is None else parameter.device)},
         )
+        plot_cases(cases, self._sample_again, self.output_dir / "cases.png")
         engine.state.metrics.update({k: v for k, v in summary.items() if isinstance(v, float)})
+
+    def _sample_again(self, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image (C, H, W[, D]), raters (R, H, W[, D]) and samples (N, H, W[, D]) bool on the network's grid.
+
+        Noise belongs to seed and case: the samples are those that were scored. To keep all would take gigabytes.
+        """
+        parameter = next(self.network.parameters(), None)
+        item = self._preprocessing({key: self.items[case][key] for key in ("image", "label", "case")})
+        image = item["image"].as_tensor()[None].to("cpu" if parameter is None else parameter.device)
+        # MONAI's evaluator has put the network back into the mode that it found.
+        with eval_mode(self.network):
+            samples, _ = self.inferer.sample(image, self.network, [case])
+        return image[0].cpu().numpy(), item["label"].as_tensor().numpy() > 0, samples[0].cpu().numpy()

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..bundle.arguments import check_device
+from ..bundle.arguments import check_dataset, check_overrides
 from ..bundle.config import experiment_name
 from ..bundle.segmenter import inference_config
+from ..data.datalist import load_dataset_info
+from ..data.splits import normalize_split
 from ..errors import check_count, unwrapped_errors
 from ..files import remove_leftovers, weights_sha256
+from .arguments import check_scoring
 
 
 def evaluate(
@@ -27,7 +30,7 @@ def evaluate(
     save_samples: bool = False,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """Score a bundle against all raters: metrics.json, cases.csv and, if asked, the samples.
+    """Score a bundle against all raters: metrics.json, cases.csv, cases.png and, if asked, the samples.
 
     ``cases.csv`` has one row for each case, ``summary`` in ``metrics.json`` the mean of each column over the cases for
     which it is defined; ``ece`` and ``ece_band`` pool the pixels of all cases there, and ``calibration`` holds the bins
@@ -40,7 +43,8 @@ def evaluate(
     Args:
         bundle: bundle folder, or a name under bundles/.
         dataset_dir: prepared folder.
-        output_dir: receives metrics.json, cases.csv and, with save_samples, samples/CASE.npz.
+        output_dir: receives metrics.json, cases.csv, cases.png (raters beside samples for the best, the median and the
+            worst case) and, with save_samples, samples/CASE.npz.
         split: training, validation or test.
         experiment: overlay that the weights were trained with.
         weights: other weights than the bundle's own.
@@ -55,13 +59,17 @@ def evaluate(
         The contents of ``metrics.json``.
 
     Raises:
-        InputError: a sample is not finite (the message names the case); see
+        InputError: an argument out of its range; a data set whose images the bundle cannot take; a sample that is not
+            finite (the message names the case); see
             :func:`~medseglatdiff_monai.bundle.segmenter.inference_config` and
             :func:`~medseglatdiff_monai.data.datalist.load_datalist`.
     """
-    check_device(overrides.get("device"))
     check_count("--num-samples", num_samples)
     check_count("--num-inference-steps", num_inference_steps)
+    check_count("--max-cases", max_cases)
+    check_overrides(overrides)
+    check_scoring(**{key: overrides[key] for key in ("score_at", "surface_tolerance") if key in overrides})
+    normalize_split(split)
     chosen = {
         "dataset_dir": str(Path(dataset_dir).absolute()), "output_dir": str(Path(output_dir).absolute()),
         "split": split, "num_samples": num_samples, "num_inference_steps": num_inference_steps,
@@ -69,6 +77,7 @@ def evaluate(
     }  # fmt: skip
     remove_leftovers(Path(output_dir), Path(output_dir) / "samples")
     parser = inference_config(bundle, "evaluate", weights, experiment, chosen)
+    check_dataset(dataset_dir, load_dataset_info(dataset_dir), parser.config)
     path = Path(parser.get_parsed_content("weights"))
     parser["recorder#record"] = {
         "bundle": Path(parser["bundle_root"]).name,

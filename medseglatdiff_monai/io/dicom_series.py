@@ -7,7 +7,6 @@ or file names.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from monai.data import ITKReader, MetaTensor
 from ..console import Progress
 from ..errors import InputError
 from .dicom_headers import SliceHeader, check_bits, read_header
+from .formats import is_dicom, walk_files
 
 __all__ = ["DicomSeries", "check_ct", "check_slices", "find_series", "read_volume"]
 
@@ -111,7 +111,7 @@ def find_series(folder: str | Path, progress: bool = False) -> list[DicomSeries]
         InputError: no DICOM file, an unreadable or truncated one, or something that is no file. What is wrong with a
             series as a whole is in its ``fault``.
     """
-    paths = _list_dicom(Path(folder))
+    paths = [path for path in walk_files(Path(folder)) if is_dicom(path)]
     if not paths:
         raise InputError(f"{folder}: no DICOM file in it; give the folder that holds the series, in any layout.")
     by_uid: dict[str, list[SliceHeader]] = {}
@@ -229,31 +229,6 @@ def read_volume(series: DicomSeries, start: int = 0, stop: int | None = None) ->
         corners = np.array(series.corners_mm[start : start + len(files)])
         step = (corners[-1] - corners[0]) / (len(files) - 1)
     return MetaTensor(volume, affine=torch.from_numpy(series.affine(start, step)))
-
-
-def _list_dicom(folder: Path) -> list[Path]:
-    paths: list[Path] = []
-    for parent, subfolders, names in os.walk(folder):
-        subfolders.sort()
-        for name in sorted(names):
-            path = Path(parent) / name
-            if name.startswith(".") or name.upper() == "DICOMDIR":
-                continue
-            if not path.is_file():
-                # A pipe would be waited for without end; behind a broken link a slice may be missing.
-                what = "a link to nothing" if path.is_symlink() else "no regular file"
-                raise InputError(f"{path}: {what}; expected DICOM files. Remove it, or restore what it stands for.")
-            if name.lower().endswith(".dcm") or _has_marker(path):
-                paths.append(path)
-    return paths
-
-
-def _has_marker(path: Path) -> bool:
-    try:
-        with path.open("rb") as handle:
-            return handle.read(132)[128:] == b"DICM"
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); allow reading, or remove it.") from error
 
 
 def _make_series(uid: str, members: list[SliceHeader]) -> DicomSeries:

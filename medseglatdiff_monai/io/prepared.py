@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import PILReader
+from monai.data import MetaTensor, PILReader
 from monai.transforms import EnsureChannelFirst, LoadImage, MapTransform, Transform
 
 from ..console import quiet_loaders
@@ -80,27 +80,43 @@ class LoadCased(MapTransform):
         self._load_label = LoadCase(is_label=True, spatial_dims=spatial_dims)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace paths by images and masks; tensors (C, H, W[, D]), which MONAI Deploy passes, stay as they are.
+        """Replace paths by images and masks; arrays and tensors (C, H, W[, D]), which MONAI Deploy passes, stay.
 
         ``num_channels`` and ``num_raters``, which
         :func:`~medseglatdiff_monai.data.datalist.load_datalist` adds, are compared with the files and taken out.
 
         Raises:
-            InputError: a file is missing, cannot be read, or has another number of channels or raters.
+            InputError: none of the keys; an array with more or fewer axes; a file that is missing, cannot be read, or
+                has another number of channels or raters.
         """
+        if not isinstance(data, Mapping) or not any(key in data for key in self.keys):
+            found = f"the keys {', '.join(map(repr, data))}" if isinstance(data, Mapping) else type(data).__name__
+            wanted = " or ".join(map(repr, self.keys))
+            raise InputError(f"Found {found}; expected a dictionary with {wanted}.")
         loaded = dict(data)
         channels, raters = loaded.pop("num_channels", None), loaded.pop("num_raters", None)
         for key in self.key_iterator(loaded):
-            path = loaded[key]
-            if isinstance(path, torch.Tensor):
-                continue
-            is_label = key in self.label_keys
-            loaded[key] = (self._load_label if is_label else self._load_image)(path)
-            found, expected = len(loaded[key]), raters if is_label else channels
-            if expected is not None and found != expected:
-                what = "raters' masks" if is_label else "channels"
-                raise InputError(
-                    f"{path}: holds {found} {what}; expected {expected}, as its dataset.json says of all cases. "
-                    "Prepare data of one kind together, or correct num_raters and num_channels there."
-                )
+            value, is_label = loaded[key], key in self.label_keys
+            if isinstance(value, np.ndarray | torch.Tensor):
+                loaded[key] = self._take_array(key, value)
+            else:
+                loaded[key] = (self._load_label if is_label else self._load_image)(value)
+                _check_length(value, loaded[key], is_label, raters if is_label else channels)
         return loaded
+
+    def _take_array(self, key: Hashable, value: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """An image or masks (C, H, W[, D]) in memory as a tensor."""
+        if value.ndim != self._load_image.spatial_dims + 1:
+            axes = "(C, H, W, D)" if self._load_image.spatial_dims == 3 else "(C, H, W)"
+            raise InputError(f"{key!r} has the shape {tuple(value.shape)}; expected {axes}.")
+        return value if isinstance(value, torch.Tensor) else MetaTensor(torch.from_numpy(value.copy()))
+
+
+def _check_length(path: str | Path, loaded: torch.Tensor, is_label: bool, expected: int | None) -> None:
+    """Compare a file's channels or raters with what the data set says of all cases; ``None``: it says nothing."""
+    if expected is not None and len(loaded) != expected:
+        what = "raters' masks" if is_label else "channels"
+        raise InputError(
+            f"{path}: holds {len(loaded)} {what}; expected {expected}, as its dataset.json says of all cases. "
+            "Prepare data of one kind together, or correct num_raters and num_channels there."
+        )

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .panel import SAMPLE_COLOUR, TEXT_COLOUR, outline
+from .panel import SAMPLE_COLOUR, TEXT_COLOUR, outline, shorten_name
 
-__all__ = ["ComparedCase", "plot_comparison"]
+__all__ = ["ComparedCase", "plot_comparison", "to_picture"]
 
-RATER_COLOURS = ("#4dd2ff", "#ff7ab6", "#b6f24d", "#ffd24d")
+# None is near that of the consensus or of the samples.
+RATER_COLOURS = ("#ff7ab6", "#b6f24d", "#b79cff", "#ff6a4d")
 TILE_INCHES, HEAD_INCHES, FOOT_INCHES = 2.1, 1.0, 0.15
 COLUMNS = ("Image", "Raters", "Samples", "Share of raters", "Share of samples = confidence")
 
@@ -22,16 +23,23 @@ class ComparedCase:
     """A row of the picture.
 
     Attributes:
-        name: written beside the image.
-        image: (H, W) grey values, shown from their minimum to their maximum.
+        name: written below the image.
+        image: (H, W) grey values, shown from their minimum to their maximum, or colours (H, W, 3), uint8 or in [0, 1].
         raters: (R, H, W) bool, an absent rater empty.
         samples: (N, H, W) bool.
+        remark: written beside the image, such as its score.
     """
 
     name: str
     image: np.ndarray
     raters: np.ndarray
     samples: np.ndarray
+    remark: str = ""
+
+
+def to_picture(image: np.ndarray) -> np.ndarray:
+    """An image as networks see it, (C, H, W) in [0, 1], as a picture: (H, W, 3) of three channels, or else (H, W)."""
+    return image.clip(0.0, 1.0).transpose(1, 2, 0) if len(image) == 3 else image[0]
 
 
 def plot_comparison(cases: Sequence[ComparedCase], path: str | Path, title: str = "", subtitle: str = "") -> None:
@@ -70,7 +78,8 @@ def plot_comparison(cases: Sequence[ComparedCase], path: str | Path, title: str 
                 continue
             axes.imshow(case.image, cmap="gray", interpolation="nearest")
             if name == "Image":
-                axes.set_ylabel(case.name, fontsize=8, color=TEXT_COLOUR, labelpad=3)
+                axes.set_ylabel(case.remark, fontsize=8, color=TEXT_COLOUR, labelpad=3)
+                axes.set_xlabel(shorten_name(case.name), fontsize=7, color=TEXT_COLOUR, labelpad=2, loc="left")
                 continue
             for number, mask in enumerate(masks):
                 of_rater = masks is case.raters

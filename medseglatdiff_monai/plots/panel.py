@@ -8,15 +8,23 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["outline", "plot_panel"]
+__all__ = ["outline", "plot_panel", "shorten_name"]
 
 COLUMNS = 5
 MAX_SAMPLES = 10
 # Inches; where the upper row's images begin and how wide those of both rows are, in shares of the width.
-WIDTH_INCHES, HEAD, CAPTION = 11.0, 0.85, 0.32
+WIDTH_INCHES, HEAD, LINE, CAPTION = 11.0, 0.62, 0.21, 0.32
 LEFTS, LARGE, SMALL = (0.02, 0.264, 0.508, 0.752), 0.228, 0.178
 MAX_SIDE = 768
 CONSENSUS_COLOUR, SAMPLE_COLOUR, TEXT_COLOUR = "#00d5ff", "#ffb000", "#222222"
+
+
+def shorten_name(name: str, longest: int = 36) -> str:
+    """A case's name with its middle left out if it is too long to stand below an image: cases differ at their ends."""
+    if len(name) <= longest:
+        return name
+    half = (longest - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
 
 
 def outline(axes: Any, mask: np.ndarray, colour: str, width: float = 1.4, border: bool = True) -> None:
@@ -42,6 +50,7 @@ def plot_panel(
     subtitle: str = "",
     sample_titles: Sequence[str] | None = None,
     confidence_title: str | None = None,
+    consensus_title: str = "Consensus",
 ) -> None:
     """Plot a panel as PNG.
 
@@ -53,9 +62,10 @@ def plot_panel(
         entropy: (H, W) in [0, 1] bit.
         path: the PNG.
         title: first line.
-        subtitle: second line, smaller.
+        subtitle: the lines below it, smaller; each has the whole width.
         sample_titles: N texts; by default the samples' numbers.
         confidence_title: by default "Mean of the N samples = confidence".
+        consensus_title: should say which pixels belong to it; ", empty" is added where it is.
     """
     number = len(samples)
     # Pictures of many megapixels are thinned out: the panel shows less than that anyway.
@@ -63,14 +73,16 @@ def plot_panel(
     image, consensus, confidence, entropy = (part[::step, ::step] for part in (image, consensus, confidence, entropy))
     shown = samples[:MAX_SAMPLES, ::step, ::step]
     names = list(sample_titles or [f"Sample {i + 1}" for i in range(number)])[:MAX_SAMPLES]
-    sheet = _Sheet(image, -(-len(shown) // COLUMNS))
-    sheet.write(0.02, 0.2, title, fontsize=13, weight="bold", color=TEXT_COLOUR)
-    sheet.write(0.02, 0.43, subtitle, fontsize=9.5, color="#666666")
+    lines = subtitle.splitlines()
     if number > len(shown):
-        sheet.write(0.98, 0.43, f"{len(shown)} of {number} samples are shown", fontsize=9, color="#666666", ha="right")
+        lines[-1:] = ["  ·  ".join([*lines[-1:], f"the first {len(shown)} of {number} samples below"])]
+    sheet = _Sheet(image, -(-len(shown) // COLUMNS), len(lines))
+    sheet.write(0.02, 0.2, title, fontsize=13, weight="bold", color=TEXT_COLOUR)
+    for place, line in enumerate(lines):
+        sheet.write(0.02, 0.43 + place * LINE, line, fontsize=9.5, color="#666666" if place else TEXT_COLOUR)
 
     sheet.add_image(LEFTS[0], "Image")
-    caption = "Consensus" if consensus.any() else "Consensus: empty"
+    caption = consensus_title if consensus.any() else f"{consensus_title}, empty"
     outline(sheet.add_image(LEFTS[1], caption), consensus, CONSENSUS_COLOUR)
     caption = confidence_title or f"Mean of the {number} samples = confidence"
     sheet.add_map(LEFTS[2], confidence, caption, "magma", consensus)
@@ -83,14 +95,15 @@ def plot_panel(
 class _Sheet:
     """The figure of a panel; places from the left are shares of its width, from the top inches."""
 
-    def __init__(self, image: np.ndarray, rows: int) -> None:
+    def __init__(self, image: np.ndarray, rows: int, lines: int) -> None:
         # Without pyplot: no window, no global state.
         from matplotlib.figure import Figure
 
         self.image = image
         ratio = image.shape[0] / image.shape[1]
         self.large, self.small = WIDTH_INCHES * LARGE * ratio, WIDTH_INCHES * SMALL * ratio
-        self.height = HEAD + self.large + 0.12 + rows * (self.small + CAPTION) + 0.2 + 0.2
+        self.head = HEAD + lines * LINE
+        self.height = self.head + self.large + 0.12 + rows * (self.small + CAPTION) + 0.2 + 0.2
         self.figure = Figure(figsize=(WIDTH_INCHES, self.height), facecolor="white")
 
     def write(self, left: float, from_top: float, text: str, **style: Any) -> None:
@@ -106,16 +119,17 @@ class _Sheet:
 
     def add_image(self, left: float, name: str) -> Any:
         """The image in the upper row."""
-        axes = self.add_axes(left, HEAD, LARGE, self.large, name)
+        axes = self.add_axes(left, self.head, LARGE, self.large, name)
         axes.imshow(self.image, cmap="gray", interpolation="nearest")
         return axes
 
     def add_map(self, left: float, values: np.ndarray, name: str, colours: str, consensus: np.ndarray) -> None:
         """Values in the upper row with their colour bar and the consensus's outline."""
-        axes = self.add_axes(left, HEAD, LARGE, self.large, name)
+        axes = self.add_axes(left, self.head, LARGE, self.large, name)
         shown = axes.imshow(values, cmap=colours, vmin=0.0, vmax=1.0, interpolation="nearest")
         outline(axes, consensus, CONSENSUS_COLOUR, width=0.9)
-        place = self.figure.add_axes((left, 1.0 - (HEAD + self.large + 0.15) / self.height, LARGE, 0.09 / self.height))
+        bottom = 1.0 - (self.head + self.large + 0.15) / self.height
+        place = self.figure.add_axes((left, bottom, LARGE, 0.09 / self.height))
         bar = self.figure.colorbar(shown, cax=place, orientation="horizontal", ticks=[0.0, 0.5, 1.0])
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8, length=0, pad=2, colors="#666666")
@@ -126,7 +140,7 @@ class _Sheet:
     def add_sample(self, number: int, mask: np.ndarray, name: str) -> None:
         """A sample on the image in the lower rows."""
         row, column = divmod(number, COLUMNS)
-        from_top = HEAD + self.large + 0.42 + CAPTION * 0.4 + row * (self.small + CAPTION)
+        from_top = self.head + self.large + 0.42 + CAPTION * 0.4 + row * (self.small + CAPTION)
         axes = self.add_axes(0.02 + column * (SMALL + 0.0175), from_top, SMALL, self.small, name)
         axes.imshow(self.image, cmap="gray", interpolation="nearest")
         axes.imshow(

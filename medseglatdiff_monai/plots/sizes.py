@@ -13,7 +13,7 @@ from .panel import CONSENSUS_COLOUR, SAMPLE_COLOUR, TEXT_COLOUR, outline
 __all__ = ["THRESHOLDS", "plot_sizes", "plot_slices"]
 
 THRESHOLDS = tuple(np.linspace(0.05, 0.95, 19).tolist())
-MAX_SLICES = 12
+SLICES_PER_ROW = 6
 
 
 def plot_sizes(measure: Mapping[str, Any], by_threshold: Sequence[float], threshold: float) -> bytes:
@@ -35,7 +35,7 @@ def plot_sizes(measure: Mapping[str, Any], by_threshold: Sequence[float], thresh
         band = "grey: 5th to 95th percentile · "
     left.axhline(consensus, color=CONSENSUS_COLOUR, linewidth=2)
     left.set_title(f"{name} of each sample, sorted", fontsize=9.5, loc="left", color=TEXT_COLOUR)
-    left.set_xlabel(f"{band}line: consensus", fontsize=8, color="#666666")
+    left.set_xlabel(f"{band}line: consensus at threshold {threshold:g}", fontsize=8, color="#666666")
     left.set_xticks([1, len(values)] if len(values) > 1 else [1])
     right.plot(THRESHOLDS, by_threshold, color=CONSENSUS_COLOUR, linewidth=2)
     right.axvline(threshold, color="#888888", linewidth=1, linestyle=":")
@@ -51,25 +51,38 @@ def plot_sizes(measure: Mapping[str, Any], by_threshold: Sequence[float], thresh
     return _save(figure)
 
 
-def plot_slices(confidence: np.ndarray, consensus: np.ndarray) -> bytes:
-    """PNG: confidence of each slice from the feet to the head with the consensus's outline, cropped around it.
+def plot_slices(
+    image: np.ndarray | None, confidence: np.ndarray, consensus: np.ndarray, clicked: int | None = None
+) -> bytes:
+    """PNG: every slice from the feet to the head with its confidence and the consensus's outline, cropped around both.
 
     Args:
+        image: (S, H, W) grey, shown below from its minimum to its maximum in that part; ``None`` leaves it black.
         confidence: (S, H, W) in [0, 1].
         consensus: (S, H, W) bool.
+        clicked: number of the slice that gets a frame.
     """
     count = len(confidence)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_SLICES)).round().astype(int))
-    rows = -(-len(chosen) // 6)
-    part = _part_with_confidence(confidence)
-    figure = _make_figure(9.6 / 6 * rows + 0.35)
-    grid = figure.subplots(rows, 6, squeeze=False)
-    for axes in grid.flat:
+    rows = -(-count // SLICES_PER_ROW)
+    part = (slice(None), *_part_with_confidence(confidence))
+    confidence, consensus = confidence[part], consensus[part]
+    image = np.zeros_like(confidence) if image is None else image[part]
+    figure = _make_figure(9.6 / SLICES_PER_ROW * 1.12 * rows + 0.1)
+    grid = figure.subplots(rows, SLICES_PER_ROW, squeeze=False)
+    for axes in grid.flat[count:]:
         axes.set_axis_off()
-    for axes, number in zip(grid.flat, chosen, strict=False):
-        axes.imshow(confidence[number][part], cmap="magma", vmin=0.0, vmax=1.0, interpolation="nearest")
-        outline(axes, consensus[number][part], CONSENSUS_COLOUR, width=1.0)
-        axes.set_title(f"slice {number + 1} of {count}", fontsize=8, color=TEXT_COLOUR, pad=2)
+    for number, axes in enumerate(grid.flat[:count]):
+        axes.set(xticks=[], yticks=[])
+        axes.imshow(image[number], cmap="gray", vmin=image.min(), vmax=image.max(), interpolation="nearest")
+        share = np.ma.masked_less_equal(confidence[number], 0.0)
+        axes.imshow(share, cmap="magma", vmin=0.0, vmax=1.0, alpha=0.4, interpolation="nearest")
+        outline(axes, consensus[number], CONSENSUS_COLOUR, width=1.0)
+        name, weight = f"{number + 1} of {count}", "normal"
+        if number == clicked:
+            name, weight = f"{name}, clicked", "bold"
+        axes.set_title(name, fontsize=8, weight=weight, color=TEXT_COLOUR, pad=3)
+        for spine in axes.spines.values():
+            spine.set(visible=number == clicked, color=SAMPLE_COLOUR, linewidth=3.0)
     return _save(figure)
 
 

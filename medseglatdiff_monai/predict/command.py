@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bundle.arguments import check_device
+from ..bundle.arguments import check_overrides
 from ..bundle.segmenter import load_segmenter
 from ..errors import InputError, check_count
-from ..io.formats import check_path
+from ..io.formats import list_inputs
 from ..io.places import parse_places
 from ..startup import heavy_imports
 from .arguments import check_range
@@ -48,16 +48,17 @@ def predict(
     In a volume the whole nodule at the given place is segmented: the clicked slice and its neighbours up and down until
     the consensus is empty. The JSON then has a list "nodules" with volume in mm³, diameter, area and agreement of each,
     with intervals. The arrays of the .npz get a slice axis, (N, S, H, W) or (S, H, W) from the feet upwards, unless
-    slices is 1, and "affine", (row, column, slice) to RAS millimetres. With several nodules, the n-th is number n in
-    the consensus NIfTI (where two overlap, the more confident; the confidence is the higher one), NAME_samples_n.npz
-    and NAME_panel_n.png. For a DICOM series NAME_seg_consensus.dcm, NAME_seg_confidence.dcm and NAME_report.dcm are
-    written, too, where the extra 'dicom' is installed.
+    slices is 1, and there are "affine", (row, column, slice) to RAS millimetres, "image" and "clicked", the number of
+    the clicked slice. With several nodules, the n-th is number n in the consensus NIfTI (where two overlap, the more
+    confident; the confidence is the higher one), NAME_samples_n.npz and NAME_panel_n.png. For a DICOM series
+    NAME_seg_consensus.dcm, NAME_seg_confidence.dcm and NAME_report.dcm are written, too, where the extra 'dicom' is
+    installed.
 
     Example: medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES --point=-62.5,41,-120 --output-dir out
 
     Args:
         bundle: bundle folder, or a name under bundles/.
-        inputs: PNG, JPEG and NIfTI files, and folders with one DICOM CT series each.
+        inputs: PNG, JPEG and NIfTI files, folders of PNG and JPEG files, and folders with one DICOM CT series each.
         output_dir: where the results go.
         weights: other weights than the bundle's own.
         experiment: overlay that the weights were trained with.
@@ -84,13 +85,16 @@ def predict(
 
     Raises:
         InputError: see :func:`~medseglatdiff_monai.bundle.segmenter.load_segmenter` and
-            :func:`~medseglatdiff_monai.io.open_input`; an argument out of its range; a place that is missing, given
-            twice, outside the volume or not needed; an image that the network cannot take; DICOM results asked for
-            without highdicom, or of a series that lacks what they must repeat.
+            :func:`~medseglatdiff_monai.io.open_input`; a folder that holds neither pictures nor DICOM files, or both;
+            an argument out of its range; a place that is missing, given twice, outside the volume or not needed; an
+            image that the network cannot take; DICOM results asked for without highdicom, or of a series that lacks
+            what they must repeat.
     """
-    paths = [Path(path) for path in ([inputs] if isinstance(inputs, str | Path) else inputs)]
-    if not paths:
-        raise InputError("No input: give at least one PNG, JPEG or NIfTI file, or a folder with a DICOM CT series.")
+    given = [Path(path) for path in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    if not given:
+        raise InputError(
+            "No input: give at least one PNG, JPEG or NIfTI file, a folder of pictures, or one of a DICOM CT series."
+        )
     check_count("--num-samples", num_samples)
     check_count("--num-inference-steps", num_inference_steps)
     if isinstance(seed, bool) or not isinstance(seed, int):
@@ -98,10 +102,9 @@ def predict(
     check_range(slices, reach_mm)
     if dicom is not None and not isinstance(dicom, bool):
         raise InputError(f"--dicom is {dicom!r}; expected True or False, or left out.")
-    check_device(device)
+    check_overrides({**overrides, "device": device})
+    paths = [path for entry in given for path in list_inputs(entry)]
     places = parse_places({"point": point, "index": index, "roi": roi}, len(paths))
-    for path in paths:
-        check_path(path)
     segmenter = load_segmenter(
         bundle, weights, experiment, device,
         num_samples=num_samples, num_inference_steps=num_inference_steps, seed=seed, **overrides,

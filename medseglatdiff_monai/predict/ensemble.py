@@ -59,9 +59,18 @@ class Ensemble:
         return measure_entropy(torch.from_numpy(self.confidence)).numpy()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays to store: ``samples``, ``confidence``, ``consensus``, ``entropy``, ``affine`` if it has one."""
-        maps = {"confidence": self.confidence, "consensus": self.fused, "entropy": self.entropy()}
-        return {"samples": self.samples, **maps, **({} if self.affine is None else {"affine": self.affine})}
+        """The arrays to store: ``samples``, ``confidence``, ``consensus``, ``entropy``, ``affine`` if it has one.
+
+        Of several slices also their ``image`` (S, H, W) float32 and ``clicked``, the number of the slice of the point.
+        """
+        arrays = {"samples": self.samples, "confidence": self.confidence, "consensus": self.fused}
+        arrays["entropy"] = self.entropy()
+        if self.affine is not None:
+            arrays["affine"] = self.affine
+        if self.confidence.ndim == 3 and self.planes:
+            arrays["image"] = np.stack([plane.as_tensor().numpy()[0] for plane in self.planes])
+            arrays["clicked"] = np.array(self.clicked)
+        return arrays
 
     def plane(self, number: int) -> Ensemble:
         """Slice ``number`` by itself."""
@@ -104,6 +113,10 @@ class Ensemble:
 
     def agreement(self) -> float | None:
         """Mean IoU of two different samples over all slices, both empty → 1; ``None`` for a single sample."""
+        return self._agreement
+
+    @functools.cached_property
+    def _agreement(self) -> float | None:
         number = len(self.samples)
         if number < 2:
             return None
@@ -123,11 +136,13 @@ class Ensemble:
         sizes = {
             "volume_mm3": self.volume_mm3(), "longest_diameter_mm": self.diameter_mm(), "area_mm2": self.area_mm2(),
         }  # fmt: skip
+        described = {name: None if size is None else size.describe() for name, size in sizes.items()}
+        return {**described, "agreement": self.describe_agreement()}
+
+    def describe_agreement(self) -> dict[str, float | None]:
+        """JSON values: ``mean_pairwise_iou``, see :meth:`agreement`."""
         agreement = self.agreement()
-        return {
-            **{name: None if size is None else size.describe() for name, size in sizes.items()},
-            "agreement": {"mean_pairwise_iou": None if agreement is None else round(agreement, 4)},
-        }
+        return {"mean_pairwise_iou": None if agreement is None else round(agreement, 4)}
 
     def note_cut_ends(self, reasons: Mapping[str, str]) -> list[str]:
         """Remarks where the search ended before the consensus was empty; ``reasons`` puts ``ended`` into words."""

@@ -7,14 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd
+from monai.transforms import Invertd
 from monai.transforms.utils import convert_applied_interp_mode
 
+from ..bundle.preprocessing import UnwrappedCompose
 from ..bundle.segmenter import Segmenter
 from ..data.transforms import PadWithMinimumd
 from ..ensemble.fusion import fuse_ensemble
 from ..ensemble.inferer import EnsembleInferer, SamplingSettings
-from ..errors import InputError, unwrapped_errors
+from ..errors import InputError
 from ..io.reading import RasterInput, VolumeInput
 from ..networks.baselines.one_to_one import OneToOneSegmenter
 from ..networks.codecs import CodecBase
@@ -57,13 +58,13 @@ def segment_image(
 def _segment(
     segmenter: Segmenter, image: MetaTensor, sampling: SamplingSettings | None, affine: np.ndarray | None
 ) -> Ensemble:
-    # Its first step, LoadCased, leaves an image that is loaded already as it is.
-    steps: list[Callable] = [segmenter.preprocessing]
+    # The first step, LoadCased, leaves an image that is loaded already as it is. MONAI's inverse looks for the
+    # steps themselves: it does not open a Compose of a class of our own.
+    steps: list[Callable] = list(segmenter.preprocessing.transforms)
     if segmenter.crop_size is not None:
         steps.insert(0, PadWithMinimumd("image", segmenter.image_size))
-    preprocessing = Compose(steps)
-    with unwrapped_errors():
-        item = preprocessing({"image": image})["image"]
+    preprocessing = UnwrappedCompose(steps)
+    item = preprocessing({"image": image})["image"]
     # One-to-one networks have no codec and check themselves how often they can halve.
     network = segmenter.network
     halving: CodecBase | OneToOneSegmenter = network if isinstance(network, OneToOneSegmenter) else network.mask_codec

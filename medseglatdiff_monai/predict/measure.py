@@ -74,10 +74,10 @@ def format_number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def format_spread(size: Mapping[str, Any]) -> str:
-    """The samples of a described size as people read it: ``"median of 16 samples 5630 (2126 to 9666)"``."""
-    text = f"median of {len(size['samples'])} samples {format_number(size['median'])}"
+def format_spread(size: Mapping[str, Any], unit: str = "") -> str:
+    """The samples' median of a described size with its interval, where there is one: ``"5630 mm³ (2126 to 9666)"``."""
+    text = f"{format_number(size['median'])} {unit}".rstrip()
     if size["interval"] is None:
         return text
-    low, high = (format_number(value) for value in size["interval"])
+    low, high = map(format_number, size["interval"])
     return f"{text} ({low} to {high})"

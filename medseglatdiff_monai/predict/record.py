@@ -19,7 +19,7 @@ from ..io.reading import DicomInput, VolumeInput
 from ..plots.panel import plot_panel
 from ..provenance import provenance
 from .ensemble import Ensemble
-from .measure import format_spread
+from .wording import describe_record, name_consensus
 
 __all__ = ["describe_input", "describe_nodule", "describe_plane", "describe_run", "describe_steps", "save_panel"]
 
@@ -80,8 +80,7 @@ def describe_plane(source: RasterInput | VolumeInput, found: Ensemble, segmenter
         logger.warning("%s: %s", source.path, notes[-1])
     elif crop is not None and (height < segmenter.image_size[0] or width < segmenter.image_size[1]):
         notes.append(f"The image ({height}x{width}) was padded with its minimum to the network's size.")
-    what = "image" if isinstance(source, RasterInput) else "plane"
-    return {**sizes, "notes": notes + _note_seen(found.seen, (height, width), what)}
+    return {**sizes, "agreement": found.describe_agreement(), "seen": _describe_seen(found), "notes": notes}
 
 
 def describe_nodule(
@@ -118,7 +117,8 @@ def describe_nodule(
         "ended": {"feet": nodule.ended[0], "head": nodule.ended[1]},
         **nodule.describe(),
         "complete": complete,
-        "notes": notes + _note_seen(nodule.seen, plane.shape[1:], "crop"),
+        "seen": _describe_seen(nodule),
+        "notes": notes,
     }
 
 
@@ -134,16 +134,10 @@ def _note_border(nodule: Ensemble, shape: Sequence[int]) -> list[str]:
     return ["The consensus reaches the border of what the network saw: sizes may be of a part of the nodule."]
 
 
-def _note_seen(seen: tuple[int, int, int, int], shape: Sequence[int], what: str) -> list[str]:
-    """A note where the network did not see the whole image."""
-    top, left, bottom, right = seen
-    height, width = shape
-    if seen == (0, 0, height, width):
-        return []
-    return [
-        f"The network saw rows {top} to {bottom - 1} and columns {left} to {right - 1} of the {height}x{width} {what}; "
-        "all else is background."
-    ]
+def _describe_seen(found: Ensemble) -> dict[str, list[int]]:
+    """First and last row and column of the planes that the network saw; outside of them all is background."""
+    top, left, bottom, right = found.seen
+    return {"rows": [top, bottom - 1], "columns": [left, right - 1]}
 
 
 def describe_steps(run: Mapping[str, Any]) -> str:
@@ -156,20 +150,16 @@ def describe_steps(run: Mapping[str, Any]) -> str:
     return f"{steps} {sampler.upper()} steps, seed {run['seed']}"
 
 
-def save_panel(found: Ensemble, path: Path, title: str, run: Mapping[str, Any]) -> None:
-    """Write the PNG of a plane, or of the clicked slice of a nodule: the part that the network saw."""
-    volume = found.volume_mm3()
+def save_panel(found: Ensemble, path: Path, title: str, run: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+    """Write the PNG of a plane, or of the clicked slice of a nodule: the part that the network saw.
+
+    ``described`` is what :func:`describe_plane` or :func:`describe_nodule` gave.
+    """
     shown = found.plane(found.clicked) if found.confidence.ndim == 3 else found
     top, left, bottom, right = shown.seen
     part = (..., slice(top, bottom), slice(left, right))
     image = shown.planes[0].as_tensor().numpy()[part]
     area, unit = shown.area()
-    what = f"Consensus {area.consensus:.0f} {unit}"
-    if volume is not None:
-        what = (
-            f"Volume of the consensus {volume.consensus:.0f} mm³, {format_spread(volume.describe())}; clicked slice: "
-            f"consensus {area.consensus:.0f} {unit}"
-        )
     plot_panel(
         image[0] if len(image) == 1 else np.clip(image, 0, 255).astype(np.uint8).transpose(1, 2, 0),
         shown.samples[part],
@@ -178,13 +168,11 @@ def save_panel(found: Ensemble, path: Path, title: str, run: Mapping[str, Any]) 
         shown.entropy()[part],
         path,
         title=title,
-        subtitle=(
-            f"{what}, samples {min(area.samples):.0f} to {max(area.samples):.0f} {unit}  ·  "
-            f"{describe_steps(run)}  ·  {run['bundle']}"
-        ),
+        subtitle="\n".join([*describe_record(described, run), f"{describe_steps(run)}  ·  {run['bundle']}"]),
         sample_titles=[
             f"Sample {number}: {f'{size:.0f} {unit}' if size else 'empty'}"
             for number, size in enumerate(area.samples, start=1)
         ],
         confidence_title=None if run["confidence"] == "samples" else f"Confidence ({len(shown.samples)} samples)",
+        consensus_title=name_consensus(run, "Consensus"),
     )

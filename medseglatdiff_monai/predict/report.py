@@ -16,21 +16,15 @@ import numpy as np
 from .. import __version__
 from ..errors import InputError
 from ..files import fill_template, png_uri, read_versioned, save_text
+from ..io.formats import PREDICTION_SUFFIX
 from ..plots.sizes import THRESHOLDS, plot_sizes, plot_slices
 from .measure import format_number
+from .wording import describe_record, list_measures, name_consensus
 
 if TYPE_CHECKING:
     from .ensemble import Ensemble
 
 __all__ = ["report"]
-
-SUFFIX = "_prediction.json"
-# Sizes of a nodule: key in the record, name and unit in the report.
-SIZES = (
-    ("volume_mm3", "Volume", "mm³"),
-    ("longest_diameter_mm", "Longest axial diameter", "mm"),
-    ("area_mm2", "Area in the clicked slice", "mm²"),
-)
 
 
 def report(run_folder: str | Path, output_file: str | Path | None = None) -> Path:
@@ -51,10 +45,11 @@ def report(run_folder: str | Path, output_file: str | Path | None = None) -> Pat
     folder = Path(run_folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Give the --output-dir of 'medseglatdiff predict'.")
-    records = sorted(folder.glob(f"*{SUFFIX}"))
+    records = sorted(folder.glob(f"*{PREDICTION_SUFFIX}"))
     if not records:
         raise InputError(
-            f"{folder}: no prediction in it (no file *{SUFFIX}). Give the --output-dir of 'medseglatdiff predict'."
+            f"{folder}: no prediction in it (no file *{PREDICTION_SUFFIX}). Give the --output-dir of 'medseglatdiff "
+            "predict'."
         )
     inputs = [_read_input(path) for path in records]
     # Patients' file names are text like any other: escaped.
@@ -84,7 +79,7 @@ def _read_input(path: Path) -> dict[str, Any]:
     # Here and below: these import MONAI, which takes seconds, and a folder without predictions is to be told before.
     from .results import RESULT_VERSION
 
-    name = path.name.removesuffix(SUFFIX)
+    name = path.name.removesuffix(PREDICTION_SUFFIX)
     record = read_versioned(path, RESULT_VERSION, "predict again, or use the program that wrote it")
     try:
         findings = (
@@ -113,19 +108,16 @@ def _read_input(path: Path) -> dict[str, Any]:
 def _read_plane(path: Path, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """A picture, or a NIfTI of one slice."""
     found = _read_ensemble(path, record["files"]["samples"], False)
-    area, unit = found.area()
-    measures = [{"name": "Area", "unit": unit, **area.describe()}]
-    return _make_finding(path, record, found, measures, "", title=name, where="", notes=record["notes"])
+    return _make_finding(path, record, found, record, "", title=name, where="", notes=record["notes"])
 
 
 def _read_nodule(path: Path, name: str, record: Mapping[str, Any], nodule: Mapping[str, Any]) -> dict[str, Any]:
     end = f"_{nodule['number']}" if len(record["nodules"]) > 1 else ""
     found = _read_ensemble(path, record["files"][f"samples{end}"], nodule["volume_mm3"] is not None)
-    measures = [{"name": title, "unit": unit, **nodule[key]} for key, title, unit in SIZES if nodule[key] is not None]
     point = ", ".join(f"{value:g}" for value in nodule["point_mm"])
     voxel = ", ".join(map(str, nodule["voxel"]))
     return _make_finding(
-        path, record, found, measures, end,
+        path, record, found, nodule, end,
         title=f"{name}, nodule {nodule['number']}" if end else name,
         where=f"Point {point} mm (LPS), voxel {voxel}; {nodule['num_slices']} slice(s).",
         notes=nodule["notes"],
@@ -136,22 +128,26 @@ def _make_finding(
     path: Path,
     record: Mapping[str, Any],
     found: Ensemble,
-    measures: Sequence[Mapping[str, Any]],
+    described: Mapping[str, Any],
     end: str,
     **text: Any,
 ) -> dict[str, Any]:
     """A section of the page; the picture of sizes shows the volume, or else the area."""
+    run, measures = record["provenance"], list_measures(described)
     shown = measures[0] if found.voxel_mm3 is not None else measures[-1]
     by_threshold = [(found.volume_mm3(threshold) or found.area(threshold)[0]).consensus for threshold in THRESHOLDS]
-    sizes = plot_sizes(shown, by_threshold, float(record["provenance"]["threshold"]))
+    sizes = plot_sizes(shown, by_threshold, float(run["threshold"]))
     several = found.confidence.ndim == 3 and len(found.confidence) > 1
-    agreement = found.agreement()
+    # Predictions of older versions kept no image.
+    image = np.stack([plane.as_tensor().numpy()[0] for plane in found.planes]) if found.planes else None
+    slices = plot_slices(image, found.confidence, found.fused, found.clicked) if several else b""
     return {
         "panel": png_uri(_find_file(path, record["files"][f"panel{end}"]).read_bytes()),
         "sizes": png_uri(sizes),
-        "slices": png_uri(plot_slices(found.confidence, found.fused)) if several else None,
+        "slices": png_uri(slices) if slices else None,
         "measures": measures,
-        "agreement": None if agreement is None else round(agreement, 4),
+        "sentences": describe_record(described, run),
+        "consensus": name_consensus(run),
         **text,
     }
 
@@ -165,6 +161,8 @@ def _find_file(record: Path, name: str) -> Path:
 
 
 def _read_ensemble(record: Path, name: str, is_volume: bool) -> Ensemble:
+    from monai.data import MetaTensor
+
     from .ensemble import Ensemble
 
     path = _find_file(record, name)
@@ -180,5 +178,7 @@ def _read_ensemble(record: Path, name: str, is_volume: bool) -> Ensemble:
         fused=arrays["consensus"],
         seen=(0, 0, *arrays["confidence"].shape[-2:]),
         affine=affine,
+        planes=tuple(MetaTensor(plane[None]) for plane in arrays.get("image", ())),
+        clicked=int(arrays.get("clicked", 0)),
         voxel_mm3=float(abs(np.linalg.det(affine[:3, :3]))) if is_volume and affine is not None else None,
     )

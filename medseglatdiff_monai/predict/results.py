@@ -21,6 +21,7 @@ from ..bundle.segmenter import Segmenter
 from ..console import Progress, format_duration
 from ..errors import InputError
 from ..io.dicom_results import DicomWriter, SegmentedNodule, can_write_dicom
+from ..io.formats import PREDICTION_SUFFIX
 from ..io.places import Place, find_points
 from ..io.raster import RasterInput
 from ..io.reading import DicomInput, VolumeInput, open_input
@@ -69,21 +70,22 @@ def predict_inputs(
         write: Callable[[dict[str, Any], Path], dict[str, str]]
         if isinstance(source, RasterInput) or not len(at):
             found = segment_image(segmenter, source)
-            result |= describe_plane(source, found, segmenter)
-            write = partial(_write_plane, source, found)
+            described = describe_plane(source, found, segmenter)
+            result |= described
+            write = partial(_write_plane, source, found, described)
         else:
 
             def tell(slices_done: int) -> None:
                 progress.update(0, lambda: f"slice {slices_done}")
 
             nodules = [segment_nodule(segmenter, source, point, None, slices, reach_mm, tell) for point in at]
-            described = [
+            entries = [
                 describe_nodule(source, place, point, nodule, number, slices, reach_mm)
                 for number, (place, point, nodule) in enumerate(zip(where, at, nodules, strict=True), start=1)
             ]
             notes = [NO_DICOM] if isinstance(source, DicomInput) and writer is None and dicom is None else []
-            result |= {"interval_percent": list(INTERVAL_PERCENT), "nodules": described, "notes": notes}
-            write = partial(_write_nodules, source, nodules, described, writer, slices == 1)
+            result |= {"interval_percent": list(INTERVAL_PERCENT), "nodules": entries, "notes": notes}
+            write = partial(_write_nodules, source, nodules, entries, writer, slices == 1)
         results.append(_write_together({**result, "provenance": run}, source.stem, Path(output_dir), write))
         progress.update()
         took = format_duration(time.monotonic() - started)
@@ -110,13 +112,17 @@ def _write_together(
     with OutputFolder(output_dir) as staging:
         names = write(result["provenance"], staging)
         text = json.dumps({**result, "files": names}, indent=2, allow_nan=False) + "\n"
-        (staging / f"{stem}_prediction.json").write_text(text, encoding="utf-8")
-    names = {**names, "prediction": f"{stem}_prediction.json"}
+        (staging / f"{stem}{PREDICTION_SUFFIX}").write_text(text, encoding="utf-8")
+    names = {**names, "prediction": f"{stem}{PREDICTION_SUFFIX}"}
     return {**result, "files": {kind: str((output_dir / name).resolve()) for kind, name in names.items()}}
 
 
 def _write_plane(
-    source: RasterInput | VolumeInput, found: Ensemble, run: dict[str, Any], folder: Path
+    source: RasterInput | VolumeInput,
+    found: Ensemble,
+    described: dict[str, Any],
+    run: dict[str, Any],
+    folder: Path,
 ) -> dict[str, str]:
     """Write a picture's ensemble, or that of a NIfTI of one slice that is taken as a crop; returns the files' names."""
     end = "png" if isinstance(source, RasterInput) else "nii.gz"
@@ -129,7 +135,7 @@ def _write_plane(
             save_volume(source.paste(_to_tensor(values), found.planes[0]), source, folder / names[kind])
     names["samples"], names["panel"] = f"{source.stem}_samples.npz", f"{source.stem}_panel.png"
     save_samples(folder / names["samples"], **found.arrays())
-    save_panel(found, folder / names["panel"], source.stem, run)
+    save_panel(found, folder / names["panel"], source.stem, run, described)
     return names
 
 
@@ -152,7 +158,8 @@ def _write_nodules(
         samples, panel = f"samples{end}", f"panel{end}"
         names[samples], names[panel] = f"{source.stem}_{samples}.npz", f"{source.stem}_{panel}.png"
         save_samples(folder / names[samples], **(nodule.plane(0) if clicked_slice_only else nodule).arrays())
-        save_panel(nodule, folder / names[panel], source.stem + (f", nodule {number}" if end else ""), run)
+        title = source.stem + (f", nodule {number}" if end else "")
+        save_panel(nodule, folder / names[panel], title, run, described[number - 1])
     if writer is not None:
         names.update(writer.write(pasted, folder, source.stem))
     return names

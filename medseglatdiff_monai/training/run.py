@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bundle.arguments import check_device
+from ..bundle.arguments import check_dataset, check_overrides
 from ..bundle.build import write_run_folder
 from ..bundle.config import Bundle, experiment_name
 from ..bundle.plan import StageLength, describe_data, describe_lengths, find_resize, plan_stage
+from ..bundle.segmenter import check_present
 from ..data.datalist import load_dataset_info
 from ..errors import InputError
 from ..files import remove_leftovers, save_json
@@ -94,10 +95,11 @@ def train(
         )
     if max_minutes is not None and max_minutes <= 0:
         raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
-    check_device(overrides.get("device"))
+    check_overrides(overrides)
     opened = Bundle(bundle, experiment)
     info = load_dataset_info(dataset_dir)
     config = opened.config("train", overrides)
+    _check_dataset(dataset_dir, info, config)
     stages = _read_stages(config)
     name = experiment_name(experiment)
     default = Path("runs") / (opened.root.name if name is None else f"{opened.root.name}_{name.replace('/', '_')}")
@@ -108,7 +110,7 @@ def train(
         from .stages import check_stages, find_spacing, run_stages
         from .start import Start, choose_start, read_start
 
-    _check_dataset(dataset_dir, info, config)
+        check_present(str(overrides.get("device", "cpu")))
     start = Start(stages)
     given = initial_weights or (opened.root / "models" / "initial.pt")
     if initial_weights is not None and not plan:
@@ -223,17 +225,7 @@ def _read_stages(config: Mapping[str, Any]) -> list[str]:
 
 
 def _check_dataset(dataset_dir: str | Path, info: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    if info.get("num_channels") != config["image_channels"]:
-        raise InputError(
-            f"{dataset_dir} holds images of {info.get('num_channels')} channels, the bundle expects "
-            f"{config['image_channels']}. Choose the bundle that fits, or override --image_channels."
-        )
-    dims, expected = info.get("spatial_dims", 2), config.get("spatial_dims", 2)
-    if dims != expected:
-        raise InputError(
-            f"{dataset_dir} holds images of {dims} dimensions, the configuration expects {expected}: use "
-            "--experiment volumetric for volumes, and not for images."
-        )
+    check_dataset(dataset_dir, info, config)
     for section in ("training", "validation"):
         if not info.get(section):
             raise InputError(f"The {section} part of {dataset_dir} is empty: prepare it with a split that has one.")

@@ -23,7 +23,8 @@ from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 from monai.utils import flatten_dict
 
-from ...plots.comparison import ComparedCase, plot_comparison
+from ...plots.comparison import ComparedCase, plot_comparison, to_picture
+from ...plots.reconstruction import RebuiltImage, plot_reconstructions
 from .description import describe_run
 from .store import (
     check_answer,
@@ -66,30 +67,27 @@ def tracked_values(values: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def compare_cases(output: Mapping[str, Any], batch: Any) -> list[ComparedCase]:
+def compare_cases(output: Mapping[str, Any], batch: Any) -> list[ComparedCase] | list[RebuiltImage]:
     """The first cases of a validation batch, for a picture; none for volumes, which are not plotted.
 
     Args:
-        output: the validator's: ``label`` and ``pred``, which holds ``samples`` where masks are sampled.
+        output: the validator's: ``label`` and ``pred``, which holds ``samples`` where masks are sampled. Without
+            samples the stage is that of a codec, and the label is its target: masks, or images.
         batch: the validator's: ids under ``case``.
     """
-    names = batch.get("case", []) if isinstance(batch, Mapping) else []
-    prediction, cases = output["pred"], []
-    for row in range(min(PANEL_CASES, len(output["label"]))):
-        label = _array(output["label"][row])
-        if isinstance(prediction, Mapping):
-            image, samples = _array(output["image"][row]), _array(prediction["samples"][row]) > 0
-            raters = label > 0
-        else:
-            # A codec: its target beside its reconstruction, masks as masks and images at their median.
-            image = label
-            level = 0.5 if set(np.unique(label)) <= {0.0, 1.0} else float(np.median(label))
-            samples, raters = _array(prediction[row]) > level, label > level
-        if image.ndim != 3:
-            return []
-        name = str(names[row]) if row < len(names) else f"case {row + 1}"
-        cases.append(ComparedCase(name, image.mean(0), raters, samples))
-    return cases
+    if output["label"].ndim != 4:
+        return []
+    given = batch.get("case", []) if isinstance(batch, Mapping) else []
+    count = min(PANEL_CASES, len(output["label"]))
+    names = [str(given[row]) if row < len(given) else f"case {row + 1}" for row in range(count)]
+    label, prediction = _array(output["label"][:count]), output["pred"]
+    if isinstance(prediction, Mapping):
+        images, samples = _array(output["image"][:count]), _array(prediction["samples"][:count])
+        return [ComparedCase(name, to_picture(images[i]), label[i] > 0, samples[i] > 0) for i, name in enumerate(names)]
+    rebuilt = _array(prediction[:count])
+    if set(np.unique(label)) <= {0.0, 1.0}:
+        return [ComparedCase(name, label[i].mean(0), label[i] > 0.5, rebuilt[i] > 0.5) for i, name in enumerate(names)]
+    return [RebuiltImage(name, to_picture(label[i]), to_picture(rebuilt[i])) for i, name in enumerate(names)]
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
@@ -138,7 +136,7 @@ class RunTracker(MLFlowHandler):
         self.cur_run: Any = None
         self._parent_id: str | None = None
         self._trainer: Any = None
-        self._panel: list[ComparedCase] = []
+        self._panel: list[ComparedCase] | list[RebuiltImage] = []
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer, and on the validator."""
@@ -254,10 +252,16 @@ class RunTracker(MLFlowHandler):
         epoch = engine.state.epoch
         sampled = self.stage in ("diffusion", "scoring")
         caption = "raters and samples" if sampled else "target (as rater) and reconstruction (as sample)"
+        title = f"{self.stage}, epoch {epoch}"
         try:
             with tempfile.TemporaryDirectory() as folder:
                 path = f"{folder}/epoch_{epoch:04d}.png"
-                plot_comparison(self._panel, path, f"{self.stage}, epoch {epoch}", f"Validation cases: {caption}")
+                images = [row for row in self._panel if isinstance(row, RebuiltImage)]
+                compared = [row for row in self._panel if isinstance(row, ComparedCase)]
+                if images:
+                    plot_reconstructions(images, path, title, "Validation cases")
+                else:
+                    plot_comparison(compared, path, title, f"Validation cases: {caption}")
                 self._send(lambda: self.client.log_artifact(self.cur_run.info.run_id, path, "panels"))
         except Exception as error:
             # Hours of training are worth more than their pictures.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...bundle.arguments import check_device
+from ...bundle.arguments import check_overrides
 from ...bundle.segmenter import load_segmenter
 from ...errors import InputError
 from ...io.places import parse_places
@@ -71,7 +71,7 @@ def view(
     (places,) = parse_places({"point": point}, 1)
     if len(places) > 1:
         raise InputError("--point names several nodules; the page shows one at a time.")
-    check_device(overrides.get("device"))
+    check_overrides({**overrides, "num_samples": num_samples})
     segmenter = load_segmenter(bundle, weights, experiment, num_samples=num_samples, seed=seed, **overrides)
     with heavy_imports():
         from .page import serve

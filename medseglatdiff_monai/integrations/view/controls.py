@@ -19,7 +19,7 @@ CSS = (
     ".seg-image img { image-rendering: pixelated } .seg-table td, .seg-table th { padding: 2px 10px 2px 0;"
     " text-align: right; white-space: nowrap } .seg-table td:first-child, .seg-table th:first-child"
     " { text-align: left } .seg-table { font-variant-numeric: tabular-nums }"
-    " .seg-table th { color: #666; font-weight: 600 }"
+    " .seg-table th { color: #666; font-weight: 600 } .headline { font-size: 1.2rem; font-weight: 700 }"
 )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,9 @@ from skimage.measure import find_contours
 from ...files import png_uri
 from ...plots.comparison import RATER_COLOURS
 from ...plots.panel import CONSENSUS_COLOUR, SAMPLE_COLOUR
-from ...predict.measure import format_number
+from ...predict.ensemble import Ensemble
+from ...predict.measure import Measurement, format_number, format_spread
+from ...predict.wording import describe_agreement
 from .case import Shown
 
 __all__ = ["WINDOWS", "describe_raters", "describe_sizes", "find_scale", "render", "render_layers", "to_path"]
@@ -118,27 +120,38 @@ def render_layers(shown: Shown, threshold: float, sample: int, number: int, name
 
 
 def describe_sizes(shown: Shown, threshold: float, sample: int, number: int) -> str:
-    """Table of the sizes of consensus, one sample and all samples, HTML."""
+    """What the ensemble says, HTML: the samples' median first, how far they agree in slice `number`, all sizes."""
     ensemble = shown.ensemble
-    area, area_unit = ensemble.area(threshold, number)
+    measures, rows = [], []
+    for key, name, size in _measure(ensemble, threshold, number):
+        measure = {**name, **size.describe()}
+        measures.append(measure)
+        rows.append(
+            f"<tr><td>{measure['name']}, {measure['unit']}</td><td>{format_spread(measure)}</td>"
+            f'<td class="{key}">{format_number(size.consensus)}</td>'
+            f"<td>{format_number(size.samples[sample])}</td></tr>"
+        )
+    where = "" if ensemble.affine is None else "in this slice"
+    agreement = describe_agreement(measures[-1]["samples"], ensemble.agreement(), where)
+    first = measures[0]
+    samples = "sample" if len(first["samples"]) == 1 else "median of samples"
+    samples += "" if first["interval"] is None else " (5 % to 95 %)"
+    head = f"<tr><th></th><th>{samples}</th><th>consensus ≥ {threshold:.2f}</th><th>sample {sample + 1}</th></tr>"
+    return (
+        f'<div class="headline">{first["name"]} {format_spread(first, first["unit"])}</div><div>{agreement}</div>'
+        f'<table class="seg-table">{head}{"".join(rows)}</table>'
+    )
+
+
+def _measure(ensemble: Ensemble, threshold: float, number: int) -> Iterator[tuple[str, dict[str, str], Measurement]]:
+    """Key, name with unit, and value of each size that the ensemble has, the area in slice `number`."""
+    area, unit = ensemble.area(threshold, number)
     sizes = (
         ("volume_mm3", "Volume", "mm³", ensemble.volume_mm3(threshold)),
         ("diameter_mm", "Longest diameter", "mm", ensemble.diameter_mm(threshold)),
-        ("area_mm2" if area_unit == "mm²" else "area_pixels", "Area in this slice", area_unit, area),
+        ("area_mm2" if unit == "mm²" else "area_pixels", "Area in this slice", unit, area),
     )
-    rows = []
-    for key, name, unit, size in sizes:
-        if size is None:
-            continue
-        found = size.describe()
-        median, interval = format_number(found["median"]), found["interval"]
-        spread = "" if interval is None else f" ({format_number(interval[0])} to {format_number(interval[1])})"
-        rows.append(
-            f'<tr><td>{name}, {unit}</td><td class="{key}">{format_number(size.consensus)}</td>'
-            f"<td>{format_number(size.samples[sample])}</td><td>{median}{spread}</td></tr>"
-        )
-    head = "<tr><th></th><th>consensus</th><th>sample</th><th>median of samples (5 % to 95 %)</th></tr>"
-    return f'<table class="seg-table">{head}{"".join(rows)}</table>'
+    return ((key, {"name": name, "unit": of}, size) for key, name, of, size in sizes if size is not None)
 
 
 def describe_raters(shown: Shown, threshold: float) -> str:
