@@ -61,7 +61,9 @@ def describe_command(name: str, function: Callable, words: int, several: bool, a
     """
     text, meanings = _split_docstring(inspect.getdoc(function))
     typed = {parameter: option for option, parameter in aliases.items()}
-    usage, places, options = [f"medseglatdiff {name}"], [], []
+    usage = [f"medseglatdiff {name}"]
+    places: list[str] = []
+    options: list[str] = []
     for number, (key, parameter) in enumerate(inspect.signature(function).parameters.items()):
         meaning = meanings.get(key, "")
         required = parameter.default is parameter.empty

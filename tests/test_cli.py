@@ -357,7 +357,7 @@ def test_training_that_tracks_and_resumes_says_nothing_of_other_packages(
 
 
 def test_prepare_names_the_next_command(tmp_path: Path) -> None:
-    done = medseglatdiff("prepare", "phantom", "--num-cases", 10, "--workers", 2, "--output-dir", tmp_path / "phantom")
+    done = medseglatdiff("prepare", "phantom", "--num-cases", 4, "--workers", 2, "--output-dir", tmp_path / "phantom")
     assert done.returncode == 0, done.stderr
     assert_own_lines(done.stderr)
     assert done.stdout.splitlines()[-1] == (

@@ -160,7 +160,9 @@ def bundles_made(page: Sequence[Command]) -> dict[str, tuple[str, str | None]]:
         with contextlib.suppress(ValueError):
             name, given, _ = parse(command) if command.words[0] == "medseglatdiff" else ("", {}, {})
             if name == "train" and given["output_dir"] not in (None, ABSENT):
-                made.setdefault(given["output_dir"], (given["bundle"], given["experiment"]))
+                # A run of a bundle that the page has made before.
+                source = made.get(given["bundle"], (given["bundle"], None))[0]
+                made.setdefault(given["output_dir"], (source, given["experiment"]))
             elif name == "new-bundle":
                 made[f"{given['output_dir']}/{given['name']}"] = given["source"], None
     return made

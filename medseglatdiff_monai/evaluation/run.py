@@ -77,7 +77,7 @@ def evaluate(
     }  # fmt: skip
     remove_leftovers(Path(output_dir), Path(output_dir) / "samples")
     parser = inference_config(bundle, "evaluate", weights, experiment, chosen)
-    check_dataset(dataset_dir, load_dataset_info(dataset_dir), parser.config)
+    check_dataset(dataset_dir, load_dataset_info(dataset_dir), parser.get())
     path = Path(parser.get_parsed_content("weights"))
     parser["recorder#record"] = {
         "bundle": Path(parser["bundle_root"]).name,

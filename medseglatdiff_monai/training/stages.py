@@ -71,7 +71,6 @@ def run_stages(
             logger.info("Stage %s is finished already: %s", stage, path)
             continue
         if runner.seconds_left() > 0:
-            logger.info("Stage %d of %d: %s", number + 1, len(stages), STAGE_NAMES[stage])
             if stage == "mask_codec":
                 runner.run_mask_codec(path, later, may_continue=start is not None and stage not in fixed)
             else:
