@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from ..bundle.plan import STAGE_NAMES
 from ..console import Progress, count, format_duration
 from ..files import read_json, save_json
 from ..plots.curves import plot_training
@@ -22,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 # Files in the run's folder; the picture shows what the JSON holds.
 CURVES = "training_curves.json", "training_curves.png"
-STAGE_NAMES = {"image_codec": "image codec", "mask_codec": "mask codec", "train": "diffusion", "scoring": "scoring"}
 METRIC_NAMES = {"psnr": "PSNR", "dice": "Dice", "ged": "GED", "ged_unbiased": "GED (unbiased)"}
 # Steps whose mean loss is one point of the curve.
 POINT_STEPS = 20
