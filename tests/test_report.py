@@ -81,7 +81,7 @@ def test_the_page_says_first_what_the_samples_say(run: Path, tmp_path: Path) -> 
     assert text.count(f"consensus (≥ {100 * threshold:.4g} % of samples)") >= 3
     assert text.index("median of 4 samples") < text.index("Consensus (≥")
     # What nobody can act on is in the JSON.
-    assert "columns 32" not in text
+    assert "The network saw" not in text
     assert nodules[0]["seen"] == {"rows": [32, 95], "columns": [32, 95]}
 
 
