@@ -24,6 +24,7 @@ From data to masks:
   medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES_FOLDER --point=-62.5,41,-120 --output-dir out
 """
 TRUST = "a configuration may then run code that is not of this package's own configurations."
+PLUGIN = "a Python file of your own with a metric, a data source or a network; it is imported first."
 # A name in a parameter's annotation → what is typed; the first that is there counts.
 KINDS = {
     "Any": "VALUE", "Sequence": "A,B,...", "Path": "PATH", "str": "TEXT", "float": "NUMBER", "int": "INTEGER",
@@ -45,7 +46,7 @@ def describe_program(functions: Mapping[str, Callable]) -> str:
     return "\n".join([
         "medseglatdiff COMMAND ...: segmentation of medical images as a distribution of masks", "", EXAMPLES,
         "Commands (medseglatdiff COMMAND --help explains one):", "", *lines, "",
-        _wrap(f"Every command takes --trust: {TRUST}"), "medseglatdiff --version prints the version.",
+        _wrap(f"Every command takes --trust: {TRUST} And --plugin FILE.py: {PLUGIN}"), "medseglatdiff --version prints the version.",
     ])  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def describe_command(name: str, function: Callable, words: int, several: bool, a
             option = f"--{typed.get(key, key).replace('_', '-')} {_kind(str(parameter.annotation))}"
             usage += [option] if required else []
             options.append(_entry(option, meaning, "required" if required else _plain(str(parameter.default))))
-    options.append(_entry("--trust", TRUST))
+    options += [_entry("--trust", TRUST), _entry("--plugin FILE.py", PLUGIN)]
     blocks = [" ".join([*usage, "[OPTIONS]"]), text]
     blocks += ["\n".join(["Arguments:", *places])] if places else []
     blocks.append("\n".join(["Options:", *options]))

@@ -82,7 +82,7 @@ def _read(path: Path, bundle: Bundle) -> bytes:
 
 
 def pack(bundle: str | Path, output_file: str | Path) -> Path:
-    """Write a bundle, or a finished run, as the zip that monai.bundle.download and load take.
+    """Write a bundle, or a finished run, as a zip that MONAI can download and load.
 
     The zip has one top-level folder that bears the bundle's name; the same bundle gives the same bytes. Its metadata
     names the SHA-256 of the weights, with which they are compared when they are loaded. With NAME that

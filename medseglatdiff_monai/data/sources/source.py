@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import InputError, did_you_mean
-from .images import read_image, read_masks
 
 __all__ = [
     "SOURCES",
@@ -243,6 +242,9 @@ class Source:
         Raises:
             InputError: naming the file that cannot be used.
         """
+        # Imported here: the table of sources is read for the help, too.
+        from .images import read_image, read_masks
+
         image_path, *mask_paths = (Path(file) for file in case.files)
         image = read_image(image_path)
         yield PreparedCase(case.key, image.array, read_masks(mask_paths, image_path, image.array))
