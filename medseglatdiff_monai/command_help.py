@@ -46,7 +46,8 @@ def describe_program(functions: Mapping[str, Callable]) -> str:
     return "\n".join([
         "medseglatdiff COMMAND ...: segmentation of medical images as a distribution of masks", "", EXAMPLES,
         "Commands (medseglatdiff COMMAND --help explains one):", "", *lines, "",
-        _wrap(f"Every command takes --trust: {TRUST} And --plugin FILE.py: {PLUGIN}"), "medseglatdiff --version prints the version.",
+        _wrap(f"Every command takes --trust: {TRUST} And --plugin FILE.py: {PLUGIN}"),
+        "medseglatdiff --version prints the version.",
     ])  # fmt: skip
 
 
