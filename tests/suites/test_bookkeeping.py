@@ -83,6 +83,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(f"{folder.parent.name}/{folder.name}")
         return leave_scores(run, dataset_dir, folder, **settings)
 
+    monkeypatch.setattr(runner, "load_data", lambda *arguments: None)
     monkeypatch.setattr(runner, "train", leave_weights)
     monkeypatch.setattr(scoring, "evaluate", score)
     monkeypatch.setattr(budget, "evaluate", leave_scores)
