@@ -30,8 +30,6 @@ BUNDLES = {
     "polyp": ("polyp_colonoscopy_latent_diffusion", "frames", "CVC-ClinicDB (one rater), split by sequence"),
     "vessel": ("retinal_vessel_fundus_latent_diffusion", "images", "CHASE_DB1 (two raters), split by child"),
 }
-# The worked example of one's own data: the same bundle after minutes, not the shipped weights.
-EXAMPLE = ("retinal_vessel_fundus_latent_diffusion", "images", "CHASE_DB1 (two raters)")
 # What a model card shows → what it says beside the figure.
 CARD = {
     "ged_v": "lower is better",
@@ -236,12 +234,6 @@ def by_rater(key: str) -> str:
     return "".join(f"\n\n{sentence}" for sentence in sentences)
 
 
-def example(result: dict) -> str:
-    """The figures of the worked example of one's own data."""
-    record = json.loads((RESULTS / "chase_training.json").read_text())
-    return section("", table(EXAMPLE, result), "chase_validation", training_text(record))
-
-
 def by_system(result: dict) -> tuple[dict[str, dict[str, dict]], set[tuple[str, str]]]:
     """A suite's measurements by system and metric, and the pairs of both whose difference is significant."""
     rows: dict[str, dict[str, dict]] = {}
@@ -404,7 +396,7 @@ def system_costs(costs: dict) -> str:
     """Markdown table of what training and sampling cost for each system."""
     rows = [
         (
-            "(none: our default)" if row["experiment"] is None else f"`{row['experiment']}`",
+            "(none: an earlier default)" if row["experiment"] is None else f"`{row['experiment']}`",
             f"{row['parameters'] / 1e6:.2f}",
             f"{row['trainable_parameters'] / 1e6:.2f}",
             str(row["num_inference_steps"]),
@@ -518,7 +510,6 @@ def render() -> dict[Path, str]:
     for page, mark, source, describe in (
         ("how-to/dicom.md", "volumes", "volume_coverage", volumes),
         ("how-to/prepare-lidc.md", "prepare_lidc figures", "prepare_lidc", preparation),
-        ("how-to/your-own-data.md", "example", "chase_validation", example),
         ("systems.md", "system costs", "system_costs", system_costs),
         ("variants.md", "volume costs", "system_costs", volume_costs),
         ("variants.md", "recipe", "recipe", recipe),
