@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .bundle.trust import TRUST_VARIABLE
-from .console import set_up_console
+from .bundle.trust import TRUST_VARIABLE, code_options
+from .console import count, set_up_console
 from .errors import InputError, did_you_mean
 from .files import find_full_disk
 from .plugins import take_plugins
@@ -73,7 +73,8 @@ class Command:
             else:
                 hint = did_you_mean(_option(typed), [_option(known) for known in parameters])
                 listed = ", ".join(_option(known) for known in parameters)
-                sys.exit(f"medseglatdiff {name}: no option {_option(typed)!r}.{hint} Options: {listed}.")
+                taken = f"Options: {listed}." if listed else "It takes none."
+                sys.exit(f"medseglatdiff {name}: no option {_option(typed)!r}.{hint} {taken}")
         places, left = list(parameters)[: self.words], list(words)
         for key in places:
             if key in arguments:
@@ -136,7 +137,7 @@ def _replace_constants(value: Any) -> Any:
 
 def _say_next(*words: object) -> None:
     """The command that usually follows, to be typed or copied; a word in capitals is to be filled in."""
-    print("Next:", shlex.join(["medseglatdiff", *map(str, words)]))
+    print("Next:", shlex.join(["medseglatdiff", *map(str, words), *code_options()]))
 
 
 def _say_prepared(dataset_file: Path, _: Mapping[str, Any]) -> None:
@@ -149,7 +150,7 @@ def _say_prepared(dataset_file: Path, _: Mapping[str, Any]) -> None:
     info = load_dataset_info(folder)
     bundle = default_bundle(info.get("source"))
     if bundle is None:
-        _say_next("new-bundle", "NAME", "--from", "BUNDLE", "--output-dir", "bundles", "--dataset-dir", folder)
+        _say_next("new-bundle", "NAME", "--from", "BUNDLE", "--output-dir", "my_bundles", "--dataset-dir", folder)
     elif info["training"]:
         _say_next("train", bundle, "--dataset-dir", folder, "--output-dir", f"runs/{folder.name}")
 
@@ -166,7 +167,7 @@ def _say_run(run: Path, arguments: Mapping[str, Any]) -> None:
         )
     else:
         # Which stage is not finished was said before.
-        _say_next(*sys.argv[1:])
+        print("Next:", shlex.join(["medseglatdiff", *sys.argv[1:]]))
 
 
 def _say_scores(result: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
@@ -221,9 +222,9 @@ def _say_new_bundle(path: Any, arguments: Mapping[str, Any]) -> None:
     from .bundle.check import check_bundle
 
     print(f"Bundle: {path}")
-    print("Before it is given to others:")
-    for line in check_bundle(path):
-        print(f"  {line}")
+    if found := check_bundle(path):
+        command = shlex.join(["medseglatdiff", "check-bundle", str(path)])
+        print(f"{count(len(found), 'thing')} to fill in before you share it: {command}")
     folder = arguments.get("dataset_dir") or "DATASET_DIR"
     _say_next("train", path, "--dataset-dir", folder, "--output-dir", f"runs/{path.name}")
 

@@ -30,6 +30,8 @@ KINDS = {
     "Any": "VALUE", "Sequence": "A,B,...", "Path": "PATH", "str": "TEXT", "float": "NUMBER", "int": "INTEGER",
     "bool": "true|false",
 }  # fmt: skip
+# Options whose value is written in a way of its own.
+WRITTEN = {"ratios": "A:B:C"}
 
 
 def describe_program(functions: Mapping[str, Callable]) -> str:
@@ -66,6 +68,8 @@ def describe_command(name: str, function: Callable, words: int, several: bool, a
     usage = [f"medseglatdiff {name}"]
     places: list[str] = []
     options: list[str] = []
+    # They are listed with the sources that have them.
+    elsewhere = {option for source in SOURCES for option in read_options(source)[1]} if name == "prepare" else set()
     for number, (key, parameter) in enumerate(inspect.signature(function).parameters.items()):
         meaning = meanings.get(key, "")
         required = parameter.default is parameter.empty
@@ -75,8 +79,9 @@ def describe_command(name: str, function: Callable, words: int, several: bool, a
             place = key.upper() + ("..." if several and number == words - 1 else "")
             usage.append(place if required else f"[{place}]")
             places.append(_entry(place, meaning))
-        else:
-            option = f"--{typed.get(key, key).replace('_', '-')} {_kind(str(parameter.annotation))}"
+        elif key not in elsewhere:
+            shown = WRITTEN.get(key) or _kind(str(parameter.annotation))
+            option = f"--{typed.get(key, key).replace('_', '-')} {shown}"
             usage += [option] if required else []
             options.append(_entry(option, meaning, "required" if required else _plain(str(parameter.default))))
     options += [_entry("--trust", TRUST), _entry("--plugin FILE.py", PLUGIN)]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .errors import InputError
 
-__all__ = ["import_plugin", "take_plugins"]
+__all__ = ["import_plugin", "plugin_options", "take_plugins"]
 
 OPTION = "--plugin"
 
@@ -26,15 +26,29 @@ def take_plugins(words: Sequence[str]) -> list[str]:
     Raises:
         InputError: see :func:`import_plugin`.
     """
+    files, rest = _separate(words)
+    for file in files:
+        import_plugin(file)
+    return rest
+
+
+def plugin_options() -> list[str]:
+    """The words ``--plugin FILE.py`` of this process's command line, for the commands that it prints."""
+    return [word for file in _separate(sys.argv[1:])[0] for word in (OPTION, file)]
+
+
+def _separate(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files of the option, and all other words."""
+    files: list[str] = []
     rest: list[str] = []
     waiting = iter(words)
     for word in waiting:
         option, mark, file = word.partition("=")
         if option == OPTION:
-            import_plugin(file if mark else next(waiting, ""))
+            files.append(file if mark else next(waiting, ""))
         else:
             rest.append(word)
-    return rest
+    return files, rest
 
 
 def import_plugin(file: str | Path) -> None:

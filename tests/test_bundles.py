@@ -308,6 +308,22 @@ def test_the_best_validation_has_the_lowest_distance(stage: str) -> None:
     assert not is_better(0.3, 0.2)
 
 
+@pytest.mark.parametrize("stage", ["train", "scoring"])
+def test_validation_does_not_praise_empty_masks(stage: str) -> None:
+    """Among crops without a nodule, a network that marks nothing is right, and of no use."""
+    parser = ConfigParser(load_stage_config(LUNG, stage))
+    dice = parser.get_parsed_content("validate#additional_metrics#dice#metric_fn")
+    raters = torch.zeros(3, 2, 4, 4)
+    raters[0] = 1.0
+    dice(torch.zeros(3, 5, 4, 4), raters)
+    assert dice.aggregate().item() == 0.0
+
+
+def test_bundle_is_not_trained_into_its_own_folder_with_other_settings() -> None:
+    with pytest.raises(InputError, match="give another --output-dir"):
+        write_run_folder(LUNG, bundles_dir() / LUNG, overrides={"seed": 1})
+
+
 def test_known_key_is_taken_over() -> None:
     assert load_stage_config(LUNG, "inference", overrides={"num_inference_steps": 3})["num_inference_steps"] == 3
 

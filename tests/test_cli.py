@@ -93,6 +93,8 @@ def test_help_of_a_command_lists_its_arguments(command: str) -> None:
 
 def test_help_of_prepare_lists_the_options_of_every_source() -> None:
     whole = medseglatdiff("prepare", "--help").stdout
+    assert "  --ratios A:B:C\n" in whole
+    assert not {"--crop", "--whole-slice"} & set(whole.split("Options of the source")[0].split("\nOptions:")[1].split())
     for source in SOURCES:
         options = read_options(source)[1]
         own = medseglatdiff("prepare", source, "--help")
@@ -132,6 +134,8 @@ def test_mistyped_option_names_the_nearest(tmp_path: Path) -> None:
         "medseglatdiff report: no option '--output-fil'. Did you mean '--output-file'? "
         "Options: --run-folder, --output-file.\n"
     )
+    done = medseglatdiff("suites", "--foo", "1")
+    assert done.stderr == "medseglatdiff suites: no option '--foo'. It takes none.\n"
 
 
 def test_hyphens_and_underscores_are_the_same(tmp_path: Path) -> None:

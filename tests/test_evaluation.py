@@ -427,7 +427,7 @@ def test_results_of_another_version_are_refused(scored: Path, tmp_path: Path) ->
     assert result == read_result(scored)
     for change in ({"version": 1}, {"version": 3}, {"version": None}):
         (tmp_path / "metrics.json").write_text(json.dumps({**result, **change}))
-        with pytest.raises(InputError, match=f"is a file of version {change['version']}, .* version 2"):
+        with pytest.raises(InputError, match=f"found version {change['version']}, expected 2; .*--output-dir"):
             load_result(tmp_path / "metrics.json")
     (tmp_path / "metrics.json").write_text('{"version": 2')
     with pytest.raises(InputError, match="not valid JSON"):

@@ -254,7 +254,7 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     main()
     printed = capsys.readouterr().out
     assert str(tmp_path / "my_own") in printed
-    assert "FILL IN" in printed
+    assert f" things to fill in before you share it: medseglatdiff check-bundle {tmp_path / 'my_own'}\n" in printed
     config = load_stage_config(tmp_path / "my_own", "evaluate")
     assert (config["image_size"], config["image_channels"], config["preprocessing_transforms"][-1]["a_max"]) == (
         64, 1, 4095.0,

@@ -252,7 +252,8 @@ def test_a_new_bundle_brings_the_weights_that_it_starts_from(
     assert (same / "models" / "initial.pt").read_bytes() == (parent / "models" / "model.pt").read_bytes()
     assert "all parts fit." in caplog.text
     assert "Images: 5 training, 2 validation" in caplog.text
-    assert "Stages: image codec 100 steps (the bundle's 2 epochs would be 2); mask codec 300 steps" in caplog.text
+    # Which stages are trained depends on how the weights fit, and `train` finds that out.
+    assert "Stages:" not in caplog.text
     other = new_bundle("other_sizes", parent, tmp_path, denoiser_channels=[16, 32])
     assert "all parts fit but denoiser." in caplog.text
     network = build_network(other)[0].state_dict()
@@ -337,7 +338,10 @@ def test_a_planned_training_takes_its_steps_and_says_so(
     assert "The masks are not usable yet" in said
     # The same call has nothing left to do, and given epochs are kept.
     train(short, data, output_dir=tmp_path / "run", tracking_uri=False)
-    assert printed().count("is finished already") == len(ALL)
+    said = printed()
+    assert said.count("is finished already") == len(ALL)
+    # What has begun cannot be started from other weights.
+    assert "--initial-weights" not in said
     given = train(short, data, output_dir=tmp_path / "given", tracking_uri=False, max_epochs=1)
     assert json.loads((given / "training.json").read_text())["stages"]["scoring"]["iterations"] == 1
 

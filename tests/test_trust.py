@@ -16,7 +16,14 @@ from small_runs import SKIN
 from medseglatdiff_monai.bundle import Bundle, load_segmenter, write_run_folder
 from medseglatdiff_monai.bundle.check import check_bundle
 from medseglatdiff_monai.bundle.config import bundles_dir
-from medseglatdiff_monai.bundle.trust import TRUST_VARIABLE, TRUSTED, find_code, find_untrusted, write_trusted
+from medseglatdiff_monai.bundle.trust import (
+    TRUST_VARIABLE,
+    TRUSTED,
+    code_options,
+    find_code,
+    find_untrusted,
+    write_trusted,
+)
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.files import SOURCE_TREE, read_json
 
@@ -53,10 +60,18 @@ def test_hostile_bundle_is_refused_before_it_runs(kind: str, tmp_path: Path) -> 
     assert not mark.exists()
 
 
-def test_check_bundle_lists_the_code(tmp_path: Path, monkeypatch) -> None:
+def test_check_bundle_lists_the_code_beside_all_else(tmp_path: Path) -> None:
+    bundle = hostile_bundle(tmp_path / "bundle", {"timestep_power": "$1 + 1", "image_channels": 4})
+    found = check_bundle(bundle)
+    assert "configs/inference.json: runs code of its own, timestep_power: $1 + 1" in found
+    assert "configs/metadata.json: num_channels of the input is 3, of the network 4" in found
+
+
+def test_printed_commands_repeat_trust_and_plugins(monkeypatch) -> None:
+    assert code_options() == []
     monkeypatch.setenv(TRUST_VARIABLE, "1")
-    bundle = hostile_bundle(tmp_path / "bundle", {"timestep_power": "$1 + 1"})
-    assert "configs/inference.json: runs code of its own, timestep_power: $1 + 1" in check_bundle(bundle)
+    monkeypatch.setattr(sys, "argv", ["medseglatdiff", "train", "--plugin=a b.py", "x", "--trust", "--plugin", "c.py"])
+    assert code_options() == ["--trust", "--plugin", "a b.py", "--plugin", "c.py"]
 
 
 def test_hostile_experiment_and_override_are_refused(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def build_bundle(bundle_name: str, destination: Path | None = None) -> list[Path
     written = []
     for name, config in {**build_stages(bundle_name), **overlays}.items():
         written.append(target / f"{name}.json")
-        written[-1].write_text(dump_config(config))
+        save_text(dump_config(config), written[-1])
     return written
 
 
@@ -110,7 +110,7 @@ def write_run_folder(
     configs = {stage: source.config(stage, overrides) for stage in STAGES}
     if output == source.root:
         if source.experiment or overrides:
-            raise InputError("A bundle cannot be trained into its own folder with overrides: give --output-dir.")
+            raise InputError(f"{output} cannot hold its own training with other settings: give another --output-dir.")
         return output
     for stage, config in configs.items():
         path = target / f"{stage}.json"

@@ -47,7 +47,7 @@ def check_bundle(bundle: str | Path) -> list[str]:
     found = [f"{name}: is missing or empty" for name in NECESSARY if not _has_content(root / name)]
     for name in ("configs/metadata.json", "docs/README.md", "docs/data_license.txt"):
         if _has_content(root / name):
-            lines = (root / name).read_text().splitlines()
+            lines = (root / name).read_text(encoding="utf-8").splitlines()
             found += [f"{name}, line {i}: {line.strip()}" for i, line in enumerate(lines, 1) if PLACEHOLDER in line]
     metadata = opened.metadata
     found += [f"configs/metadata.json: no {key!r}" for key in REQUIRED_METADATA if key not in metadata]
@@ -60,7 +60,8 @@ def check_bundle(bundle: str | Path) -> list[str]:
     for stage, config in opened.stages.items():
         found += [f"configs/{stage}.json: runs code of its own, {line}" for line in find_untrusted(config)]
     if _has_content(root / "configs" / "inference.json"):
-        config = opened.config("inference")
+        # Not `opened.config`, which refuses what was listed above.
+        config = opened.stages["inference"]
         described = metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
         shape = [config["image_size"]] * config.get("spatial_dims", 2)
         for key, expected in (("num_channels", config["image_channels"]), ("spatial_shape", shape)):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import save_text
 from .config import Bundle
 
 __all__ = ["PLACEHOLDER", "make_metadata", "write_documents"]
@@ -147,7 +148,7 @@ def write_documents(
     structure: str | None,
 ) -> None:
     """Write metadata, model card and data licence of the bundle in ``folder``."""
-    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n")
+    save_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n", folder / "configs" / "metadata.json")
     raters = info.get("num_raters")
     card = MODEL_CARD.format(
         name=name, title=metadata["name"], channels=config["image_channels"], method=METHOD,
@@ -156,6 +157,5 @@ def write_documents(
         raters="how many raters outlined each" if raters is None else f"{raters} rater(s) an image",
         **{key: metadata[key] for key in ("description", "intended_use", "image_classes")},
     )  # fmt: skip
-    (folder / "docs").mkdir()
-    (folder / "docs" / "README.md").write_text(card)
-    (folder / "docs" / "data_license.txt").write_text(DATA_LICENSE.format(name=name))
+    save_text(card, folder / "docs" / "README.md")
+    save_text(DATA_LICENSE.format(name=name), folder / "docs" / "data_license.txt")

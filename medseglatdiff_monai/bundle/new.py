@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.datalist import load_dataset_info
 from ..errors import InputError, unwrapped_errors
+from ..files import save_text
 from ..startup import heavy_imports
 from .build import build_bundle, read_own, write_run_folder
 from .config import STAGES, Bundle, bundles_dir
 from .metadata import make_metadata, write_documents
-from .plan import describe_data, describe_lengths, find_resize, plan_stage
+from .plan import describe_data, find_resize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +52,7 @@ def new_bundle(
 ) -> Path:
     """Make a bundle for your own data: another bundle's configuration with other sizes and keys.
 
-    Example: medseglatdiff new-bundle my_cells --from skin_lesion_dermoscopy_latent_diffusion --output-dir bundles
+    Example: medseglatdiff new-bundle my_cells --from skin_lesion_dermoscopy_latent_diffusion --output-dir my_bundles
 
     Args:
         name: the bundle's name: lower-case letters, digits and underscores, a letter first.
@@ -60,7 +61,7 @@ def new_bundle(
         output_dir: folder in which the bundle is made, standing alone. Without it the bundle goes into the source tree:
             configs/bundles/NAME.json and bundles/NAME.
         dataset_dir: prepared folder; its channels, labels, modality and number of raters are taken over, and what its
-            images and masks are like is printed, and how long the training will be.
+            images and masks are like is printed. `train` plans how long its stages take.
         image_size: side in pixels of the network's input.
         channels: channels of the image.
         structure: what is outlined, for the texts, e.g. vessel.
@@ -102,10 +103,6 @@ def new_bundle(
     network = _check_sizes(config)
     if dataset_dir is not None:
         _check_images(dataset_dir, config)
-        # Not written into the bundle: `train` plans again, and then there may be more images.
-        stages = opened.config("train", changes).get("training_stages", ())
-        lengths = {stage: plan_stage(stage, opened.config(stage, changes), len(info["training"])) for stage in stages}
-        logger.info("%s", describe_lengths(lengths))
     metadata = make_metadata(name, opened, config, info, structure, modality)
     licence = _find_licence(opened.root)
 
@@ -215,7 +212,7 @@ def _find_licence(source: Path) -> Path:
 def _build_in_tree(own_file: Path, source: Bundle, changes: Mapping[str, Any], made: Path) -> None:
     """Write the bundle's own file under ``configs/bundles/`` and build its stage files from it."""
     before = read_own(own_file.with_name(f"{source.root.name}.json"))
-    own_file.write_text(json.dumps(_join_own(before, changes, source), indent=2) + "\n")
+    save_text(json.dumps(_join_own(before, changes, source), indent=2) + "\n", own_file)
     try:
         build_bundle(own_file.stem, destination=made)
     except BaseException:

@@ -15,8 +15,9 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import read_json, save_json
+from ..plugins import plugin_options
 
-__all__ = ["TRUST_VARIABLE", "check_trusted", "find_code", "find_untrusted", "write_trusted"]
+__all__ = ["TRUST_VARIABLE", "check_trusted", "code_options", "find_code", "find_untrusted", "write_trusted"]
 
 # Set to anything, and every configuration is trusted; the option --trust of the command line sets it.
 TRUST_VARIABLE = "MEDSEGLATDIFF_TRUST"
@@ -74,6 +75,11 @@ def check_trusted(config: Mapping[str, Any], where: str) -> None:
             + f"{more}\nRead it. If you trust whoever wrote it, give --trust (in Python and with MONAI Label: set "
             f"{TRUST_VARIABLE}=1 in the environment)."
         )
+
+
+def code_options() -> list[str]:
+    """The words ``--trust`` and ``--plugin FILE.py`` that this process runs with, for the commands that it prints."""
+    return [*(["--trust"] if os.environ.get(TRUST_VARIABLE) else []), *plugin_options()]
 
 
 def write_trusted(root: Path) -> Path:

@@ -59,7 +59,7 @@ def prepare(
         src: folder or .tar, .tar.xz or .tar.gz of the data set (not for phantom).
         output_dir: the prepared folder; new, empty, or an earlier run of the same preparation.
         split_file: CSV with a header and two columns, the group and train, val or test; groups absent from it are left
-            out and counted. Without it groups are split by ratio.
+            out and counted. Without it: --ratios, or the source's own split.
         ratios: shares of training, validation and test groups; by default 8:1:1 or the source's own split.
         seed: seed of the split (the phantom has its own, --phantom_seed).
         crop: side in pixels of nodule crops (LIDC).

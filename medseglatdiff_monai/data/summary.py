@@ -12,6 +12,8 @@ __all__ = ["summarise_dataset"]
 
 # Agreement is measured on this many cases per part: enough for two digits, and read in seconds.
 AGREEMENT_CASES = 100
+# With fewer groups, chance decides which weights the validation finds best.
+FEW_GROUPS = 5
 
 
 def summarise_dataset(dataset_file: str | Path) -> list[str]:
@@ -41,6 +43,13 @@ def summarise_dataset(dataset_file: str | Path) -> list[str]:
     for name in ("training", "validation"):
         if not counts[name]["cases"]:
             lines.append(f"warning: the {name} part is empty, so nothing can be trained; give --split-file or --ratios")
+    few = counts["validation"]["groups"]
+    # Where these ratios give more, and the groups were split by ratios at all.
+    if info["split"].get("method") == "ratios" and 0 < few < min(FEW_GROUPS, round(0.3 * groups)):
+        lines.append(
+            f"warning: {count(few, unit)} for validation {'is' if few == 1 else 'are'} too few to find the best "
+            "weights; --ratios 7:3:0 --output-dir ANOTHER keeps more"
+        )
     return lines
 
 

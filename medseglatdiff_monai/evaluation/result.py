@@ -14,12 +14,16 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..files import read_json, save_json, save_text
+from ..files import read_versioned, save_json, save_text
 from ..metrics.calibration import calibration_error
 from .columns import COLUMNS
 
 # Raised with every change in the meaning of a column: results of two versions must not be compared.
 RESULT_VERSION = 2
+VERSION_ADVICE = (
+    "the figures of two versions are not comparable: choose another --output-dir, or move the file away, and run the "
+    "command again"
+)
 
 
 class ScoredCase(NamedTuple):
@@ -92,24 +96,7 @@ def load_result(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; expected the metrics.json of an evaluation.")
-    result = read_json(path)
-    check_version(result, RESULT_VERSION, path)
+    result = read_versioned(path, RESULT_VERSION, VERSION_ADVICE)
     if "summary" not in result:
         raise InputError(f"{path}: found no summary; expected the metrics.json of an evaluation.")
     return result
-
-
-def check_version(
-    content: Any, expected: int, path: str | Path, why: str = "the figures of two versions are not comparable"
-) -> None:
-    """Refuse a file of another version.
-
-    Raises:
-        InputError: names the file, its version, the expected one, and what to do.
-    """
-    found = content.get("version") if isinstance(content, dict) else None
-    if found != expected:
-        raise InputError(
-            f"{path} is a file of version {found}, this program writes and reads version {expected}: {why}. Choose "
-            "another --output-dir, or move the file away, and run the command again."
-        )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle.arguments import check_overrides
 from ..bundle.segmenter import load_segmenter
-from ..errors import InputError, check_count
+from ..errors import InputError, check_count, check_integer
 from ..io.formats import list_inputs
 from ..io.places import parse_places
 from ..startup import heavy_imports
@@ -97,8 +97,7 @@ def predict(
         )
     check_count("--num-samples", num_samples)
     check_count("--num-inference-steps", num_inference_steps)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputError(f"--seed is {seed!r}; expected an integer.")
+    check_integer("--seed", seed)
     check_range(slices, reach_mm)
     if dicom is not None and not isinstance(dicom, bool):
         raise InputError(f"--dicom is {dicom!r}; expected True or False, or left out.")

@@ -65,7 +65,7 @@ def run_suite(
     if not info.get(split):
         raise InputError(f"The {split} part of {dataset_dir} is empty: choose another --split.")
     if max_minutes is not None and max_minutes < 0:
-        raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
+        raise InputError(f"--max-minutes must be at least 0, found {max_minutes}.")
     check_count("--max-cases", max_cases)
     given = dict(runs) if isinstance(runs, Mapping) else dict(_name_and_folder(entry) for entry in _as_list(runs))
     names = None if systems is None else [str(name) for name in _as_list(systems)]

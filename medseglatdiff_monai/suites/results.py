@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from ..errors import InputError
-from ..evaluation.result import check_version
-from ..files import read_json, save_json, save_text
+from ..evaluation.result import VERSION_ADVICE
+from ..files import read_versioned, save_json, save_text
 
 SUITE_RESULT_VERSION = 1
 RECORD_VERSION = 1
@@ -31,9 +31,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise InputError(f"No results at {path}. Run 'medseglatdiff benchmark' first, or name a file that exists.")
-    content = read_json(path)
-    check_version(content, SUITE_RESULT_VERSION, path)
-    return content
+    return read_versioned(path, SUITE_RESULT_VERSION, VERSION_ADVICE)
 
 
 def check_results(path: Path, suite: str) -> None:
@@ -70,9 +68,11 @@ class SuiteRecord:
         self.path = output / "suite.json"
         found: dict[str, Any] = {}
         if self.path.is_file():
-            found = read_json(self.path)
-            why = "what it says of the runs in this folder cannot be relied on"
-            check_version(found, RECORD_VERSION, self.path, why)
+            advice = (
+                "what it says of the runs in this folder cannot be relied on: choose another --output-dir, or move the "
+                "file away, and run the command again"
+            )
+            found = read_versioned(self.path, RECORD_VERSION, advice)
         self.runs: dict[str, dict[str, Any]] = found.get("runs", {})
         self.codecs: dict[str, dict[str, Any]] = found.get("codecs", {})
         self.cases: dict[str, Any] = found.get("cases", {})

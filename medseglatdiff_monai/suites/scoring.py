@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import RESULT_VERSION, evaluate, evaluate_codec, load_result
-from ..evaluation.result import check_version
-from ..files import read_json, save_json, weights_sha256
+from ..evaluation.result import VERSION_ADVICE
+from ..files import read_versioned, save_json, weights_sha256
 from .member import Member, merge_overrides
 from .request import Request
 from .results import save_csv
@@ -78,8 +78,7 @@ def find_scores(member: Member, evaluation: Evaluation, request: Request, max_ca
     record = folder / RECORD
     if not record.is_file():
         return None
-    found = read_json(record)
-    check_version(found, RESULT_VERSION, record)
+    found = read_versioned(record, RESULT_VERSION, VERSION_ADVICE)
     wanted = _wanted(member, evaluation, request, max_cases)
     return _read(member, evaluation, folder, wanted) if found == json.loads(json.dumps(wanted)) else None
 

@@ -21,6 +21,7 @@ from ..bundle.build import write_run_folder
 from ..bundle.config import Bundle, experiment_name
 from ..bundle.plan import StageLength, describe_data, describe_lengths, find_resize, plan_stage
 from ..bundle.segmenter import check_present
+from ..bundle.trust import code_options
 from ..data.datalist import load_dataset_info
 from ..errors import InputError
 from ..files import remove_leftovers, save_json
@@ -164,7 +165,9 @@ def _save_plan(
 ) -> None:
     """Say what is planned, and keep it beside the run."""
     shipped = opened.root / "models" / "model.pt"
-    hint = f" (--initial-weights {shipped} starts from this bundle's)" if shipped.is_file() else ""
+    # An experiment's network may be another one, and what has begun keeps its start.
+    fits = opened.experiment is None and not (output / PLAN_FILE).is_file() and shipped.is_file()
+    hint = f" (--initial-weights {shipped} starts from this bundle's)" if fits else ""
     lines = [
         *data, start.describe() + ("" if start.weights else hint),
         describe_lengths(lengths),
@@ -209,7 +212,7 @@ def _command(
         **{f"--{key}": value for key, value in overrides.items()},
     }  # fmt: skip
     words = [str(word) for key, value in options.items() if value is not None for word in (key, value)]
-    return shlex.join(["medseglatdiff", "train", str(bundle), *words])
+    return shlex.join(["medseglatdiff", "train", str(bundle), *words, *code_options()])
 
 
 def _read_stages(config: Mapping[str, Any]) -> list[str]:

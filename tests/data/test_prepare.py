@@ -568,6 +568,15 @@ def test_summary_says_who_outlined_and_how_far_they_agree(tmp_path):
     ]
 
 
+def test_summary_warns_of_few_groups_for_validation(tmp_path):
+    src = make_folder(tmp_path / "mine", count=10, raters=1)
+    for ratios, warned in ((None, True), ("7:3:0", False)):
+        path = prepare("folder", src, output_dir=tmp_path / str(warned), workers=1, ratios=ratios)
+        warnings = [line for line in summarise_dataset(path) if line.startswith("warning")]
+        assert bool(warnings) == warned
+        assert all("--ratios 7:3:0 --output-dir ANOTHER" in line for line in warnings)
+
+
 def test_summary_warns_of_data_that_cannot_be_trained_on(tmp_path):
     src = make_folder(tmp_path / "mine", count=2, raters=1)
     path = prepare("folder", src, output_dir=tmp_path / "out", group_pattern=".+", workers=1, ratios="1:0:0")

@@ -142,7 +142,7 @@ def test_a_record_of_another_version_is_refused(data: Path, tmp_path: Path, scor
     record = json.loads((output / "suite.json").read_text())
     for version in (0, record["version"] + 1, None):
         (output / "suite.json").write_text(json.dumps({**record, "version": version}))
-        with pytest.raises(InputError, match=rf"suite\.json is a file of version {version}.*cannot be relied on"):
+        with pytest.raises(InputError, match=rf"suite\.json: found version {version}, .*cannot be relied on"):
             run_suite(suite, data, output, LUNG, systems=["U-Net"])
 
 
