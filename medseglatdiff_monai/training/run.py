@@ -166,7 +166,7 @@ def _save_plan(
     """Say what is planned, and keep it beside the run."""
     shipped = opened.root / "models" / "model.pt"
     # An experiment's network may be another one, and what has begun keeps its start.
-    fits = opened.experiment is None and not (output / PLAN_FILE).is_file() and shipped.is_file()
+    fits = not opened.experiment and not (output / PLAN_FILE).is_file() and shipped.is_file()
     hint = f" (--initial-weights {shipped} starts from this bundle's)" if fits else ""
     lines = [
         *data, start.describe() + ("" if start.weights else hint),
