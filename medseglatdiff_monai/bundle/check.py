@@ -31,7 +31,7 @@ def check_bundle(bundle: str | Path) -> list[str]:
     whose version has no changelog entry, or that speaks of other weights or sizes than the network's; code that the
     package's own configurations do not run; in the source tree, stage files that differ from configs/.
 
-    Example: medseglatdiff check-bundle bundles/my_cells
+    Example: medseglatdiff check-bundle my_bundles/my_cells
 
     Args:
         bundle: bundle folder, or a name under bundles/.
