@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from monai.data import CacheDataset
 from monai.data.utils import pickle_hashing
@@ -27,8 +28,9 @@ KEPT_PREPROCESSINGS = 3
 # With a deadline, the share of the time that is left in which cases are loaded ahead.
 LOADING_SHARE = 0.5
 
-# Hash of the transforms → hash of an item and its files → the loaded case.
-_CACHES: OrderedDict[bytes, dict[bytes, Any]] = OrderedDict()
+# Hashes of the transforms → hash of an item and its files → the loaded case.
+_CACHES: OrderedDict[tuple[bytes, ...], dict[bytes, Any]] = OrderedDict()
+_HASHES: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
 
 
 class SharedCacheDataset(CacheDataset):
@@ -79,7 +81,7 @@ class SharedCacheDataset(CacheDataset):
             lambda t: isinstance(t, RandomizableTrait) or not isinstance(t, Transform)
         )
         try:
-            key = pickle_hashing(list(self.transform.transforms[:first_random]))
+            key = tuple(map(_hash_at_first_sight, self.transform.transforms[:first_random]))
         except (pickle.PicklingError, AttributeError, TypeError):
             return {}
         cache = _CACHES.setdefault(key, {})
@@ -87,6 +89,13 @@ class SharedCacheDataset(CacheDataset):
         while len(_CACHES) > KEPT_PREPROCESSINGS:
             _CACHES.popitem(last=False)
         return cache
+
+
+def _hash_at_first_sight(transform: Any) -> bytes:
+    """Hash of a transform before it has loaded anything: MONAI's readers change their state, not what they give."""
+    if transform not in _HASHES:
+        _HASHES[transform] = pickle_hashing(transform)
+    return _HASHES[transform]
 
 
 def _key(item: Mapping[str, Any]) -> bytes:

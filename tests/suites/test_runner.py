@@ -161,7 +161,7 @@ def test_a_damaged_system_fails_and_the_others_go_on(
 
 def test_result_files_of_another_version_are_refused(done: Path, data: Path, suite: Path, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps({"version": 0, "measurements": []}))
-    with pytest.raises(InputError, match="version 0, this program writes and reads version 1"):
+    with pytest.raises(InputError, match="found version 0, expected 1"):
         run_suite(suite, data, tmp_path, LUNG)
     record = done / "evaluations" / "ours_seed0" / "counts" / "record.json"
     kept = record.read_text()
