@@ -28,7 +28,9 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[1]
 OWN_LINE = re.compile(
     r"Loading PyTorch and MONAI|(Loading images|Preparing|Scoring|Predicting): .*|Stage \d of \d: .*|"
-    r"Stage \w+ is finished already: .*|.*\.png: predicted in .*"
+    r"Stage \w+ is finished already: .*|.*\.png: predicted in .*|"
+    r"(Images|Masks|Input|Start|Stages|Time): .*|The mask codec rebuilds .*|The masks are not usable yet: .*|"
+    r"Dice of the consensus in the last validation: .*|Time is up in .*"
 )
 
 
