@@ -322,9 +322,10 @@ def test_consensus_follows_the_fusion(bundle: Path, data: Path, tmp_path: Path, 
 
 
 def test_picture_shows_best_median_and_worst_case(
-    bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the samples that were scored, though they are sampled again."""
+    data = write_prepared(tmp_path / "data", LUNG, training=1, validation=12)
     shown: list[ComparedCase] = []
     monkeypatch.setattr("medseglatdiff_monai.evaluation.picture.plot_comparison", lambda rows, *_: shown.extend(rows))
     evaluate(bundle, data, tmp_path, num_samples=NUM_SAMPLES, save_samples=True, score_at="network", seed=3)
