@@ -14,9 +14,10 @@ from pathlib import Path
 
 from speed_figures import STAGES, markdown, plot_speed, speed
 
+from medseglatdiff_monai.console import count
 from medseglatdiff_monai.data.sources.source import SOURCES
 from medseglatdiff_monai.evaluation.columns import COLUMNS
-from medseglatdiff_monai.files import weights_sha256
+from medseglatdiff_monai.files import file_sha256
 from medseglatdiff_monai.suites.statistics import is_significant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +72,7 @@ def read(name: str) -> dict | None:
 def age(result: dict) -> str:
     """A warning where a measurement was made with other weights or sampling settings than the bundle has now."""
     bundle = ROOT / "bundles" / result["bundle"]
-    if weights_sha256(bundle / "models" / "model.pt") != result["weights_sha256"]:
+    if file_sha256(bundle / "models" / "model.pt") != result["weights_sha256"]:
         return " Measured on earlier weights."
     now = json.loads((bundle / "configs" / "evaluate.json").read_text())
     then = result.get("settings", {})
@@ -103,11 +104,6 @@ def table(described: tuple[str, str, str], result: dict) -> str:
         f"{result['settings']['threshold']}. The figures are means over the {unit}, on {grid}."
     )
     return f"{head}\n\n{markdown('| metric | value | |', rows)}"
-
-
-def count(number: int, noun: str) -> str:
-    """``1 draw`` or ``2 draws``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def columns() -> str:

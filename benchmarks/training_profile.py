@@ -24,7 +24,7 @@ from records import RESULTS, save_record
 from medseglatdiff_monai.bundle.build import write_run_folder
 from medseglatdiff_monai.bundle.config import find_bundle
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.files import weights_sha256
+from medseglatdiff_monai.files import file_sha256
 from medseglatdiff_monai.provenance import provenance
 
 WARM_UP = 10
@@ -115,7 +115,7 @@ def main() -> None:
     on_device = torch.cuda.is_available()
     record = {
         "bundle": arguments.bundle,
-        "weights_sha256": weights_sha256(weights),
+        "weights_sha256": file_sha256(weights),
         "steps": arguments.steps,
         "batch_size": arguments.batch_size,
         **settings,

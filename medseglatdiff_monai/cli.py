@@ -26,8 +26,6 @@ from .errors import InputError, did_you_mean
 from .files import find_full_disk
 from .plugins import take_plugins
 
-__all__ = ["COMMANDS", "main"]
-
 HELP = frozenset({"--help", "-h"})
 CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
 # Prints a result; gets the arguments too.
@@ -208,9 +206,9 @@ def _say_report(path: Path, _: Mapping[str, Any]) -> None:
 
 
 def _say_packed(path: Any, _: Mapping[str, Any]) -> None:
-    from .files import weights_sha256
+    from .files import file_sha256
 
-    print(f"Packed: {path} ({path.stat().st_size / 1e6:.1f} MB, SHA-256 {weights_sha256(path)})")
+    print(f"Packed: {path} ({path.stat().st_size / 1e6:.1f} MB, SHA-256 {file_sha256(path)})")
 
 
 def _say_registered(result: tuple[str, int], _: Mapping[str, Any]) -> None:

@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 
 from .data.sources.source import SOURCES, read_options
 
-__all__ = ["describe_command", "describe_program", "describe_source"]
-
 WIDTH = 100
 EXAMPLES = """\
 From data to masks:

@@ -16,8 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["Progress", "count", "format_duration", "quiet_loaders", "set_up_console"]
-
 logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parent

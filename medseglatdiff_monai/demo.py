@@ -20,8 +20,6 @@ from .evaluation.run import evaluate
 from .plots.comparison import ComparedCase, plot_comparison
 from .predict.command import predict
 
-__all__ = ["demo"]
-
 BUNDLE = "lung_nodule_ct_latent_diffusion"
 NUM_PICTURED = 6
 

@@ -12,9 +12,7 @@ import json
 from pathlib import Path
 
 from .errors import InputError
-from .files import read_json, save_text, weights_sha256
-
-__all__ = ["DIGEST_KEY", "check_digest", "forget_digest", "named_digest"]
+from .files import file_sha256, read_json, save_text
 
 DIGEST_KEY = "weights_sha256"
 
@@ -35,7 +33,7 @@ def check_digest(weights: str | Path) -> None:
         InputError: they differ.
     """
     expected = named_digest(weights)
-    if expected is not None and (found := weights_sha256(weights)) != expected:
+    if expected is not None and (found := file_sha256(weights)) != expected:
         raise InputError(
             f"{weights} has the SHA-256 {found}; expected {expected}, which {_metadata_of(Path(weights))} names: the "
             "file is damaged, or belongs to another release. Download the bundle again. If the weights are your own, "

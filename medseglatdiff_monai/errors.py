@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["InputError", "check_count", "check_integer", "did_you_mean", "unwrapped_errors"]
-
 
 class InputError(ValueError):
     """Input that a user can fix: the command line prints its message alone, without a traceback."""

@@ -17,25 +17,6 @@ from typing import Any, BinaryIO
 
 from .errors import InputError
 
-__all__ = [
-    "SOURCE_TREE",
-    "TEMPORARY_PREFIX",
-    "clean_json",
-    "fill_template",
-    "find_full_disk",
-    "png_uri",
-    "read_json",
-    "read_versioned",
-    "remove_leftovers",
-    "save_bytes",
-    "save_json",
-    "save_text",
-    "save_with",
-    "temporary_name",
-    "wait_for_disk",
-    "weights_sha256",
-]
-
 # Folder that holds the package and, in a source checkout, bundles/ and configs/ beside it.
 SOURCE_TREE = Path(__file__).resolve().parents[1]
 # Files of a process that was killed while it wrote them begin with this.
@@ -207,8 +188,8 @@ def save_json(content: Any, path: str | Path) -> None:
     save_text(json.dumps(clean_json(content), indent=2, allow_nan=False) + "\n", path)
 
 
-def weights_sha256(path: str | Path) -> str:
-    """SHA-256 of a weights file, as hexadecimal digits."""
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 

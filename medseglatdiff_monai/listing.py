@@ -9,8 +9,6 @@ from .bundle.config import bundles_dir, configs_dir
 from .files import read_json
 from .suites.names import SUITES_DIR
 
-__all__ = ["list_bundles", "list_experiments", "list_suites"]
-
 
 def list_bundles() -> list[str]:
     """List the bundles: name, whether there are weights, and what is segmented.

@@ -19,8 +19,6 @@ from filelock import FileLock, Timeout
 from .errors import InputError
 from .files import read_json, save_json
 
-__all__ = ["LOCK_NAMES", "locked"]
-
 LOCK_NAME, HOLDER_NAME = ".lock", ".lock-holder.json"
 LOCK_NAMES = frozenset({LOCK_NAME, HOLDER_NAME})
 

@@ -15,8 +15,6 @@ from pathlib import Path
 
 from .errors import InputError
 
-__all__ = ["import_plugin", "plugin_options", "take_plugins"]
-
 OPTION = "--plugin"
 
 

@@ -12,8 +12,6 @@ import torch
 
 from .files import SOURCE_TREE
 
-__all__ = ["provenance"]
-
 
 def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Versions, hardware and the source tree's commit (:func:`git_commit`) that a result was made with."""

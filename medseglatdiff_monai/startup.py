@@ -14,8 +14,6 @@ from contextlib import contextmanager
 
 from .console import quiet_loaders
 
-__all__ = ["heavy_imports"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -12,7 +12,7 @@ from ignite.engine import Engine
 from torch import nn
 
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.files import save_with, weights_sha256
+from medseglatdiff_monai.files import file_sha256, save_with
 from medseglatdiff_monai.networks import weights
 from medseglatdiff_monai.networks.weights import load_tensors, load_weights, save_tensors, save_weights, stage_finished
 from medseglatdiff_monai.training.checkpoints import StageCheckpoint
@@ -45,7 +45,7 @@ def test_full_precision_on_demand(tmp_path: Path) -> None:
 
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc")
-    assert weights_sha256(tmp_path / "f") == hashlib.sha256(b"abc").hexdigest()
+    assert file_sha256(tmp_path / "f") == hashlib.sha256(b"abc").hexdigest()
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from medseglatdiff_monai.bundle.config import bundles_dir
 from medseglatdiff_monai.bundle.json_style import dump_config
 from medseglatdiff_monai.digest import DIGEST_KEY, forget_digest, named_digest
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.files import read_json, weights_sha256
+from medseglatdiff_monai.files import file_sha256, read_json
 from medseglatdiff_monai.networks.weights import load_tensors, save_weights
 
 
@@ -30,7 +30,7 @@ def flip_bytes(path: Path, number: int = 64) -> None:
 @pytest.mark.parametrize("name", BUNDLES)
 def test_shipped_bundles_name_their_weights(name: str) -> None:
     weights = bundles_dir() / name / "models" / "model.pt"
-    assert named_digest(weights) == weights_sha256(weights), "run 'make bundles'"
+    assert named_digest(weights) == file_sha256(weights), "run 'make bundles'"
 
 
 def test_flipped_bytes_are_refused(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_release_step_writes_what_is_compared(tmp_path: Path) -> None:
     metadata, weights = root / "configs" / "metadata.json", root / "models" / "model.pt"
     flip_bytes(weights)
     record_digest(root)
-    assert named_digest(weights) == weights_sha256(weights)
+    assert named_digest(weights) == file_sha256(weights)
     assert metadata.read_text() == dump_config(read_json(metadata))
     # In a source tree without weights.
     before = metadata.read_text()

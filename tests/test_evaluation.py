@@ -29,7 +29,7 @@ from medseglatdiff_monai.evaluation.columns import COLUMNS, Column
 from medseglatdiff_monai.evaluation.result import load_result
 from medseglatdiff_monai.evaluation.run import evaluate
 from medseglatdiff_monai.evaluation.scored import ScoredMasks
-from medseglatdiff_monai.files import weights_sha256
+from medseglatdiff_monai.files import file_sha256
 from medseglatdiff_monai.io.prepared import LoadCased
 from medseglatdiff_monai.networks import IdentityCodec
 from medseglatdiff_monai.networks.weights import save_weights
@@ -195,7 +195,7 @@ def test_summary_is_the_mean_of_the_rows(scored: Path, bundle: Path, data: Path)
     assert (summary["num_samples"], summary["num_inference_steps"]) == (NUM_SAMPLES, 2)
     assert summary["seconds_per_case"] > 0
     record = result["provenance"]
-    assert record["weights_sha256"] == weights_sha256(bundle / "models" / "model.pt")
+    assert record["weights_sha256"] == file_sha256(bundle / "models" / "model.pt")
     assert (record["seed"], record["split"], record["dataset"]) == (0, "validation", data.name)
     assert {"torch", "monai", "numpy", "python", "medseglatdiff_monai", "processor", "device"} <= record.keys()
 

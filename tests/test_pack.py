@@ -16,7 +16,7 @@ from medseglatdiff_monai.bundle.config import bundles_dir
 from medseglatdiff_monai.bundle.pack import pack
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.errors import InputError
-from medseglatdiff_monai.files import weights_sha256
+from medseglatdiff_monai.files import file_sha256
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_bundle_without_weights_and_other_endings_are_refused(tmp_path: Path) ->
 
 
 def test_metadata_travels_with_the_digest_of_the_weights(run: Path, tmp_path: Path) -> None:
-    digest = {"weights_sha256": weights_sha256(run / "models" / "model.pt")}
+    digest = {"weights_sha256": file_sha256(run / "models" / "model.pt")}
     with zipfile.ZipFile(pack(run, tmp_path / "run.zip")) as archive:
         packed = json.loads(archive.read("run/configs/metadata.json"))
         archive.extractall(tmp_path)

@@ -310,6 +310,10 @@ def printed(capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture) -> C
     return read
 
 
+def test_the_codec_that_is_told_as_wanted_is_the_one_that_is_demanded() -> None:
+    assert load_stage_config(SKIN, "mask_codec")["validate"]["wanted"] == plan_module.CODEC_DICE
+
+
 def set_wanted_dice(monkeypatch: pytest.MonkeyPatch, dice: float) -> None:
     for module in (stages_module, start_module):
         monkeypatch.setattr(module, "CODEC_DICE", dice)

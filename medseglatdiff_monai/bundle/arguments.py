@@ -13,8 +13,6 @@ from ..errors import InputError, check_integer
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_dataset", "check_device", "check_overrides"]
-
 # Types of device that torch.device takes, without those that have no public backend.
 DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu", "xla", "hpu", "mtia", "ipu", "maia", "privateuseone", "meta")
 

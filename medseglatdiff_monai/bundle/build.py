@@ -15,11 +15,9 @@ from typing import Any
 
 from ..digest import DIGEST_KEY, forget_digest, named_digest
 from ..errors import InputError, did_you_mean
-from ..files import read_json, save_json, save_text, weights_sha256
+from ..files import file_sha256, read_json, save_json, save_text
 from .config import STAGES, Bundle, bundles_dir, check_stage_blocks, configs_dir, merge_keys, without_comments
 from .json_style import dump_config
-
-__all__ = ["build_bundle", "build_stages", "read_own", "record_digest", "write_run_folder"]
 
 # A run may be continued with more time, more epochs or another use of memory and workers; everything else must stay.
 FREE_KEYS = {
@@ -134,7 +132,7 @@ def write_run_folder(
 def record_digest(root: Path) -> None:
     """Name the SHA-256 of a bundle's weights in its ``metadata.json``, if it has weights: a step of its release."""
     metadata, weights = root / "configs" / "metadata.json", root / "models" / "model.pt"
-    if weights.is_file() and named_digest(weights) != (digest := weights_sha256(weights)):
+    if weights.is_file() and named_digest(weights) != (digest := file_sha256(weights)):
         save_text(dump_config({**read_json(metadata), DIGEST_KEY: digest}), metadata)
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..digest import DIGEST_KEY, named_digest
-from ..files import weights_sha256
+from ..files import file_sha256
 from .build import build_stages
 from .config import STAGES, Bundle, bundles_dir, configs_dir
 from .metadata import PLACEHOLDER
 from .trust import find_untrusted
-
-__all__ = ["check_bundle"]
 
 NECESSARY = (
     "LICENSE", "docs/README.md", "docs/data_license.txt", "configs/metadata.json", "configs/logging.conf",
@@ -55,7 +53,7 @@ def check_bundle(bundle: str | Path) -> list[str]:
     if version not in metadata.get("changelog", {}):
         found.append(f"configs/metadata.json: the changelog has no entry for version {version}")
     weights = root / "models" / "model.pt"
-    if weights.is_file() and named_digest(weights) not in (None, weights_sha256(weights)):
+    if weights.is_file() and named_digest(weights) not in (None, file_sha256(weights)):
         found.append(f"configs/metadata.json: {DIGEST_KEY} is that of other weights than models/model.pt")
     for stage, config in opened.stages.items():
         found += [f"configs/{stage}.json: runs code of its own, {line}" for line in find_untrusted(config)]

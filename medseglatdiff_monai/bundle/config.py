@@ -21,20 +21,6 @@ from ..files import SOURCE_TREE, read_json
 from ..startup import heavy_imports
 from .trust import check_trusted
 
-__all__ = [
-    "STAGES",
-    "Bundle",
-    "bundles_dir",
-    "check_stage_blocks",
-    "configs_dir",
-    "experiment_name",
-    "find_bundle",
-    "load_experiment",
-    "load_stage_config",
-    "merge_keys",
-    "without_comments",
-]
-
 # Stage file in a bundle → the fragments of configs/ that it is built from, in this order.
 STAGES: dict[str, tuple[str, ...]] = {
     "image_codec": ("base", "image_network", "training", "image_codec"),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["dump_config"]
-
 WIDTH = 120
 INDENT = 2
 

@@ -11,8 +11,6 @@ from ..errors import InputError
 from ..files import save_text
 from .config import Bundle
 
-__all__ = ["PLACEHOLDER", "make_metadata", "write_documents"]
-
 PLACEHOLDER = "FILL IN"
 
 VERSION = "0.1.0"

@@ -32,8 +32,6 @@ from .plan import describe_data, find_resize
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["new_bundle"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -13,12 +13,10 @@ from pathlib import Path
 
 from ..digest import DIGEST_KEY, check_digest
 from ..errors import InputError
-from ..files import save_with, weights_sha256
+from ..files import file_sha256, save_with
 from ..startup import heavy_imports
 from .config import Bundle
 from .json_style import dump_config
-
-__all__ = ["bundle_files", "pack"]
 
 PATTERNS = ("LICENSE", "large_files.yml", "configs/*.json", "configs/logging.conf", "docs/*", "models/model.pt")
 # Zips with the same content must have the same bytes, whenever they are made: zip's own earliest time.
@@ -77,7 +75,7 @@ def _read(path: Path, bundle: Bundle) -> bytes:
     """A file as it goes into the zip: the metadata names the weights that are packed with it."""
     if path != bundle.root / "configs" / "metadata.json" or DIGEST_KEY in bundle.metadata:
         return path.read_bytes()
-    digest = weights_sha256(bundle.root / "models" / "model.pt")
+    digest = file_sha256(bundle.root / "models" / "model.pt")
     return dump_config({**bundle.metadata, DIGEST_KEY: digest}).encode()
 
 

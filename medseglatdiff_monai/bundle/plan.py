@@ -12,18 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "CODEC_DICE",
-    "MIN_STEPS",
-    "STAGE_NAMES",
-    "StageLength",
-    "describe_data",
-    "describe_lengths",
-    "find_resize",
-    "plan_stage",
-    "stage_share",
-]
-
 # Its stage file is called train.json, as MONAI wants it.
 STAGE_NAMES = {"image_codec": "image codec", "mask_codec": "mask codec", "train": "diffusion", "scoring": "scoring"}
 # The shipped bundles' own stages have at least as many on the data that they were trained on.

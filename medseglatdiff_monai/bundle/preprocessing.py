@@ -8,8 +8,6 @@ from monai.transforms import Compose
 
 from ..errors import unwrapped_errors
 
-__all__ = ["UnwrappedCompose"]
-
 
 class UnwrappedCompose(Compose):
     """MONAI's ``Compose``, but an ``InputError`` of a transform is not wrapped into a ``RuntimeError``."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, unwrapped_errors
-from ..files import read_json, weights_sha256
+from ..files import file_sha256, read_json
 from ..startup import heavy_imports
 from .arguments import check_overrides
 from .config import Bundle
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ..ensemble.inferer import EnsembleInferer
     from ..networks.baselines.one_to_one import OneToOneSegmenter
     from ..networks.segmenter import LatentDiffusionSegmenter
-
-__all__ = ["Segmenter", "check_present", "inference_config", "load_segmenter"]
 
 # Options of commands that are configuration keys as well.
 OPTIONS = {"num_samples", "num_inference_steps", "max_cases", "device", "seed", "split"}
@@ -58,7 +56,7 @@ class Segmenter:
     @property
     def weights_sha256(self) -> str:
         """SHA-256 of the weights file."""
-        return weights_sha256(self.weights_path)
+        return file_sha256(self.weights_path)
 
     @property
     def image_size(self) -> tuple[int, ...]:

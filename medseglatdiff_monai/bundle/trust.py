@@ -17,8 +17,6 @@ from ..errors import InputError
 from ..files import read_json, save_json
 from ..plugins import plugin_options
 
-__all__ = ["TRUST_VARIABLE", "check_trusted", "code_options", "find_code", "find_untrusted", "write_trusted"]
-
 # Set to anything, and every configuration is trusted; the option --trust of the command line sets it.
 TRUST_VARIABLE = "MEDSEGLATDIFF_TRUST"
 TRUSTED = Path(__file__).with_name("trusted.json")

@@ -13,8 +13,6 @@ from ..console import Progress
 from ..errors import InputError
 from .sources.source import Source
 
-__all__ = ["unpack_archive"]
-
 MEGABYTE = 1_000_000
 
 

@@ -14,8 +14,6 @@ from ..files import save_bytes
 from .schema import CASE_ID, CASE_ID_MEANS
 from .sources.source import PreparedCase
 
-__all__ = ["write_case"]
-
 
 def write_case(case: PreparedCase, group: str, output: Path, written: list[Path]) -> tuple[dict[str, Any], list[Any]]:
     """Write one case; returns its datalist item and what all cases must agree on.

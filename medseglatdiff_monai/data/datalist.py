@@ -12,10 +12,8 @@ from pathlib import Path
 
 from ..errors import InputError, check_count
 from ..files import read_json
-from .schema import check_dataset
+from .schema import check_content
 from .splits import SPLITS, normalize_split
-
-__all__ = ["load_datalist", "load_dataset_info"]
 
 # What all cases have in common, and every file is compared with.
 COUNTS = ("num_channels", "num_raters")
@@ -26,7 +24,7 @@ def load_dataset_info(dataset_dir: str | Path) -> dict:
 
     Raises:
         InputError: the folder was not made by ``medseglatdiff prepare``, or the file is no JSON or no data set, see
-            :func:`~medseglatdiff_monai.data.schema.check_dataset`.
+            :func:`~medseglatdiff_monai.data.schema.check_content`.
     """
     path = Path(dataset_dir) / "dataset.json"
     if not path.is_file():
@@ -34,7 +32,7 @@ def load_dataset_info(dataset_dir: str | Path) -> dict:
             f"No prepared data set at {dataset_dir}: dataset.json is missing. Expected a folder made by "
             "'medseglatdiff prepare SOURCE SRC --output-dir FOLDER'."
         )
-    return check_dataset(read_json(path), path)
+    return check_content(read_json(path), path)
 
 
 def load_datalist(dataset_dir: str | Path, section: str, max_cases: int | None = None, seed: int = 0) -> list[dict]:

@@ -13,8 +13,6 @@ from ..errors import InputError
 from .sources.source import Case, Source, natural_key
 from .splits import SPLITS, SplitRule, portable_name, split_by_ratio
 
-__all__ = ["Preparation", "make_dataset"]
-
 DEFAULT_RATIOS = "8:1:1"
 
 

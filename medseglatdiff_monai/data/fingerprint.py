@@ -19,8 +19,6 @@ from ..io.prepared import LoadCase
 from ..metrics import dice_score, pairwise_iou
 from .datalist import load_datalist, load_dataset_info
 
-__all__ = ["dice_after_resizing", "take_fingerprint"]
-
 MAX_CASES = 64
 
 

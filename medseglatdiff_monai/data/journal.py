@@ -18,8 +18,6 @@ from ..errors import InputError
 from ..files import TEMPORARY_PREFIX, save_text
 from ..locks import LOCK_NAMES
 
-__all__ = ["IGNORED_NAMES", "UNPACKED_NAME", "Journal", "stamp_files"]
-
 JOURNAL_NAME = ".prepare.jsonl"
 UNPACKED_NAME = ".unpacked"
 # Files of an output folder that are the system's, not a preparation's.

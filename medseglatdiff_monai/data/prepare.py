@@ -28,8 +28,6 @@ from .sources.source import Case, Source, make_source, natural_key
 from .splits import SPLITS, SplitRule
 from .workers import read_cases
 
-__all__ = ["prepare"]
-
 # Raised when the same arguments give other files, so that a folder which an earlier version began is not resumed.
 PREPARATION_VERSION = 1
 

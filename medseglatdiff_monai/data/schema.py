@@ -18,8 +18,6 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from ..errors import InputError
 from .splits import SPLITS
 
-__all__ = ["CASE_ID", "CASE_ID_MEANS", "check_dataset"]
-
 # Results are named by the case with an ending of up to 40 characters; file systems take names of 255 bytes.
 CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 CASE_ID_MEANS = "at most 200 of letters, digits, '.', '_' and '-', a letter or digit first"
@@ -71,7 +69,7 @@ class _Dataset(BaseModel):
     test: list[_Item] = Field(default_factory=list)
 
 
-def check_dataset(content: Any, path: Path) -> dict[str, Any]:
+def check_content(content: Any, path: Path) -> dict[str, Any]:
     """Content of a ``dataset.json``, unchanged.
 
     Args:

@@ -21,8 +21,6 @@ from monai.transforms import RandomizableTrait, Transform
 
 from ..console import Progress
 
-__all__ = ["SharedCacheDataset"]
-
 # Preprocessings whose cases are kept at a time: codecs and denoisers may each have their own, and so has nnU-Net.
 KEPT_PREPROCESSINGS = 3
 # With a deadline, the share of the time that is left in which cases are loaded ahead.

@@ -18,17 +18,6 @@ from typing import Any
 from ..errors import InputError, check_integer
 from .sources.source import Case
 
-__all__ = [
-    "SPLITS",
-    "SplitRule",
-    "SplitTable",
-    "normalize_split",
-    "parse_ratios",
-    "portable_name",
-    "read_split_file",
-    "split_by_ratio",
-]
-
 SPLITS = ("training", "validation", "test")
 SYNONYMS = {
     **{name: name for name in SPLITS},

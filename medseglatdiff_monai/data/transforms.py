@@ -21,18 +21,6 @@ from monai.utils import convert_to_dst_type, convert_to_tensor
 from ..errors import InputError
 from ..metrics.masks import check_fusion, fuse_masks
 
-__all__ = [
-    "NormalizeCrop",
-    "NormalizeCropd",
-    "PadWithMinimumd",
-    "RandomRater",
-    "RandomRaterd",
-    "RaterConsensus",
-    "RaterConsensusd",
-    "WindowHU",
-    "WindowHUd",
-]
-
 
 class WindowHU(Transform):
     """Clip CT values to a window in Hounsfield units.

@@ -19,8 +19,6 @@ from .case_files import write_case
 from .journal import Journal, stamp_files
 from .sources.source import Case, LeftOut, Source
 
-__all__ = ["read_cases"]
-
 
 def read_cases(
     instance: Source,

@@ -16,8 +16,6 @@ from torch import nn
 
 from ..errors import InputError
 
-__all__ = ["DiffusionProcess", "MaskProcess", "check_one_pass", "sampling_timesteps"]
-
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 # With less, the mean of all masks is what a network predicts; timestep 700 of the cosine schedule has 0.2.
 MIN_LAST_SIGNAL = 0.1

@@ -13,8 +13,6 @@ from monai.networks.schedulers import RFlowScheduler
 from ..errors import InputError
 from .process import MaskProcess
 
-__all__ = ["RectifiedFlow"]
-
 
 class RectifiedFlow(MaskProcess):
     """Forward path and target; sampled by ``"rflow"``, or in one pass by ``"direct"``.

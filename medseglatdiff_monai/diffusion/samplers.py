@@ -19,8 +19,6 @@ from ..errors import InputError
 from .process import DiffusionProcess, check_one_pass
 from .rectified_flow import RectifiedFlow
 
-__all__ = ["SAMPLERS", "Sampler", "find_sampler", "sample"]
-
 # A network as a function of z_t (B, d, h, w[, e]) and timesteps (B,) int64.
 Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

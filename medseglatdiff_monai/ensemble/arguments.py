@@ -8,8 +8,6 @@ from typing import Any
 
 from ..errors import InputError, check_count, did_you_mean
 
-__all__ = ["CONFIDENCES", "FUSIONS", "POSTPROCESSING", "check_settings", "check_summary_arguments", "describe_fusion"]
-
 FUSIONS = ("mean", "majority", "staple", "size_preserving")
 CONFIDENCES = ("samples", "probabilities")
 POSTPROCESSING = ("morphology",)

@@ -17,8 +17,6 @@ import torch
 from ..metrics.masks import fuse_masks
 from .arguments import check_fusion_name
 
-__all__ = ["fuse_ensemble", "reaches"]
-
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
 
 # Samples that overlap converge within ten iterations; without a limit unrelated masks take thousands.

@@ -20,8 +20,6 @@ from .arguments import check_settings
 from .fusion import fuse_ensemble
 from .summary import binarize, measure_entropy
 
-__all__ = ["EnsembleInferer", "SamplingSettings", "sampling_settings"]
-
 CONVS = (nn.Conv2d, nn.Conv3d)
 
 

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from scipy.ndimage import binary_closing, binary_fill_holes, binary_opening, generate_binary_structure
 
-__all__ = ["refine_masks"]
-
 
 def refine_masks(masks: torch.Tensor) -> torch.Tensor:
     """Open, close and fill each mask by itself; beyond the image it is assumed to continue as at the edge.

@@ -12,8 +12,6 @@ from .arguments import check_summary_arguments
 from .fusion import fuse_ensemble
 from .morphology import refine_masks
 
-__all__ = ["binarize", "measure_entropy", "summarize_ensemble"]
-
 
 def summarize_ensemble(
     logits: torch.Tensor,

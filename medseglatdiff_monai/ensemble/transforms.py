@@ -11,8 +11,6 @@ from monai.transforms import MapTransform
 
 from .fusion import fuse_ensemble
 
-__all__ = ["FuseSamplesd", "SplitEnsembled"]
-
 
 class SplitEnsembled(MapTransform):
     """``pred`` = ensemble → ``pred`` = consensus mask, beside it the other entries of the ensemble.

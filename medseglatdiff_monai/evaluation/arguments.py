@@ -6,8 +6,6 @@ from numbers import Real
 
 from ..errors import InputError
 
-__all__ = ["check_scoring"]
-
 
 def check_scoring(score_at: str = "native", surface_tolerance: float = 1.0) -> None:
     """Raise the InputError of a setting of ``CaseRecorder`` that is out of its range."""

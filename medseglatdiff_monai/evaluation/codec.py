@@ -10,7 +10,7 @@ import torch
 
 from ..bundle.segmenter import inference_config
 from ..errors import unwrapped_errors
-from ..files import weights_sha256
+from ..files import file_sha256
 from ..networks.codecs import CodecBase
 from ..provenance import provenance
 from .columns import COLUMNS
@@ -87,5 +87,5 @@ def evaluate_codec(
         cases,
         {**means, "num_cases": len(cases), "seconds_per_case": (time.perf_counter() - started) / len(cases)},
         {name: why for name, value in means.items() if value is None},
-        provenance={"weights_sha256": weights_sha256(weights), **provenance(device)},
+        provenance={"weights_sha256": file_sha256(weights), **provenance(device)},
     )

@@ -13,8 +13,6 @@ from ..plots.comparison import ComparedCase, plot_comparison, to_picture
 from .columns import COLUMNS
 from .result import ScoredCase
 
-__all__ = ["choose_cases", "plot_cases"]
-
 # By what cases are put in order: it judges all samples against all raters.
 ORDER_BY = "ged_v"
 

@@ -12,7 +12,7 @@ from ..bundle.segmenter import inference_config
 from ..data.datalist import load_dataset_info
 from ..data.splits import normalize_split
 from ..errors import check_count, unwrapped_errors
-from ..files import remove_leftovers, weights_sha256
+from ..files import file_sha256, remove_leftovers
 from .arguments import check_scoring
 
 
@@ -86,7 +86,7 @@ def evaluate(
         "split": split,
         "seed": seed,
         "max_cases": max_cases,
-        "weights_sha256": weights_sha256(path),
+        "weights_sha256": file_sha256(path),
     }
     with unwrapped_errors():
         parser.get_parsed_content("evaluator").run()

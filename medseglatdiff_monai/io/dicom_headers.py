@@ -16,8 +16,6 @@ import numpy as np
 
 from ..errors import InputError
 
-__all__ = ["SliceHeader", "check_bits", "read_header"]
-
 # Names in pydicom of the transfer syntaxes that ITK decodes; by pydicom's first use, not at import.
 SYNTAXES = (
     "ImplicitVRLittleEndian", "ExplicitVRLittleEndian", "ExplicitVRBigEndian", "RLELossless", "JPEGBaseline8Bit",

@@ -21,8 +21,6 @@ import numpy as np
 from ..errors import InputError
 from .reading import DicomInput
 
-__all__ = ["DicomWriter", "SegmentedNodule", "can_write_dicom"]
-
 MANUFACTURER = "medseglatdiff_monai"
 # Numbers of the new series, above those that scanners use.
 SERIES_NUMBERS = {"seg_consensus": 9001, "seg_confidence": 9002, "report": 9003}

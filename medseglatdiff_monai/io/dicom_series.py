@@ -21,8 +21,6 @@ from ..errors import InputError
 from .dicom_headers import SliceHeader, check_bits, read_header
 from .formats import is_dicom, walk_files
 
-__all__ = ["DicomSeries", "check_ct", "check_slices", "find_series", "read_volume"]
-
 # Positions closer than this are the same: scanners write millimetres with two or more decimals.
 SAME_PLACE_MM = 0.01
 # A distance of this many slice spacings holds a missing slice.

@@ -8,11 +8,6 @@ from pathlib import Path
 
 from ..errors import InputError
 
-__all__ = [
-    "CHANNEL_NAMES", "NIFTI_SUFFIXES", "PREDICTION_SUFFIX", "RASTER_SUFFIXES", "check_path", "find_stem", "is_dicom",
-    "list_inputs", "walk_files",
-]  # fmt: skip
-
 RASTER_SUFFIXES = (".png", ".jpg", ".jpeg")
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 # What `predict` writes of an input NAME: NAME_prediction.json, and beside it pictures with these endings.

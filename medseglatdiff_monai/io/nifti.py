@@ -14,8 +14,6 @@ import numpy as np
 
 from ..errors import InputError
 
-__all__ = ["open_nifti"]
-
 BLOCK_BYTES = 1 << 20
 # What the three lowest bits of xyzt_units may say, and lengths in these units are refused.
 UNITS_MASK, OTHER_UNITS = 0b111, {1: "metres", 3: "micrometres"}

@@ -13,8 +13,6 @@ from PIL import ExifTags, Image
 
 from ..errors import InputError
 
-__all__ = ["read_picture"]
-
 BLOCK_BYTES = 1 << 20
 # Samples per pixel of PNG's colour types.
 PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}

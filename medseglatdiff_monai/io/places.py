@@ -12,8 +12,6 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from .reading import RasterInput, VolumeInput
 
-__all__ = ["Place", "find_points", "parse_places"]
-
 # Name of the argument and its numbers.
 Place = tuple[str, tuple[float, ...]]
 FORMS = {"point": (3, "X,Y,Z"), "index": (3, "I,J,K"), "roi": (6, "X0,Y0,Z0,X1,Y1,Z1")}

@@ -20,17 +20,6 @@ from monai.transforms import MapTransform, Transform
 
 from ..errors import InputError
 
-__all__ = [
-    "ExtractNoduleCrop",
-    "ExtractNoduleCropd",
-    "ExtractSlice",
-    "ExtractSliced",
-    "find_slice_points",
-    "index_to_point",
-    "paste_crop",
-    "point_to_index",
-]
-
 # Three numbers.
 Point = Sequence[float] | np.ndarray
 

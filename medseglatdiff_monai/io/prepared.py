@@ -15,8 +15,6 @@ from monai.transforms import EnsureChannelFirst, LoadImage, MapTransform, Transf
 from ..console import quiet_loaders
 from ..errors import InputError
 
-__all__ = ["LoadCase", "LoadCased"]
-
 quiet_loaders()
 
 

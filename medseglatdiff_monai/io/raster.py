@@ -14,8 +14,6 @@ from ..errors import InputError
 from .formats import CHANNEL_NAMES, RASTER_SUFFIXES, find_stem
 from .pictures import read_picture
 
-__all__ = ["RasterInput", "open_raster"]
-
 # Pillow's modes that suit a network with this many channels.
 RASTER_MODES = {1: ("L", "I;16", "I;16B", "I"), 3: ("RGB",)}
 

@@ -25,8 +25,6 @@ from .nifti import open_nifti
 from .planes import ExtractNoduleCrop, ExtractSlice, index_to_point, paste_crop, point_to_index
 from .raster import RasterInput, open_raster
 
-__all__ = ["DicomInput", "NiftiInput", "RasterInput", "VolumeInput", "open_input"]
-
 
 @dataclass(frozen=True)
 class VolumeInput(ABC):

@@ -22,8 +22,6 @@ from .raster import RasterInput
 from .reading import VolumeInput, open_input
 from .writing import save_png, save_volume
 
-__all__ = ["LoadInputd", "SaveImageAsInputd"]
-
 
 class LoadInputd(MapTransform):
     """Load users' files row first, as :func:`~medseglatdiff_monai.predict.image.segment_image` shows them the network.

@@ -18,9 +18,6 @@ from ..errors import InputError
 from ..files import remove_leftovers, temporary_name
 from .reading import NiftiInput, VolumeInput
 
-__all__ = ["OutputFolder", "save_png", "save_samples", "save_volume"]
-
-
 # Fields of a NIfTI header that say where the voxels lie.
 GEOMETRY = (
     "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y",

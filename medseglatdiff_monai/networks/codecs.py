@@ -20,8 +20,6 @@ from torch import nn
 from ..errors import InputError
 from .quantizer import VectorQuantizer
 
-__all__ = ["CodecBase", "IdentityCodec", "VQVAECodec", "check_divisible", "share_without"]
-
 
 def check_divisible(spatial_shape: Sequence[int], factor: int, name: str) -> None:
     """Refuse an image whose sides are not multiples of ``factor``, called ``name`` in the message; not while tracing.

@@ -13,8 +13,6 @@ from ..errors import InputError
 from .codecs import CodecBase, check_divisible
 from .encoders import EncoderContext
 
-__all__ = ["CodecConditioner"]
-
 
 class CodecConditioner(nn.Module):
     """The image as the denoiser sees it: the standardised latent of the image codec's encoder.

@@ -10,8 +10,6 @@ from ..diffusion.samplers import sample
 from ..errors import InputError
 from .segmenter import LatentDiffusionSegmenter
 
-__all__ = ["DenoisingNetwork", "ScoringNetwork"]
-
 
 class DenoisingNetwork(nn.Module):
     """Training view of a segmenter: what Eq. 4 compares, for several draws of noise and rater per image.

@@ -19,15 +19,6 @@ from torch import nn
 
 from ..errors import InputError
 
-__all__ = [
-    "ENCODERS",
-    "EncoderContext",
-    "EncoderUNet",
-    "ImageEncoder",
-    "find_published_weights",
-    "load_published_weights",
-]
-
 
 class ImageEncoder(nn.Module):
     """EfficientNet-Lite0 without its classifier, as features at several strides.

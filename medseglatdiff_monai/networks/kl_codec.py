@@ -14,8 +14,6 @@ from monai.networks.nets import AutoencoderKL
 from ..errors import InputError
 from .codecs import CodecBase, share_without
 
-__all__ = ["KLCodec", "kl_divergence"]
-
 
 def kl_divergence(mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """KL(N(mu, sigma^2) || N(0, 1)), summed over a case's latent values (B, d, h, w[, e]), mean over cases: scalar."""

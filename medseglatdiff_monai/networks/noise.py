@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["draw_sample_noise", "noise_generator"]
-
 
 def noise_generator(
     seed: int, case: str, sample_index: int, device: torch.device | str = "cpu", pass_index: int = 0

@@ -16,8 +16,6 @@ from torch import nn
 
 from ..errors import InputError
 
-__all__ = ["QuantizerOutput", "VectorQuantizer"]
-
 
 class QuantizerOutput(NamedTuple):
     """What a quantiser returns.

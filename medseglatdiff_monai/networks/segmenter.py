@@ -20,8 +20,6 @@ from .conditioner import CodecConditioner
 from .noise import draw_sample_noise, noise_generator
 from .symmetries import apply_each_symmetry, list_symmetries, undo_symmetry
 
-__all__ = ["LatentDiffusionSegmenter"]
-
 
 class LatentDiffusionSegmenter(nn.Module):
     """Samples plausible masks of an image by diffusion in the latent space of the mask codec.

@@ -9,16 +9,6 @@ from __future__ import annotations
 
 import torch
 
-__all__ = [
-    "SYMMETRIES",
-    "apply_each_symmetry",
-    "apply_symmetry",
-    "count_symmetries",
-    "draw_symmetry",
-    "list_symmetries",
-    "undo_symmetry",
-]
-
 # The identity and the other rotations, then the mirror images, so that the first few are as different as they can be.
 SYMMETRIES = (0, 3, 5, 6, 1, 2, 4, 7)
 

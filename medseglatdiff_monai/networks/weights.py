@@ -14,18 +14,6 @@ from ..digest import check_digest, forget_digest
 from ..errors import InputError
 from ..files import save_with
 
-__all__ = [
-    "find_fresh_parts",
-    "find_part",
-    "finish_stage",
-    "load_tensors",
-    "load_weights",
-    "save_tensors",
-    "save_weights",
-    "stage_finished",
-    "state_path",
-]
-
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 # Parts of a segmenter that are taken from other weights as a whole, or start from scratch as a whole.
 PARTS = (

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .panel import SAMPLE_COLOUR, TEXT_COLOUR, outline, shorten_name
-
-__all__ = ["ComparedCase", "plot_comparison", "to_picture"]
+from .panel import SAMPLE_COLOUR, TEXT_COLOUR, make_figure, outline, shorten_name
 
 # None is near that of the consensus or of the samples.
 RATER_COLOURS = ("#ff7ab6", "#b6f24d", "#b79cff", "#ff6a4d")
@@ -51,15 +49,10 @@ def plot_comparison(cases: Sequence[ComparedCase], path: str | Path, title: str 
         title: first line.
         subtitle: second line, smaller.
     """
-    # Without pyplot: no window, no global state.
-    from matplotlib.figure import Figure
-
     tall = TILE_INCHES + 0.22
     width = 0.3 + len(COLUMNS) * (TILE_INCHES + 0.08) + 0.45
     height = HEAD_INCHES + len(cases) * tall + FOOT_INCHES
-    figure = Figure(figsize=(width, height), facecolor="white")
-    figure.text(0.3 / width, 1.0 - 0.25 / height, title, fontsize=13, weight="bold", color=TEXT_COLOUR, va="center")
-    figure.text(0.3 / width, 1.0 - 0.5 / height, subtitle, fontsize=9.5, color="#666666", va="center")
+    figure = make_figure(width, height, 0.3, title, subtitle)
 
     for row, case in enumerate(cases):
         for column, name in enumerate(COLUMNS):

@@ -8,8 +8,6 @@ from pathlib import Path
 from ..files import save_with
 from .panel import SAMPLE_COLOUR, TEXT_COLOUR
 
-__all__ = ["plot_training"]
-
 WIDTH_INCHES, HEIGHT_INCHES = 4.2, 2.3
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["outline", "plot_panel", "shorten_name"]
-
 COLUMNS = 5
 MAX_SAMPLES = 10
 # Inches; where the upper row's images begin and how wide those of both rows are, in shares of the width.
@@ -25,6 +23,17 @@ def shorten_name(name: str, longest: int = 36) -> str:
         return name
     half = (longest - 1) // 2
     return f"{name[:half]}…{name[-half:]}"
+
+
+def make_figure(width: float, height: float, left: float, title: str, subtitle: str) -> Any:
+    """An empty white figure of ``width`` by ``height`` inches; its two lines of text begin ``left`` inches inside."""
+    # Without pyplot: no window, no global state.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+    figure.text(left / width, 1.0 - 0.25 / height, title, fontsize=13, weight="bold", color=TEXT_COLOUR, va="center")
+    figure.text(left / width, 1.0 - 0.5 / height, subtitle, fontsize=9.5, color="#666666", va="center")
+    return figure
 
 
 def outline(axes: Any, mask: np.ndarray, colour: str, width: float = 1.4, border: bool = True) -> None:

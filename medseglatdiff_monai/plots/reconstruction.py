@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .panel import TEXT_COLOUR, shorten_name
-
-__all__ = ["RebuiltImage", "plot_reconstructions"]
+from .panel import TEXT_COLOUR, make_figure, shorten_name
 
 TILE_INCHES, HEAD_INCHES = 2.1, 1.0
 # Errors of a good codec would be black otherwise.
@@ -42,14 +40,9 @@ def plot_reconstructions(images: Sequence[RebuiltImage], path: str | Path, title
         title: first line.
         subtitle: second line, smaller.
     """
-    # Without pyplot: no window, no global state.
-    from matplotlib.figure import Figure
-
     wide, tall = TILE_INCHES + 0.08, TILE_INCHES + 0.22
     width, height = 0.2 + len(COLUMNS) * wide, HEAD_INCHES + len(images) * tall
-    figure = Figure(figsize=(width, height), facecolor="white")
-    figure.text(0.15 / width, 1.0 - 0.25 / height, title, fontsize=13, weight="bold", color=TEXT_COLOUR, va="center")
-    figure.text(0.15 / width, 1.0 - 0.5 / height, subtitle, fontsize=9.5, color="#666666", va="center")
+    figure = make_figure(width, height, 0.15, title, subtitle)
     for row, image in enumerate(images):
         rebuilt = image.rebuilt.clip(0.0, 1.0)
         shown = (image.original, rebuilt, (GAIN * np.abs(rebuilt - image.original)).clip(0.0, 1.0))

@@ -10,8 +10,6 @@ import numpy as np
 
 from .panel import CONSENSUS_COLOUR, SAMPLE_COLOUR, TEXT_COLOUR, outline
 
-__all__ = ["THRESHOLDS", "plot_sizes", "plot_slices"]
-
 THRESHOLDS = tuple(np.linspace(0.05, 0.95, 19).tolist())
 SLICES_PER_ROW = 6
 

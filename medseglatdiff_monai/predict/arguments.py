@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from ..errors import InputError
 
-__all__ = ["check_range"]
-
 
 def check_range(slices: int | None, reach_mm: float) -> None:
     """Raise the InputError of ``segment_nodule`` if an argument is out of its range."""

@@ -17,8 +17,6 @@ from .arguments import check_range
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["predict"]
-
 
 def predict(
     bundle: str | Path,

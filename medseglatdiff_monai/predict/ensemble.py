@@ -20,8 +20,6 @@ from ..ensemble.summary import measure_entropy
 from ..metrics.distances import pairwise_iou
 from .measure import Measurement, longest_diameter
 
-__all__ = ["Ensemble", "stack_planes"]
-
 
 @dataclass(frozen=True)
 class Ensemble:

@@ -21,8 +21,6 @@ from ..networks.baselines.one_to_one import OneToOneSegmenter
 from ..networks.codecs import CodecBase
 from .ensemble import Ensemble
 
-__all__ = ["segment_image"]
-
 # Samples are brought back this many pixels at a time.
 PIXELS_AT_ONCE = 1 << 24
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["INTERVAL_PERCENT", "Measurement", "format_number", "format_spread", "longest_diameter"]
-
 # Percentiles of the interval that is stated beside a measurement.
 INTERVAL_PERCENT = (5.0, 95.0)
 # Of fewer samples these percentiles are hardly more than the smallest and the largest one, and none is stated.

@@ -22,8 +22,6 @@ from .arguments import check_range
 from .ensemble import Ensemble, stack_planes
 from .image import segment_image
 
-__all__ = ["follow_nodule", "segment_nodule"]
-
 
 def segment_nodule(
     segmenter: Segmenter,

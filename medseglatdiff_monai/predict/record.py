@@ -21,8 +21,6 @@ from ..provenance import provenance
 from .ensemble import Ensemble
 from .wording import describe_record, name_consensus
 
-__all__ = ["describe_input", "describe_nodule", "describe_plane", "describe_run", "describe_steps", "save_panel"]
-
 logger = logging.getLogger(__name__)
 
 

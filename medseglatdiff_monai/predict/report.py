@@ -24,8 +24,6 @@ from .wording import describe_record, list_measures, name_consensus
 if TYPE_CHECKING:
     from .ensemble import Ensemble
 
-__all__ = ["report"]
-
 
 def report(run_folder: str | Path, output_file: str | Path | None = None) -> Path:
     """Write what `predict` left in a folder as one HTML file: pictures, sizes of every sample, notes, provenance.

@@ -32,8 +32,6 @@ from .measure import INTERVAL_PERCENT
 from .nodule import segment_nodule
 from .record import describe_input, describe_nodule, describe_plane, describe_run, save_panel
 
-__all__ = ["RESULT_VERSION", "predict_inputs"]
-
 logger = logging.getLogger(__name__)
 
 RESULT_VERSION = 2

@@ -12,10 +12,6 @@ from typing import Any
 from ..ensemble.arguments import describe_fusion
 from .measure import Measurement, format_number, format_spread
 
-__all__ = [
-    "describe_agreement", "describe_consensus", "describe_record", "describe_sizes", "list_measures", "name_consensus",
-]  # fmt: skip
-
 # Sizes of a nodule: key in the record, name and unit.
 SIZES = (
     ("volume_mm3", "Volume", "mm³"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..bundle.config import load_stage_config
+from ..console import count
 from ..evaluation import evaluate
 from .member import Member
 from .notes import Notes
@@ -84,7 +85,7 @@ class Budget:
             scored: systems to be scored.
             cases: of the data set's part.
         """
-        systems = f"{scored} system{'' if scored == 1 else 's'}"
+        systems = count(scored, "system")
         if self.max_minutes is None:
             return f"No budget: {trainings} to train to the last epoch, {systems} to score on {cases} cases."
         if self.max_minutes == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from ..data.datalist import load_dataset_info
 from ..data.sources.source import default_bundle
 from ..data.splits import normalize_split
 from ..errors import InputError, check_count
+from ..files import file_sha256
 from ..startup import heavy_imports
 from .names import find_suite
 
@@ -80,7 +80,7 @@ def run_suite(
     folder = Path(dataset_dir).absolute()
     request = Request(
         load_suite(path), folder, info, split, Path(output_dir).absolute(), start, max_minutes, max_cases, overrides,
-        fingerprint=hashlib.sha256((folder / "dataset.json").read_bytes()).hexdigest(),
+        fingerprint=file_sha256(folder / "dataset.json"),
     )  # fmt: skip
     return run_request(request, names, numbers, given)
 

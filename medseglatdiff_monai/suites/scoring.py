@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -15,7 +14,7 @@ import pandas as pd
 
 from ..evaluation import RESULT_VERSION, evaluate, evaluate_codec, load_result
 from ..evaluation.result import VERSION_ADVICE
-from ..files import read_versioned, save_json, weights_sha256
+from ..files import file_sha256, read_versioned, save_json
 from .member import Member, merge_overrides
 from .request import Request
 from .results import save_csv
@@ -124,8 +123,8 @@ def _wanted(member: Member, evaluation: Evaluation, request: Request, max_cases:
             "draws": evaluation.draws, "metrics": request.suite.shown(evaluation),
         },
         # What the run's own configuration says of sampling, e.g. test-time augmentation.
-        "evaluate_sha256": hashlib.sha256((member.run / "configs" / "evaluate.json").read_bytes()).hexdigest(),
-        "weights_sha256": weights_sha256(member.weights), "dataset_sha256": request.fingerprint,
+        "evaluate_sha256": file_sha256(member.run / "configs" / "evaluate.json"),
+        "weights_sha256": file_sha256(member.weights), "dataset_sha256": request.fingerprint,
     }  # fmt: skip
 
 

@@ -11,8 +11,6 @@ from monai.transforms import Compose
 from ..errors import InputError
 from ..networks.symmetries import apply_symmetry, draw_symmetry
 
-__all__ = ["BatchAugmentation", "TransformAugmentation"]
-
 
 @dataclass
 class BatchAugmentation:

@@ -13,8 +13,6 @@ from ..metrics.masks import fuse_masks
 from .augmentation import BatchAugmentation, TransformAugmentation
 from .mask_latents import MaskLatents
 
-__all__ = ["PrepareDenoising", "PrepareEnsemble", "PrepareImages", "PrepareInference", "PrepareMasks", "PrepareScoring"]
-
 
 def _load_batch(batch: dict, device: Any, non_blocking: bool, keys: tuple[str, ...]) -> list[torch.Tensor]:
     tensors = []

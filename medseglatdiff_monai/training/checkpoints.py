@@ -30,8 +30,6 @@ from ..networks.weights import (
 from .distributed import process_rank
 from .interruption import stop_request
 
-__all__ = ["StageCheckpoint", "start_from_weights"]
-
 logger = logging.getLogger(__name__)
 
 

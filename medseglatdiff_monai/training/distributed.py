@@ -18,8 +18,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import InputError
 
-__all__ = ["distribute", "local_device", "process_rank", "start", "stop"]
-
 # Makes torchrun open a new store, at a new port, for each round of processes.
 FRESH_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 

@@ -17,14 +17,6 @@ from torch import nn
 from ..errors import InputError
 from .distributed import process_rank
 
-__all__ = [
-    "CodebookLogger",
-    "GradientClipping",
-    "LearningRateSchedule",
-    "SeedEachEpoch",
-    "TrainingTimeLimit",
-]
-
 
 @dataclass(eq=False)
 class SeedEachEpoch:

@@ -8,8 +8,6 @@ import torch
 from monai.inferers import Inferer
 from torch import nn
 
-__all__ = ["AutocastInferer", "ReconstructionInferer"]
-
 
 class AutocastInferer(Inferer):
     """Training inferer: the network's forward pass, in bfloat16 autocast where ``mixed_precision`` is set.

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["RESUMABLE", "Interrupted", "interruptible", "stop_request"]
-
 # "Temporary failure, try again", of sysexits.h.
 RESUMABLE = 75
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -19,19 +19,6 @@ from torch.utils.data import Dataset
 from ..errors import InputError
 from ..networks.codecs import CodecBase
 
-__all__ = [
-    "RECONSTRUCTIONS",
-    "CodecLoss",
-    "DenoisingLoss",
-    "ScoringLoss",
-    "automatic_positive_weight",
-    "energy_score",
-    "latent_distance",
-    "ruzicka_distance",
-    "settle_positive_weight",
-    "weighted_cross_entropy",
-]
-
 RECONSTRUCTIONS = ("mse", "mask_mse", "wce", "focal", "dice")
 
 CodecT = TypeVar("CodecT", bound=CodecBase)

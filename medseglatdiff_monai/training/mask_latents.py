@@ -19,8 +19,6 @@ from ..metrics.masks import fuse_masks
 from ..networks.segmenter import LatentDiffusionSegmenter
 from ..networks.symmetries import apply_symmetry, count_symmetries
 
-__all__ = ["MaskLatents"]
-
 # Masks that the encoder takes at a time, symmetries included.
 MASKS_AT_ONCE = 256
 

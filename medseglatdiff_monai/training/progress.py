@@ -17,8 +17,6 @@ from ..files import read_json, save_json
 from ..plots.curves import plot_training
 from .distributed import process_rank
 
-__all__ = ["CURVES", "EvaluationProgress", "TrainingProgress"]
-
 logger = logging.getLogger(__name__)
 
 # Files in the run's folder; the picture shows what the JSON holds.

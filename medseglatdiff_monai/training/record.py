@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..bundle.config import load_stage_config
 from ..errors import InputError, unwrapped_errors
-from ..files import read_json, save_json
+from ..files import file_sha256, read_json, save_json
 from ..provenance import provenance
-
-__all__ = ["TrainingRecord", "count_multiply_accumulates"]
 
 
 class TrainingRecord:
@@ -27,7 +24,7 @@ class TrainingRecord:
         self.path = run / "training.json"
         self.content: dict[str, Any] = read_json(self.path) if self.path.is_file() else {"stages": {}}
         self.content["max_minutes"] = max_minutes
-        digest = hashlib.sha256((Path(dataset_dir) / "dataset.json").read_bytes()).hexdigest()
+        digest = file_sha256(Path(dataset_dir) / "dataset.json")
         if self.content.setdefault("dataset_sha256", digest) != digest:
             raise InputError(
                 f"{run} was trained on another data set than {dataset_dir} (their dataset.json differ). Choose another "

@@ -32,8 +32,6 @@ from .interruption import interruptible
 if TYPE_CHECKING:
     from .start import Start
 
-__all__ = ["TRAINING_STAGES", "stage_weights", "train"]
-
 logger = logging.getLogger(__name__)
 
 PLAN_FILE = "plan.json"

@@ -21,8 +21,6 @@ from ..networks.weights import finish_stage, load_tensors, stage_finished, state
 from .record import TrainingRecord
 from .start import Start, save_stage_start
 
-__all__ = ["check_stages", "find_spacing", "run_stages"]
-
 logger = logging.getLogger(__name__)
 # Share of the time that a planned training keeps for its last validation.
 VALIDATION_SHARE = 0.05

@@ -22,8 +22,6 @@ from ..files import read_json
 from ..metrics import dice_score
 from ..networks.weights import find_fresh_parts, load_tensors, save_tensors
 
-__all__ = ["Start", "choose_start", "read_start", "save_stage_start"]
-
 # Cases of each part whose masks a mask codec is tried on.
 CODEC_CASES = 8
 

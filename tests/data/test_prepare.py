@@ -560,11 +560,11 @@ def test_summary_says_who_outlined_and_how_far_they_agree(tmp_path):
     src = make_folder(tmp_path / "mine")
     save(src / "masks-1" / "p0_0.png", np.zeros((HEIGHT, WIDTH), np.uint8))
     path = prepare("folder", src, output_dir=tmp_path / "out", group_pattern=r"^(p\d+)_", workers=1, ratios="2:1:0")
-    # Five pairs overlap with 44 of 55 pixels, and one rater saw nothing in the sixth case: (5 * 0.8 + 0) / 6 = 0.67.
+    # Three training pairs share 44 of 55 and 44 pixels, and in the fourth a rater saw nothing: (3 * 88 / 99 + 0) / 4.
     assert summarise_dataset(path) == [
         "6 cases of 3 groups, 1 channel; 2 raters (masks-0, masks-1)",
         "training 4 (2 groups), validation 2 (1 group), test 0 (0 groups)",
-        "8% of the masks are empty; two raters agree with a mean IoU of 0.67 (measured on 6 cases)",
+        "12% of the masks are empty; raters agree with Dice 0.67 (measured on 4 training cases)",
     ]
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 from ...errors import InputError
 from .source import Case, Source, SourceInfo
 
-__all__ = ["CHASESource"]
-
 OBSERVERS = ("1stHO", "2ndHO")
 
 

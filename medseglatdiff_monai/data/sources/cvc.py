@@ -15,8 +15,6 @@ from ...errors import InputError
 from .images import find_images
 from .source import Case, Source, SourceInfo
 
-__all__ = ["CVCSource"]
-
 # First frame of sequences 1 to 29, as published with the data set; frames are numbered 1 to 612 throughout.
 SEQUENCE_STARTS = (
     *(1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298, 318, 343, 364, 384, 409, 429, 448, 467),

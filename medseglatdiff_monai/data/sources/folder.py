@@ -15,8 +15,6 @@ from ...errors import InputError
 from .images import IMAGE_SUFFIXES, find_images, read_image, read_masks
 from .source import Case, PreparedCase, Source, SourceInfo, natural_key
 
-__all__ = ["FolderSource"]
-
 MASK_ENDINGS = ("", "_mask", "_segmentation", "_seg")
 
 

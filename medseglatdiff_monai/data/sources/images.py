@@ -15,8 +15,6 @@ from ...errors import InputError
 from ...io.nifti import open_nifti
 from ...io.pictures import read_picture
 
-__all__ = ["IMAGE_SUFFIXES", "RasterImage", "find_images", "image_stem", "read_image", "read_mask", "read_masks"]
-
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *NIFTI_SUFFIXES)
 LOSSY_SUFFIXES = (".jpg", ".jpeg")

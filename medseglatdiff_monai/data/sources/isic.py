@@ -12,8 +12,6 @@ from pathlib import Path
 from ...errors import InputError
 from .source import Case, Source, SourceInfo
 
-__all__ = ["ISICSource"]
-
 MASK_ENDING = "_segmentation.png"
 
 

@@ -23,8 +23,6 @@ from .lidc_split import PublishedLIDCSplit
 from .pylidc_compat import load_pylidc, pylidc_version
 from .source import Case, LeftOut, PreparedCase, Source, SourceInfo
 
-__all__ = ["LIDCSource", "resize_slice"]
-
 CROP_SIZE = 128
 RATERS = ("all", "published")
 

@@ -21,8 +21,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MATRIX_SIZE", "NUM_RATERS", "AnnotatedNodule", "crop_start", "find_nodules", "find_scan_number"]
-
 NUM_RATERS = 4
 # Every LIDC slice is 512 by 512, and pylidc counts on it.
 MATRIX_SIZE = 512

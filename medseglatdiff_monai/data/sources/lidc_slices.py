@@ -16,8 +16,6 @@ from .images import read_image, read_masks
 from .lidc_split import PublishedLIDCSplit
 from .source import Case, PreparedCase, Source, SourceInfo, natural_key
 
-__all__ = ["LIDCSlicesSource"]
-
 NUM_RATERS = 4
 CROP_SIZE = 128
 

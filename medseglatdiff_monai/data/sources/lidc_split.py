@@ -10,8 +10,6 @@ from pathlib import Path
 
 from ..splits import read_split_file
 
-__all__ = ["PublishedLIDCSplit"]
-
 
 class PublishedLIDCSplit:
     """For the sources of LIDC-IDRI: split as published where the user says nothing else."""

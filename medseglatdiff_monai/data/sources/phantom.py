@@ -22,8 +22,6 @@ from .phantom_scan import load_phantom_scan
 from .pylidc_compat import load_pylidc, pylidc_version
 from .source import Case, PreparedCase, Source, SourceInfo
 
-__all__ = ["PhantomSource"]
-
 # With at most four annotations no cluster of a scan can be larger, so every chosen patient gives a case.
 MAX_ANNOTATIONS = 4
 

@@ -11,8 +11,6 @@ from ...errors import InputError
 from .lidc_annotations import MATRIX_SIZE
 from .phantom_scan import PhantomScan, load_scan_record
 
-__all__ = ["write_phantom_dicom_series"]
-
 
 def write_phantom_dicom_series(patient_id: str, output_dir: str | Path, seed: int = 0, margin: int = 2) -> Path:
     """Write a patient's phantom as a DICOM CT series with real Study and Series UIDs, z positions and pixel spacing.

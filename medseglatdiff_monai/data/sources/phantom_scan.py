@@ -12,8 +12,6 @@ from ...errors import InputError
 from .lidc_annotations import MATRIX_SIZE, AnnotatedNodule, find_nodules
 from .pylidc_compat import load_pylidc
 
-__all__ = ["PhantomScan", "load_phantom_scan"]
-
 AIR_HU, LUNG_HU, VESSEL_HU, MUSCLE_HU, FAT_HU, BONE_HU = -1000.0, -850.0, 40.0, 45.0, -100.0, 500.0
 # Density of a nodule by the raters' rating of its texture, 1 (ground glass) to 5 (solid).
 TEXTURE_HU = (-600.0, -480.0, -330.0, -120.0, 25.0)

@@ -24,8 +24,6 @@ from scipy.ndimage import distance_transform_edt
 
 from ...errors import InputError
 
-__all__ = ["load_pylidc", "pylidc_version"]
-
 NUMPY_NAMES = {"int": int, "float": float, "bool": bool}
 
 _lock = threading.Lock()

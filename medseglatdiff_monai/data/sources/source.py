@@ -19,20 +19,6 @@ import numpy as np
 
 from ...errors import InputError, did_you_mean
 
-__all__ = [
-    "SOURCES",
-    "Case",
-    "LeftOut",
-    "PreparedCase",
-    "Source",
-    "SourceInfo",
-    "SourceRow",
-    "default_bundle",
-    "make_source",
-    "natural_key",
-    "read_options",
-]
-
 
 @dataclass(frozen=True)
 class SourceRow:

@@ -14,8 +14,6 @@ from ...bundle.config import Bundle
 from ...errors import InputError, did_you_mean
 from ...startup import heavy_imports
 
-__all__ = ["EXPORT_FORMATS", "export"]
-
 EXPORT_FORMATS = ("torchscript", "onnx")
 
 

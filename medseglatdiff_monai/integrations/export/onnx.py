@@ -29,8 +29,6 @@ from ...networks.segmenter import LatentDiffusionSegmenter
 from . import onnx_runner
 from .torchscript import check_exportable
 
-__all__ = ["export_onnx"]
-
 OPSET = 18
 # Entries of sampling_settings that the runner uses.
 SAMPLING = (

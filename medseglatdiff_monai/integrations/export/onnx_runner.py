@@ -20,17 +20,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "FORMAT_VERSION",
-    "OnnxSegmenter",
-    "direct_timesteps",
-    "draw_noise",
-    "sampling_timesteps",
-    "solve",
-    "solve_directly",
-    "torch_normal",
-]
-
 FORMAT_VERSION = 4
 # Symmetries of an image in test-time augmentation: rotations, then mirror images; a rectangle has those below 4.
 SYMMETRIES = (0, 3, 5, 6, 1, 2, 4, 7)

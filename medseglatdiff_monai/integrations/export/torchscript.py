@@ -14,8 +14,6 @@ from ...errors import InputError
 from ...files import save_with
 from ...networks.segmenter import LatentDiffusionSegmenter
 
-__all__ = ["check_exportable", "export_torchscript"]
-
 
 def check_exportable(segmenter: Segmenter) -> LatentDiffusionSegmenter:
     """The network that is to be exported; refuses what an export would silently leave out.

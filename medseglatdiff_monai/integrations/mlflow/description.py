@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 import torch
 
 from ...data.datalist import load_dataset_info
+from ...files import file_sha256
 from ...provenance import provenance
-
-__all__ = ["describe_run"]
 
 # MLflow refuses longer digests.
 MAX_DIGEST = 36
@@ -24,7 +22,7 @@ def describe_run(client: Any, run: Any, dataset_dir: str | Path, device: torch.d
     from mlflow.entities import Dataset, DatasetInput, InputTag, RunTag
 
     run_id, info = run.info.run_id, load_dataset_info(dataset_dir)
-    digest = hashlib.sha256((Path(dataset_dir) / "dataset.json").read_bytes()).hexdigest()
+    digest = file_sha256(Path(dataset_dir) / "dataset.json")
     counts = {name: len(info.get(name, [])) for name in ("training", "validation", "test")}
     tags = {f"environment.{key}": str(value) for key, value in provenance(device).items()}
     tags |= {"data.name": str(info.get("name")), "data.sha256": digest, "data.cases": json.dumps(counts)}

@@ -34,8 +34,6 @@ from ...files import SOURCE_TREE
 from ...predict.image import segment_image
 from .store import mlflow_environment, read_run_ids
 
-__all__ = ["BundleModel", "log_bundle"]
-
 # What prediction imports. Their versions at registration are written into the model.
 LIBRARIES = (
     "torch", "monai", "numpy", "einops", "pytorch-ignite", "nibabel", "pydicom", "itk-io", "itk-numerics", "scipy",

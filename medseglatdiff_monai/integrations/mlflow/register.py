@@ -7,8 +7,6 @@ from pathlib import Path
 from ...bundle.config import Bundle
 from ...startup import heavy_imports
 
-__all__ = ["register"]
-
 
 def register(
     bundle: str | Path, tracking_uri: str, name: str | None = None, experiment_name: str = "medseglatdiff"

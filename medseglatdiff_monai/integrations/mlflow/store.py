@@ -16,16 +16,6 @@ import requests
 
 from ...files import save_json
 
-__all__ = [
-    "check_answer",
-    "hide_password",
-    "mlflow_environment",
-    "read_run_ids",
-    "resume_run",
-    "save_run_ids",
-    "sqlite_uri",
-]
-
 RECORD = "mlruns.json"
 # A server that is down must not delay a training; MLflow itself waits minutes for every call.
 PATIENCE = {

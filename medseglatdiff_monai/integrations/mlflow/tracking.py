@@ -36,8 +36,6 @@ from .store import (
     sqlite_uri,
 )
 
-__all__ = ["RunTracker", "tracked_values"]
-
 logger = logging.getLogger(__name__)
 
 EXPERIMENT = "medseglatdiff"

@@ -25,8 +25,6 @@ from ...predict.image import segment_image
 from ...predict.measure import INTERVAL_PERCENT, Measurement
 from ...predict.nodule import segment_nodule
 
-__all__ = ["Answer", "answer_request"]
-
 
 @dataclass(frozen=True)
 class Answer:

@@ -19,8 +19,6 @@ from ...errors import InputError, unwrapped_errors
 from .strategy import Disagreement
 from .tasks import EnsembleInferTask, EnsembleTrainTask
 
-__all__ = ["EnsembleTasks"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -25,8 +25,6 @@ from ...errors import InputError
 from ...io.planes import ExtractNoduleCrop, index_to_point
 from ...training.run import train
 
-__all__ = ["prepare_labelled", "train_labelled"]
-
 logger = logging.getLogger(__name__)
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")

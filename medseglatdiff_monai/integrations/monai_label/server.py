@@ -18,9 +18,7 @@ from pathlib import Path
 from ...bundle.config import bundles_dir, find_bundle
 from ...digest import check_digest, forget_digest, named_digest
 from ...errors import InputError
-from ...files import save_bytes, weights_sha256
-
-__all__ = ["layout_app", "server_command", "server_environment", "start"]
+from ...files import file_sha256, save_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +93,9 @@ def _renew(root: Path, target: Path) -> None:
     for path in (weights, own):
         if path.is_file():
             check_digest(path)
-    released = weights_sha256(weights) if weights.is_file() else None
+    released = file_sha256(weights) if weights.is_file() else None
     # Training takes the digest out of the metadata: what still has it came with a release, and goes with it.
-    trained = own.is_file() and named_digest(own) is None and weights_sha256(own) != released
+    trained = own.is_file() and named_digest(own) is None and file_sha256(own) != released
     if released is not None and not trained:
         save_bytes(weights.read_bytes(), own)
     for part in ("configs", "docs"):

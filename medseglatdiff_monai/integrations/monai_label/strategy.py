@@ -15,8 +15,6 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from ...errors import InputError
 
-__all__ = ["Disagreement"]
-
 logger = logging.getLogger(__name__)
 
 # Key of the scores in an image's info.

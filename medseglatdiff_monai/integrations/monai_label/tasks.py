@@ -28,12 +28,10 @@ from monailabel.utils.others.generic import device_list, name_to_device
 from ...bundle.segmenter import Segmenter
 from ...digest import forget_digest
 from ...errors import InputError
-from ...files import save_bytes, weights_sha256
+from ...files import file_sha256, save_bytes
 from ...io.reading import open_input
 from .answer import answer_request
 from .labelled import train_labelled
-
-__all__ = ["EnsembleInferTask", "EnsembleTrainTask"]
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +108,7 @@ class EnsembleInferTask(BundleInferTask):
 
     def weights_stamp(self) -> str:
         """Says whether weights have changed."""
-        return weights_sha256(self.get_path())
+        return file_sha256(self.get_path())
 
     def post_transforms(self, data: Any = None) -> Sequence[Callable]:
         """None: the mask is on the image's grid already."""

@@ -30,8 +30,6 @@ from ...predict.image import segment_image
 from ...predict.nodule import segment_nodule
 from .raters import cut_masks, load_masks, open_mask_volume
 
-__all__ = ["OpenCase", "Shown", "open_case"]
-
 
 @dataclass(frozen=True)
 class Shown:

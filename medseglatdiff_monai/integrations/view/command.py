@@ -14,8 +14,6 @@ from ...errors import InputError
 from ...io.places import parse_places
 from ...startup import heavy_imports
 
-__all__ = ["view"]
-
 # On this computer alone, and for who has the address alone: the page reads files by their path.
 HOST = "127.0.0.1"
 

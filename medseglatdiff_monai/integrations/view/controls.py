@@ -11,8 +11,6 @@ from nicegui import ui
 from ...plots.panel import CONSENSUS_COLOUR, SAMPLE_COLOUR
 from .picture import WINDOWS
 
-__all__ = ["Controls"]
-
 # A control wears the colour of the outline that it moves.
 KEY = "border-left: 6px solid {}; padding-left: 6px"
 CSS = (

@@ -20,8 +20,6 @@ from .controls import Controls
 from .guard import Gate, Guard
 from .picture import WINDOWS, describe_raters, describe_sizes, find_scale, render, render_layers
 
-__all__ = ["serve"]
-
 T = TypeVar("T")
 
 

@@ -21,8 +21,6 @@ from ...predict.measure import Measurement, format_number, format_spread
 from ...predict.wording import describe_agreement
 from .case import Shown
 
-__all__ = ["WINDOWS", "describe_raters", "describe_sizes", "find_scale", "render", "render_layers", "to_path"]
-
 # Longest side of the picture that is sent, pixels.
 SIDE = 640
 # Grey windows (low, high) of CT, Hounsfield units; None: from minimum to maximum.

@@ -13,8 +13,6 @@ from ...io.planes import index_to_point
 from ...io.prepared import LoadCase
 from ...io.reading import NiftiInput, RasterInput, VolumeInput, open_input
 
-__all__ = ["cut_masks", "load_masks", "open_mask_volume"]
-
 
 def load_masks(paths: Sequence[Path], size: tuple[int, int], source: RasterInput | VolumeInput) -> np.ndarray | None:
     """Masks (R, H, W) bool of a picture or a single slice, ``None`` without paths.

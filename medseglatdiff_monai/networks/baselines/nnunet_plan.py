@@ -18,8 +18,6 @@ from monai.networks.nets import DynUNet
 
 from ...errors import InputError
 
-__all__ = ["PlannedUNet", "UNetPlan", "head_strides", "plan_unet", "training_spacing"]
-
 # Shortest side of a feature map, and how far a spacing may be from the finest one to be treated like it.
 MIN_SIDE = 4
 ANISOTROPY = 2.0

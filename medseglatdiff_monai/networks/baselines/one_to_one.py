@@ -11,8 +11,6 @@ from torch import nn
 from ...errors import InputError
 from ..codecs import check_divisible
 
-__all__ = ["OneToOneSegmenter", "SegmentationLoss", "SegmentingNetwork"]
-
 
 class OneToOneSegmenter(nn.Module):
     """Any segmentation network (MONAI's UNet, DynUNet, SwinUNETR, ...) as an ensemble of equal samples.

@@ -19,8 +19,6 @@ from torch import nn
 from ...errors import InputError
 from ..codecs import CodecBase
 
-__all__ = ["DenseImageEncoder", "FrequencyParser", "MedSegDiffDenoiser", "SegDiffDenoiser"]
-
 
 class _DenseBlock(nn.Module):
     """Five convolutions, each on all features before it (ESRGAN, arXiv 1809.00219, without normalisation)."""
