@@ -11,6 +11,7 @@
 #                     configured with an index or wheels of its own, and pip's default elsewhere
 #   MEDSEGLATDIFF_DATA  folder of the real data's archives; the tests that need it skip where it is absent
 #   STUDIES, LABEL_ARGS  of label-server: folder of the images, further arguments, e.g. LABEL_ARGS="--port 8001"
+#   WORKERS           processes that share the tests, of one thread each (default: a core each, four at most; 0: none)
 #   TEST_ARGS         further arguments of pytest, e.g. TEST_ARGS="tests/networks -x"
 
 PYTHON ?= python3
@@ -20,8 +21,7 @@ TORCH_INDEX_URL := $(shell [ "$$(uname -s)" != Linux ] || [ -e /proc/driver/nvid
   || echo https://download.pytorch.org/whl/cpu)
 endif
 TEST_ARGS ?=
-# Several processes share the cores in the tests: more threads than cores only slow them down.
-THREADS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 VENV := .venv
 RUN := $(VENV)/bin/python
 LABEL_VENV := .venv-label
@@ -29,7 +29,10 @@ LABEL_RUN := $(LABEL_VENV)/bin/python
 LABEL_STAMP := $(LABEL_VENV)/.installed
 LABEL_ARGS ?=
 STAMP := $(VENV)/.installed
-PYTEST := OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) MPLBACKEND=Agg $(RUN) -m pytest -q --durations=15
+# The tests of a file stay in one process: they share what is made once, and a core is worth more to a process than to
+# a second thread.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(RUN) -m pytest -q --durations=30 \
+  -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo label-server test lint integration reliability bundles docs clean

@@ -92,7 +92,7 @@ def test_help_and_lists_import_nothing_heavy(command: str) -> None:
         (["predict", LUNG, "{image}", "--experiment=none"], "No experiment 'none'"),
         (["predict", LUNG, "{image}", "--fusion=median"], "fusion: found 'median', expected one of mean, majority"),
         (["predict", LUNG, "{image}", "--threshold=1.5"], "threshold must be in (0, 1], found 1.5"),
-        (["predict", LUNG, "."], "holds neither pictures"),
+        (["predict", LUNG, "{folder}"], "holds neither pictures"),
         (["evaluate", LUNG, "--dataset-dir=d", "--batch_size=0"], "--batch_size is 0; expected an integer of at least"),
         (["evaluate", LUNG, "--dataset-dir=d", "--score_at=x"], "score_at must be 'native' or 'network'"),
         (["evaluate", LUNG, "--dataset-dir=d", "--split=x"], "split 'x': expected train"),
@@ -115,7 +115,11 @@ def test_help_and_lists_import_nothing_heavy(command: str) -> None:
 def test_wrong_arguments_are_told_before_anything_heavy_is_imported(
     wrong: list[str], message: str, image: Path, tmp_path: Path
 ) -> None:
-    arguments = [part.replace("{image}", str(image)) for part in wrong]
+    folder = tmp_path / "folder"
+    (folder / ".hidden").mkdir(parents=True)
+    for name in ("notes.txt", ".hidden/slice.dcm"):
+        (folder / name).write_text("neither")
+    arguments = [part.format(image=image, folder=folder) for part in wrong]
     if wrong[0] in ("predict", "train", "evaluate"):
         arguments.append(f"--output-dir={tmp_path / 'out'}")
     elif wrong[0] in ("export", "pack"):

@@ -45,8 +45,8 @@ def find_stem(path: Path, suffixes: Sequence[str]) -> str:
 def list_inputs(path: Path) -> list[Path]:
     """The images that a path stands for: the pictures of a folder in the order of their names, or the path itself.
 
-    Hidden files, and pictures that an earlier prediction wrote into the folder, are left out. A folder of DICOM files,
-    at any depth, is one series and stays one.
+    Hidden files and folders, and pictures that an earlier prediction wrote into the folder, are left out. A folder of
+    DICOM files, at any depth, is one series and stays one.
 
     Raises:
         InputError: see :func:`check_path`; a folder that holds neither pictures nor DICOM files, or both.
@@ -77,9 +77,9 @@ def list_inputs(path: Path) -> list[Path]:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """Whatever may be a DICOM slice: all that is no folder, at any depth, without hidden files and DICOMDIR."""
+    """Whatever may be a DICOM slice: all that is no folder, at any depth, without what is hidden and DICOMDIR."""
     for parent, subfolders, names in os.walk(folder):
-        subfolders.sort()
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         yield from (
             Path(parent) / name for name in sorted(names) if not name.startswith(".") and name.upper() != "DICOMDIR"
         )
