@@ -35,7 +35,14 @@ ONE_TO_ONE: dict[str, dict[str, Any]] = {
     "nnunet": {f"{NETWORK}#base_features": 4},
     "unetr": {f"{NETWORK}#hidden_size": 24, f"{NETWORK}#mlp_dim": 24, f"{NETWORK}#feature_size": 4},
     "swinunetr": {f"{NETWORK}#feature_size": 12, f"{NETWORK}#depths": [1, 1, 1, 1]},
-}
+    "swinunet": {f"{NETWORK}#channels": 12, f"{NETWORK}#depths": [1, 1, 1, 1]},
+    "transunet": {
+        f"{NETWORK}#channels": [8, 8], f"{NETWORK}#hidden_size": 24, f"{NETWORK}#mlp_dim": 24, f"{NETWORK}#num_layers": 1
+    },
+    "segformer": {f"{NETWORK}#hidden_sizes": [8, 16, 40, 64], f"{NETWORK}#depths": [1, 1, 1, 1]},
+    "hyperseg": {f"{NETWORK}#channels": [8, 8, 8, 8, 8], f"{NETWORK}#signal_channels": 8},
+    "probabilistic_unet": {"network_def#features": [8] * 6, "network_def#channels": [8, 8]},
+}  # fmt: skip
 # As on CUDA: not every parameter of four dimensions is a convolution's.
 PIXELS = {
     "channels_last": True,
@@ -46,6 +53,7 @@ DIFFUSION: dict[str, dict[str, Any]] = {
     "ensemblediff": PIXELS,
     "segdiff": {**PIXELS, "image_embedding_dim": 8, "image_codec_def#num_blocks": 1, "image_codec_def#growth": 4},
     "medsegdiff": PIXELS,
+    "medsegdiff_v2": PIXELS,
     "ldseg": {
         key: value for key, value in small_sizes(LUNG).items() if key not in ("mask_num_embeddings", "num_samples")
     },
@@ -112,6 +120,10 @@ def test_overlay_fits_every_bundle_at_its_own_size(name: str, bundle: str) -> No
     network = ConfigParser(config).get_parsed_content("network_def").to("meta").eval()
     side = config["image_size"]
     image = torch.empty(1, config["image_channels"], side, side, device="meta")
+    if name == "probabilistic_unet":
+        # Its noise cannot be drawn on the device meta.
+        assert network.network(image).shape == (1, 32, side, side)
+        return
     if name in ONE_TO_ONE:
         assert network(image).shape == (1, 1, side, side)
         return

@@ -124,7 +124,7 @@ def _check_images(inputs: Any, network: nn.Module) -> None:
 def sampling_settings(inferer: SamplingSettings, network: nn.Module) -> dict[str, Any]:
     """How masks are sampled, for the record of a result; the network's own values where the settings are ``None``.
 
-    ``None`` in the result means that the network has no such setting. A network without a sampler, such as a one-to-one
+    ``None`` in the result means that the network has no such setting. A network without a process, such as a one-to-one
     network, takes neither sampler nor steps from the settings.
     """
     own = {
@@ -133,7 +133,7 @@ def sampling_settings(inferer: SamplingSettings, network: nn.Module) -> dict[str
     }
     process = getattr(network, "process", None)
     own |= {name: getattr(process, name, None) for name in ("timestep_power", "last_timestep")}
-    if own["sampler"] is None:
+    if process is None:
         return own
     chosen = {"num_inference_steps": inferer.num_inference_steps, "sampler": inferer.sampler}
     return {**own, **{name: value for name, value in chosen.items() if value is not None}}
