@@ -37,7 +37,8 @@ ONE_TO_ONE: dict[str, dict[str, Any]] = {
     "swinunetr": {f"{NETWORK}#feature_size": 12, f"{NETWORK}#depths": [1, 1, 1, 1]},
     "swinunet": {f"{NETWORK}#channels": 12, f"{NETWORK}#depths": [1, 1, 1, 1]},
     "transunet": {
-        f"{NETWORK}#channels": [8, 8], f"{NETWORK}#hidden_size": 24, f"{NETWORK}#mlp_dim": 24, f"{NETWORK}#num_layers": 1
+        f"{NETWORK}#channels": [8, 8], f"{NETWORK}#hidden_size": 24, f"{NETWORK}#mlp_dim": 24,
+        f"{NETWORK}#num_layers": 1,
     },
     "segformer": {f"{NETWORK}#hidden_sizes": [8, 16, 40, 64], f"{NETWORK}#depths": [1, 1, 1, 1]},
     "hyperseg": {f"{NETWORK}#channels": [8, 8, 8, 8, 8], f"{NETWORK}#signal_channels": 8},

@@ -7,6 +7,7 @@ convolutions are computed, in every level of the decoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +38,7 @@ class HyperSeg(nn.Module):
         super().__init__()
         widths = [in_channels, *channels]
         self.encoder = nn.ModuleList(
-            ResidualUnit(2, before, width, strides=2, subunits=2, norm="batch")
-            for before, width in zip(widths[:-1], widths[1:], strict=True)
+            ResidualUnit(2, before, width, strides=2, subunits=2, norm="batch") for before, width in pairwise(widths)
         )
         # The context head sees all cells: 1 × 1 and 3 × 3 convolutions and their mean.
         self.context = Convolution(2, channels[-1], signal_channels, norm="batch", act="relu")

@@ -8,6 +8,7 @@ what both networks know (SS-Former).
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -130,9 +131,7 @@ class MedSegDiffV2Denoiser(DiffusionModelUNet):
     def __init__(
         self, image_channels: int, anchor_channels: int = 16, num_blocks: int = 2, mask_channels: int = 1, **unet: Any
     ) -> None:
-        super().__init__(
-            spatial_dims=2, in_channels=mask_channels + image_channels, out_channels=mask_channels, **unet
-        )
+        super().__init__(spatial_dims=2, in_channels=mask_channels + image_channels, out_channels=mask_channels, **unet)
         channels = unet["channels"]
         self.split_sizes = [mask_channels + image_channels, anchor_channels, 1]
         self.smoothing = AnchorSmoothing(anchor_channels)
@@ -142,7 +141,7 @@ class MedSegDiffV2Denoiser(DiffusionModelUNet):
         self.to_tokens = nn.Sequential(
             *(
                 Convolution(2, before, width, strides=1 if level == 0 else 2, norm="instance", act="relu")
-                for level, (before, width) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+                for level, (before, width) in enumerate(pairwise(widths))
             )
         )
         self.attend_to_mask = nn.ModuleList(

@@ -7,6 +7,7 @@ Training takes the posterior's latents and draws the prior towards it; a sample 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ class _GaussianEncoder(nn.Module):
             *(
                 # No norm, as published: one of each image would take away what the mean over the image is to tell.
                 Convolution(2, before, width, strides=2, norm=None, act="relu")
-                for before, width in zip(widths[:-1], widths[1:], strict=True)
+                for before, width in pairwise(widths)
             )
         )
         self.to_parameters = nn.Linear(channels[-1], 2 * latent_size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -45,8 +46,7 @@ class TransUNet(nn.Module):
         super().__init__()
         widths = [in_channels, *channels]
         self.encoder = nn.ModuleList(
-            ResidualUnit(2, before, width, strides=2, subunits=2, norm="batch")
-            for before, width in zip(widths[:-1], widths[1:], strict=True)
+            ResidualUnit(2, before, width, strides=2, subunits=2, norm="batch") for before, width in pairwise(widths)
         )
         side = image_size // 2 ** len(channels)
         self.embed = nn.Conv2d(channels[-1], hidden_size, 1)
@@ -200,7 +200,7 @@ class SegFormer(nn.Module):
                 hidden_sizes=list(hidden_sizes),
                 depths=list(depths),
                 decoder_hidden_size=decoder_channels,
-                num_labels=1,
+                num_labels=1,  # type: ignore[call-arg]
             )
         )
 
