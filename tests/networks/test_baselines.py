@@ -77,12 +77,8 @@ def test_patches_have_convolutions_of_their_own() -> None:
     for case in range(2):
         for row in range(2):
             for column in range(3):
-                part = (
-                    slice(case, case + 1),
-                    slice(None),
-                    slice(4 * row, 4 * row + 4),
-                    slice(4 * column, 4 * column + 4),
-                )
+                rows, columns = slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4)
+                part = (slice(case, case + 1), slice(None), rows, columns)
                 kernel = weights[case, :, :, row, column, None, None]
                 torch.testing.assert_close(mixed[part], F.conv2d(x[part], kernel) / math.sqrt(3))
                 kernel = neighbours[case, :, :, row, column].reshape(3, 1, 3, 3)
