@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from speed_figures import STAGES, markdown, plot_speed, speed
+from suite_results import suites_page
 
 from medseglatdiff_monai.console import count
 from medseglatdiff_monai.data.sources.source import SOURCES
@@ -496,6 +497,7 @@ def render() -> dict[Path, str]:
     texts[readme] = replace(texts[readme], "volume bias", f"- {volume_bias()}", readme)
     docs = [
         ("reference/data.md", "sources", sources()),
+        ("results.md", "suites", suites_page()),
         ("reference/files.md", "columns", columns()),
         *(("how-to/add.md", path.name, example_file(path)) for path in sorted(EXAMPLES.glob("*.*"))),
         ("systems.md", "comparison", comparison("ambiguity_laptop", "an older configuration, without context")),

@@ -1,0 +1,180 @@
+"""Tables of the suites' results for ``docs/results.md``; ``figures.py`` puts them there.
+
+A result is what ``medseglatdiff benchmark`` left as ``results.json``, checked in as ``results/suites/SUITE_DATA.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from speed_figures import markdown
+
+from medseglatdiff_monai.evaluation.columns import COLUMNS
+from medseglatdiff_monai.suites.names import find_suite
+from medseglatdiff_monai.suites.statistics import is_significant
+
+FOLDER = Path(__file__).resolve().parent / "results" / "suites"
+# Suite → what it asks, and the metric that answers it.
+QUESTIONS = {
+    "paper-table-1": ("What do the codecs keep of masks and images?", "dice"),
+    "paper-table-2": ("How good is one mask of each one-to-one system?", "dice"),
+    "paper-table-3": ("How good is the ensemble's consensus?", "dice"),
+    "paper-figure-3": ("How many samples does the consensus need?", "dice"),
+    "calibration": ("Does the confidence say what the raters do?", "brier_band"),
+    "all-systems": ("What does every system reach in the same minutes?", "ged_v"),
+    "ablation": ("What is each choice worth?", "ged_v"),
+}
+# Why a figure of the paper stands beside ours and is not the same experiment.
+PAPER = {
+    "lung_nodule_ct_latent_diffusion": "whole slices of 128², another split, a GPU",
+    "skin_lesion_dermoscopy_latent_diffusion": "another split, a GPU",
+    "polyp_colonoscopy_latent_diffusion": "a split by frames, so that a sequence is on both sides, a GPU",
+}
+
+
+def suites_page() -> str:
+    """A section for each question that has results, in the order of :data:`QUESTIONS`."""
+    found = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
+    sections = []
+    for suite, (question, metric) in QUESTIONS.items():
+        results = [result for result in found if result["suite"] == suite]
+        if results:
+            described = json.loads(find_suite(suite).read_text())
+            parts = [_result(result, metric, described) for result in results]
+            sections.append("\n\n".join([f"## {question}", described["description"], *parts]))
+    return "\n\n".join(sections) or "No suite has been run yet."
+
+
+def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any]) -> str:
+    """The section of one data set: answer, table, how it was made."""
+    dataset, options = result["dataset"], result["options"]
+    minutes = options["max_minutes"]
+    budget = "with the shipped weights" if not minutes else f"{minutes:g} minutes for all systems together"
+    command = (
+        f"medseglatdiff benchmark {result['suite']} --dataset-dir D --output-dir R"
+        + (f" --max-minutes {minutes:g}" if minutes else "")
+        + (f" --max-cases {options['max_cases']}" if options["max_cases"] else "")
+    )
+    cases = max(row["num_cases"] for row in result["measurements"])
+    groups = max(row["num_groups"] for row in result["measurements"])
+    where = (
+        f"{cases} {dataset['split']} cases of {groups} {dataset['group_unit']}s; {budget}, on "
+        f"{result['provenance']['threads']} core(s) of an {result['provenance']['processor']}. In brackets: 95% "
+        f"bootstrap intervals by {dataset['group_unit']}; an asterisk marks a significant difference from the reference "
+        "(its interval excludes 0, and p is below 5% after Holm's correction)."
+    )
+    lines = [
+        f"### {dataset['name']}", _answer(result, metric, suite["reference"]), _table(result, suite),
+        _paper(result, suite), where, f"```\n{command}\n```",
+    ]  # fmt: skip
+    return "\n\n".join(line for line in lines if line)
+
+
+def _rows(result: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
+    return [row for row in result["measurements"] if row["metric"] == metric and row["mean"] is not None]
+
+
+def _answer(result: Mapping[str, Any], metric: str, reference: str) -> str:
+    """One sentence: which is best, and whether that is settled."""
+    rows, column = _rows(result, metric), COLUMNS[metric]
+    if not rows:
+        return ""
+    points = [row["point"] for row in rows if row["point"] is not None]
+    if points:
+        return _curve(rows, column.label, column.digits)
+    rows = [row for row in rows if row["key"] == rows[0]["key"]]
+    best = (max if column.direction > 0 else min)(rows, key=lambda row: row["mean"])
+    sentence = f"**Best {column.label}: {best['system']}, {_cell(best, set())}.**"
+    against = {row["system"] for row in result["comparisons"] if row["metric"] == metric and is_significant(row)}
+    if best["system"] == reference:
+        rest = [row["system"] for row in rows if row["system"] not in against | {reference}]
+        settled = (
+            "the difference from every other system is significant"
+            if not rest
+            else (f"not settled against {', '.join(rest)}")
+        )
+    else:
+        settled = f"the difference from {reference} is " + (
+            "significant" if best["system"] in against else "not settled"
+        )
+    return f"{sentence} With this budget {settled}."
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], label: str, digits: int) -> str:
+    """How far the first points of each system's curve are from its last."""
+    sentences = []
+    for system in dict.fromkeys(row["system"] for row in rows):
+        own = {row["point"]: row["mean"] for row in rows if row["system"] == system and row["point"] is not None}
+        last = max(own)
+        enough = min(point for point, mean in own.items() if abs(mean - own[last]) <= 0.005)
+        first = min(own)
+        sentences.append(
+            f"{system}: {label} {own[first]:.{digits}f} at {first:g}, {own[last]:.{digits}f} at {last:g}; from "
+            f"{enough:g} on it is within 0.005 of the last."
+        )
+    return "**" + " ".join(sentences) + "**"
+
+
+def _table(result: Mapping[str, Any], suite: Mapping[str, Any]) -> str:
+    """Mean and interval of every metric, and what each system costs."""
+    significant = {
+        (row["system"], row["key"], row["point"], row["metric"]) for row in result["comparisons"] if is_significant(row)
+    }
+    shown = [row for row in result["measurements"] if row["mean"] is not None]
+    points = sorted({row["point"] for row in shown if row["point"] is not None})
+    if len(points) > 8:
+        shown = [row for row in shown if row["point"] in (points[0], points[4], points[9], points[-1])]
+    columns = list(dict.fromkeys((row["key"], row["point"], row["metric"]) for row in shown))
+    several = len({row["key"] for row in shown}) > 1
+    heads = [
+        COLUMNS[metric].label + (f", {point:g}" if point is not None else "") + (f" ({key})" if several else "")
+        for key, point, metric in columns
+    ]
+    cells = {(row["system"], row["key"], row["point"], row["metric"]): row for row in shown}
+    lines = []
+    for system in dict.fromkeys(row["system"] for row in shown):
+        costs = next(row for row in shown if row["system"] == system)
+        lines.append(
+            (
+                system,
+                *(_cell(cells.get((system, *column)), significant) for column in columns),
+                _number(costs["parameters"], 1e6, 2), _number(costs["multiply_accumulates"], 1e9, 2),
+                _number(costs["training_minutes"], 1, 1), _number(costs["seconds_per_sample"], 1, 3),
+            )
+        )  # fmt: skip
+    titles = " | ".join(["system", *heads, "million parameters", "GMAC", "minutes", "s per sample"])
+    return markdown(f"| {titles} |", lines)
+
+
+def _cell(row: Mapping[str, Any] | None, significant: set[tuple]) -> str:
+    if row is None:
+        return "–"
+    digits = COLUMNS[row["metric"]].digits
+    mark = "*" if (row["system"], row["key"], row["point"], row["metric"]) in significant else ""
+    known = row["low"] is not None and math.isfinite(row["low"])
+    interval = f" ({row['low']:.{digits}f} to {row['high']:.{digits}f})" if known else ""
+    return f"{row['mean']:.{digits}f}{mark}{interval}"
+
+
+def _number(value: float | None, unit: float, digits: int) -> str:
+    return "–" if value is None else f"{value / unit:.{digits}f}"
+
+
+def _paper(result: Mapping[str, Any], suite: Mapping[str, Any]) -> str:
+    """The paper's own figures, and why they are another experiment."""
+    figures = suite.get("paper", {}).get(result["bundle"], {})
+    if not figures:
+        return ""
+    rows = []
+    for system, printed in figures.items():
+        for metric, value in printed.items():
+            own = next((row for row in _rows(result, metric) if row["system"] == system), None)
+            rows.append(
+                (system, COLUMNS[metric].label, f"{value:g}", "–" if own is None else _cell(own, set()),
+                 PAPER[result["bundle"]])
+            )  # fmt: skip
+    return markdown("| system | metric | paper | here | in the paper |", rows)
