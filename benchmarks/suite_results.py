@@ -64,8 +64,8 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any]) ->
     where = (
         f"{cases} {dataset['split']} cases of {groups} {dataset['group_unit']}s; {budget}, on "
         f"{result['provenance']['threads']} core(s) of an {result['provenance']['processor']}. In brackets: 95% "
-        f"bootstrap intervals by {dataset['group_unit']}; an asterisk marks a significant difference from the reference "
-        "(its interval excludes 0, and p is below 5% after Holm's correction)."
+        f"bootstrap intervals by {dataset['group_unit']}; an asterisk marks a significant difference from the "
+        "reference (its interval excludes 0, and p is below 5% after Holm's correction)."
     )
     lines = [
         f"### {dataset['name']}", _answer(result, metric, suite["reference"]), _table(result, suite),
