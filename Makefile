@@ -32,7 +32,7 @@ STAMP := $(VENV)/.installed
 # The tests of a file stay in one process: they share what is made once, and a core is worth more to a process than to
 # a second thread.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(RUN) -m pytest -q --durations=30 \
-  -n $(WORKERS) --dist loadfile
+  -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo label-server test lint integration reliability bundles docs clean
