@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ def heavy_imports() -> Iterator[None]:
     """
     if "monai" not in sys.modules:
         logger.info("Loading PyTorch and MONAI")
+    # Read when torch is loaded. By default a thread that waits for the others spins, which on a machine whose cores are
+    # taken costs several times the work itself.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     enabled = gc.isenabled()
     gc.disable()
     try:

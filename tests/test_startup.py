@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from small_runs import LUNG, write_small_bundle
 
+from medseglatdiff_monai.startup import heavy_imports
+
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,3 +144,13 @@ def test_a_prediction_imports_only_what_it_uses(image: Path, tmp_path: Path) -> 
         "medseglatdiff_monai.integrations.export.onnx_runner", "medseglatdiff_monai.integrations.mlflow.tracking",
         "medseglatdiff_monai.training.run", "medseglatdiff_monai.integrations.view", "scipy.stats",
     } & modules  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "passive"), ("active", "active")])
+def test_waiting_threads_sleep_unless_told_otherwise(given: str | None, found: str, monkeypatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    with heavy_imports():
+        pass
+    assert os.environ["OMP_WAIT_POLICY"] == found
