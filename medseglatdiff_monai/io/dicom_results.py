@@ -1,14 +1,16 @@
-"""Results as DICOM: Segmentation objects and a measurement report (TID 1500), for a PACS and any DICOM viewer.
+"""Results as DICOM: Segmentations, a Parametric Map, a measurement report (TID 1500), for a PACS and any DICOM viewer.
 
-A Segmentation has one type, so there are two: the consensus as BINARY and the confidence as FRACTIONAL, of kind
-PROBABILITY (DICOM PS3.3 C.8.20.2.3). Both have one segment per nodule, coded in SNOMED CT, and take patient, study,
-frame of reference and the position of every frame from the source slices themselves, so that no orientation is
-converted. The report refers to the segments of the consensus. They are written by highdicom, which is optional: extra
-``dicom``.
+A Segmentation has one type, so there are several: the consensus as BINARY, the confidence as FRACTIONAL, of kind
+PROBABILITY (DICOM PS3.3 C.8.20.2.3), and, for viewers that show no fractions, what is in at least 10%, 50% and 90% of
+the samples as BINARY. The Parametric Map is the confidence once more, as an image. All are coded in SNOMED CT, and take
+patient, study, frame of reference and the position of every frame from the source slices themselves, so that no
+orientation is converted. The report refers to the segments of the consensus. They are written by highdicom, which is
+optional: extra ``dicom``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,7 +25,14 @@ from .reading import DicomInput
 
 MANUFACTURER = "medseglatdiff_monai"
 # Numbers of the new series, above those that scanners use.
-SERIES_NUMBERS = {"seg_consensus": 9001, "seg_confidence": 9002, "report": 9003}
+SERIES_NUMBERS = {
+    "seg_consensus": 9001, "seg_confidence": 9002, "report": 9003, "seg_levels": 9004, "map_confidence": 9005,
+}  # fmt: skip
+# Percent of the samples that a voxel is in → colour (CIELab) in which a viewer may show it: wide and pale to narrow and
+# dark.
+LEVELS = {10: (85.0, -10.0, 60.0), 50: (65.0, 35.0, 60.0), 90: (45.0, 65.0, 35.0)}
+# Colours of the nodules: green, orange, blue, violet.
+NODULE_COLOURS = ((75.0, -50.0, 45.0), (70.0, 30.0, 65.0), (60.0, -10.0, -45.0), (55.0, 50.0, -45.0))
 # The standard's code lists have no percentiles and no agreement of samples: these codes are ours, as "99" marks them.
 OWN_SCHEME = "99MEDSEGLATDIFF"
 # What the standard requires, even if empty (type 2), and highdicom copies.
@@ -85,10 +94,10 @@ class DicomWriter:
             )
 
     def write(self, nodules: Sequence[SegmentedNodule], folder: Path, stem: str) -> dict[str, str]:
-        """Write ``STEM_seg_consensus.dcm``, ``STEM_seg_confidence.dcm`` and ``STEM_report.dcm``.
+        """Write ``STEM_KIND.dcm`` for each kind of :data:`SERIES_NUMBERS`.
 
-        The objects refer only to the slices that were segmented, and store only frames with a voxel of the nodule (all
-        segmented slices if the segmentation is empty).
+        The objects refer only to the slices that were segmented. Segmentations store only frames with a voxel of a
+        segment (all segmented slices if there is none).
 
         Returns:
             The files' names by kind.
@@ -103,18 +112,49 @@ class DicomWriter:
             # (columns, rows, slices) → (slices, rows, columns)
             consensus[rows, ..., place] = nodule.consensus.transpose(2, 1, 0)
             confidence[rows, ..., place] = nodule.confidence.transpose(2, 1, 0)
+        measured = [nodule.measurements for nodule in nodules]
+        # 0.1 has no exact value in single precision.
+        levels = [confidence >= percent / 100 - 1e-6 for percent in LEVELS]
+        # Segments in the order nodule 1 at 10, 50, 90%, nodule 2 …
+        nested = np.stack(levels, axis=-1).reshape(*shape[:3], -1).astype(np.uint8)
         with warnings.catch_warnings():
             # Names without a caret are common in research data, and are the source's own.
             warnings.filterwarnings("ignore", message="The string .* is unlikely to represent the intended person name")
-            described = self._describe_segments([nodule.measurements for nodule in nodules])
-            seg = self._segment(slices, consensus, "BINARY", described, "seg_consensus")
-            maps = self._segment(slices, confidence, "FRACTIONAL", described, "seg_confidence")
-            report = self._report(slices, seg, [nodule.measurements for nodule in nodules])
+            segments = [
+                self._describe(number + 1, f"Nodule {number + 1}", NODULE_COLOURS[number % len(NODULE_COLOURS)], values)
+                for number, values in enumerate(measured)
+            ]
+            nested_segments = [
+                self._describe(
+                    number * len(LEVELS) + place, f"Nodule {number + 1}, in {percent}% of the samples", colour, values
+                )
+                for number, values in enumerate(measured)
+                for place, (percent, colour) in enumerate(LEVELS.items(), start=1)
+            ]
+            seg = self._segment(slices, consensus, "BINARY", segments, "seg_consensus", "Consensus mask")
+            datasets = {
+                "seg_consensus": seg,
+                "seg_confidence": self._segment(
+                    slices, confidence, "FRACTIONAL", segments, "seg_confidence", "Share of sampled masks"
+                ),
+                "seg_levels": self._segment(
+                    slices, nested, "BINARY", nested_segments, "seg_levels", "Levels of the share of sampled masks"
+                ),
+                "map_confidence": self._map(slices, confidence.max(-1)),
+                "report": self._report(slices, seg, measured),
+            }
         names = {}
-        for kind, dataset in (("seg_consensus", seg), ("seg_confidence", maps), ("report", report)):
+        for kind, dataset in datasets.items():
             names[kind] = f"{stem}_{kind}.dcm"
             dataset.save_as(folder / names[kind], enforce_file_format=True)
         return names
+
+    @property
+    def _largest_value(self) -> int:
+        """The integer that a share of 1 is stored as: shares of N samples are exact if N divides it."""
+        count = self.record["num_samples"]
+        exact = self.record["confidence"] == "samples" and count <= 255
+        return 255 - 255 % count if exact else 255
 
     @property
     def _equipment(self) -> dict[str, Any]:
@@ -128,65 +168,107 @@ class DicomWriter:
             "device_serial_number": self.record["weights_sha256"][:16],
         }
 
-    def _describe_segments(self, measured: Sequence[Mapping[str, Any]]) -> list[Any]:
+    def _describe(self, number: int, label: str, colour: tuple[float, float, float], values: Mapping[str, Any]) -> Any:
+        """Description of a segment."""
         from highdicom import UID, AlgorithmIdentificationSequence
+        from highdicom.color import CIELabColor
         from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription
         from pydicom.sr.codedict import codes
 
-        algorithm = AlgorithmIdentificationSequence(
-            name=self.record["bundle"][:64],
-            family=codes.cid7162.ArtificialIntelligence,
-            version=str(self.record["bundle_version"]),
-            source=MANUFACTURER,
-            parameters={
-                "num_samples": str(self.record["num_samples"]),
-                "seed": str(self.record["seed"]),
-                "weights_sha256": self.record["weights_sha256"],
-            },
+        segment = SegmentDescription(
+            segment_number=number,
+            segment_label=label,
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=codes.SCT.Nodule,
+            # A person says where the nodule is.
+            algorithm_type=SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
+            algorithm_identification=AlgorithmIdentificationSequence(
+                name=self.record["bundle"][:64],
+                family=codes.cid7162.ArtificialIntelligence,
+                version=str(self.record["bundle_version"]),
+                source=MANUFACTURER,
+                parameters={
+                    "num_samples": str(self.record["num_samples"]),
+                    "seed": str(self.record["seed"]),
+                    "weights_sha256": self.record["weights_sha256"],
+                },
+            ),
+            tracking_uid=UID(),
+            tracking_id=label,
+            anatomic_regions=[codes.SCT.Lung],
+            display_color=CIELabColor(*colour),
         )
-        segments = [
-            SegmentDescription(
-                segment_number=place + 1,
-                segment_label=f"Nodule {place + 1}",
-                segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-                segmented_property_type=codes.SCT.Nodule,
-                # A person says where the nodule is.
-                algorithm_type=SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
-                algorithm_identification=algorithm,
-                tracking_uid=UID(),
-                tracking_id=f"Nodule {place + 1}",
-                anatomic_regions=[codes.SCT.Lung],
-            )
-            for place in range(len(measured))
-        ]
-        for segment, values in zip(segments, measured, strict=True):
-            if notes := _join_notes(values):
-                segment.SegmentDescription = notes
-        return segments
+        if notes := _join_notes(values):
+            segment.SegmentDescription = notes
+        return segment
 
-    def _segment(self, slices: Sequence[Any], values: np.ndarray, kind: str, described: list[Any], name: str) -> Any:
+    def _segment(
+        self, slices: Sequence[Any], values: np.ndarray, kind: str, segments: list[Any], name: str, content: str
+    ) -> Any:
         from highdicom import UID
         from highdicom.seg import Segmentation
+        from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-        # Shares of N samples are stored exactly if N divides the value that represents 1.
-        count = self.record["num_samples"]
-        exact = self.record["confidence"] == "samples" and count <= 255
         return Segmentation(
             source_images=slices,
             pixel_array=values,
             segmentation_type=kind,
-            segment_descriptions=described,
+            segment_descriptions=segments,
             series_instance_uid=UID(),
             series_number=SERIES_NUMBERS[name],
             sop_instance_uid=UID(),
             instance_number=1,
-            max_fractional_value=255 - 255 % count if exact else 255,
-            series_description=f"{'Consensus' if kind == 'BINARY' else 'Confidence'} of {count} sampled masks",
-            content_description="Consensus mask" if kind == "BINARY" else "Share of sampled masks",
-            content_label="CONSENSUS" if kind == "BINARY" else "CONFIDENCE",
+            max_fractional_value=self._largest_value,
+            # Nearly all of it is zeros; one bit a voxel cannot be compressed so.
+            transfer_syntax_uid=ExplicitVRLittleEndian if kind == "BINARY" else RLELossless,
+            series_description=f"{content}, {self.record['num_samples']} samples",
+            content_description=content,
+            content_label=name.removeprefix("seg_").upper(),
             content_creator_name=f"{MANUFACTURER}^",
             **self._equipment,
         )
+
+    def _map(self, slices: Sequence[Any], confidence: np.ndarray) -> Any:
+        """The highest confidence (slices, rows, columns) of any nodule as a Parametric Map."""
+        from highdicom import UID, VOILUTTransformation
+        from highdicom.pm import ParametricMap, RealWorldValueMapping
+        from highdicom.sr import CodedConcept
+        from pydicom.sr.codedict import codes
+        from pydicom.uid import RLELossless
+
+        largest = self._largest_value
+        content = "Share of sampled masks"
+        dataset = ParametricMap(
+            source_images=slices,
+            # Of integers the standard allows those of 16 bits alone.
+            pixel_array=np.round(confidence * largest).astype(np.uint16),
+            series_instance_uid=UID(),
+            series_number=SERIES_NUMBERS["map_confidence"],
+            sop_instance_uid=UID(),
+            instance_number=1,
+            contains_recognizable_visual_features=False,
+            real_world_value_mappings=[
+                RealWorldValueMapping(
+                    lut_label="CONFIDENCE",
+                    lut_explanation=content,
+                    unit=codes.UCUM.NoUnits,
+                    value_range=(0, largest),
+                    slope=1.0 / largest,
+                    intercept=0.0,
+                    quantity_definition=CodedConcept("SHARE", OWN_SCHEME, content),
+                )
+            ],
+            voi_lut_transformations=[VOILUTTransformation(window_center=largest / 2, window_width=largest)],
+            transfer_syntax_uid=RLELossless,
+            series_description=f"{content}, {self.record['num_samples']} samples, as a map",
+            content_description=content,
+            content_label="CONFIDENCE",
+            content_creator_name=f"{MANUFACTURER}^",
+            **self._equipment,
+        )
+        # Required, though empty, where no body part is named (type 2C); highdicom leaves it out.
+        dataset.Laterality = ""
+        return dataset
 
     def _report(self, slices: Sequence[Any], seg: Any, measured: Sequence[Mapping[str, Any]]) -> Any:
         import highdicom.sr as sr
@@ -196,8 +278,8 @@ class DicomWriter:
         observer = sr.ObserverContext(
             observer_type=codes.DCM.Device,
             observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
-                uid=UID(), name=MANUFACTURER, manufacturer_name=MANUFACTURER, model_name=self.record["bundle"][:64],
-                serial_number=self.record["weights_sha256"][:16],
+                uid=self._device_uid(), name=MANUFACTURER, manufacturer_name=MANUFACTURER,
+                model_name=self.record["bundle"][:64], serial_number=self.record["weights_sha256"][:16],
             ),
         )  # fmt: skip
         sources = [sr.SourceImageForSegmentation.from_source_image(header) for header in slices]
@@ -245,6 +327,11 @@ class DicomWriter:
             is_complete=all(values.get("complete", True) for values in measured),
             series_description="Nodule measurements with intervals over sampled masks",
         )
+
+    def _device_uid(self) -> str:
+        """The same for the same weights, as a device keeps its own (PS3.5 B.2: 2.25 and a UUID as an integer)."""
+        digest = hashlib.sha256(f"{MANUFACTURER}/{self.record['weights_sha256']}".encode()).digest()
+        return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 
     @staticmethod
     def _measure(values: Mapping[str, Any]) -> list[Any]:

@@ -168,7 +168,7 @@ def test_headers_and_codes(written):
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is not installed")
 def test_files_conform_to_the_standard(written):
     _, _, _, folder, names = written
-    assert set(names) == {"seg_consensus", "seg_confidence", "report"}
+    assert set(names) == {"seg_consensus", "seg_confidence", "seg_levels", "map_confidence", "report"}
     for name in names.values():
         done = subprocess.run(["dciodvfy", "-new", str(folder / name)], capture_output=True, text=True, timeout=60)
         assert [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")] == []
@@ -202,6 +202,72 @@ def test_several_nodules_are_segments_of_one_file(tmp_path: Path):
     assert len(_referenced(seg)) == 3
     report = highdicom.sr.srread(paths["report"])
     assert len(report.content.get_volumetric_roi_measurement_groups()) == 3
+
+
+def test_levels_are_nested_and_for_viewers_without_fractions(tmp_path: Path):
+    confidence = np.zeros((10, 8, 2), np.float32)
+    # Shares of ten samples in a row: 0.1, 0.2 … 1.
+    confidence[:, 3, 1] = np.arange(1, 11, dtype=np.float32) / 10
+    nodule = SegmentedNodule(0, confidence >= 0.5, confidence, MEASURED)
+    paths = _write(tmp_path, [nodule, _nodule(3, 1, 0.6)], num_samples=10)
+    seg = pydicom.dcmread(paths["seg_levels"])
+    labels = [segment.SegmentLabel for segment in seg.SegmentSequence]
+    assert labels == [f"Nodule {i}, in {percent}% of the samples" for i in (1, 2) for percent in (10, 50, 90)]
+    marked = {number: 0 for number in range(1, 7)}
+    for plane, group in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        marked[group.SegmentIdentificationSequence[0].ReferencedSegmentNumber] += int(plane.sum())
+    # Ten, six and two pixels of the first; nine of the second, which is in 60% of the samples.
+    assert marked == {1: 10, 2: 6, 3: 2, 4: 9, 5: 9, 6: 0}
+    colours = {tuple(segment.RecommendedDisplayCIELabValue) for segment in seg.SegmentSequence}
+    assert len(colours) == 3
+
+
+def test_map_holds_the_confidence_as_an_image(tmp_path: Path):
+    nodules = [_nodule(0, 2, 0.8), _nodule(1, 1, 0.6)]
+    map_ = pydicom.dcmread(_write(tmp_path, nodules)["map_confidence"])
+    mapping = map_.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    values = map_.pixel_array * mapping.RealWorldValueSlope + mapping.RealWorldValueIntercept
+    expected = np.zeros((2, 8, 10))
+    expected[:, 3:6, 2:5] = 0.8
+    places = [
+        float(group.PlanePositionSequence[0].ImagePositionPatient[2]) for group in map_.PerFrameFunctionalGroupsSequence
+    ]
+    np.testing.assert_allclose(values[np.argsort(places)], expected, atol=1e-6)
+
+
+def test_compressed_files_are_small_and_decoded_by_others(tmp_path: Path):
+    import itk
+
+    series = write_series(tmp_path / "series", np.zeros((4, 512, 512), np.int16))
+    confidence = np.zeros((512, 512, 4), np.float32)
+    confidence[100:130, 200:240] = 0.6
+    nodule = SegmentedNodule(0, confidence >= 0.5, confidence, MEASURED)
+    names = DicomWriter(open_input(series, 1), RECORD).write([nodule], tmp_path, "a")
+    for kind, bytes_a_voxel in (("seg_confidence", 1), ("map_confidence", 2)):
+        assert (tmp_path / names[kind]).stat().st_size < bytes_a_voxel * 4 * 512 * 512 / 20
+    # GDCM's decoder, not pydicom's.
+    path = str(tmp_path / names["seg_confidence"])
+    read = itk.array_from_image(itk.imread(path, itk.UC, imageio=itk.GDCMImageIO.New())).reshape(-1, 512, 512)
+    np.testing.assert_array_equal(read, np.broadcast_to(confidence.transpose(2, 1, 0) > 0, read.shape) * 153)
+
+
+@pytest.mark.skipif(shutil.which("dcmdrle") is None, reason="dcmdrle (Debian's dcmtk) is not installed")
+def test_map_is_decoded_by_dcmtk(tmp_path: Path):
+    path = _write(tmp_path, [_nodule(0, 2, 0.8)])["map_confidence"]
+    subprocess.run(["dcmdrle", str(path), str(tmp_path / "plain.dcm")], check=True, timeout=60)
+    plain = pydicom.dcmread(tmp_path / "plain.dcm")
+    assert plain.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+    assert (np.frombuffer(plain.PixelData, "<u2") == 204).sum() == 2 * 9
+
+
+def test_the_same_weights_are_the_same_device(tmp_path: Path):
+    def device(name: str, **changes) -> str:
+        (tmp_path / name).mkdir()
+        report = pydicom.dcmread(_write(tmp_path / name, [_nodule(0, 1, 0.8)], **changes)["report"])
+        (uid,) = [item.UID for item in report.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "121012"]
+        return uid
+
+    assert device("a") == device("b") != device("c", weights_sha256="cd" * 32)
 
 
 @pytest.mark.parametrize("number", [3, 5, 16, 32, 300])
