@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 from monai.handlers import MLFlowHandler
 from small_runs import LUNG, run_sizes, small_sizes, write_prepared
 
-from medseglatdiff_monai.bundle.config import load_stage_config
+from medseglatdiff_monai.bundle.config import bundles_dir, load_stage_config
 from medseglatdiff_monai.integrations.mlflow.store import read_run_ids, sqlite_uri
 from medseglatdiff_monai.integrations.mlflow.tracking import RunTracker, compare_cases, tracked_values
 from medseglatdiff_monai.plots import ComparedCase, RebuiltImage
@@ -77,6 +77,31 @@ def test_stages_are_nested_in_one_run(client: MlflowClient, ids: dict[str, str])
     for stage in STAGES:
         assert runs[ids[stage]].info.run_name == stage
         assert runs[ids[stage]].data.tags["mlflow.parentRunId"] == ids["parent"]
+
+
+def test_parent_says_what_came_out(client: MlflowClient, ids: dict[str, str], data: Path) -> None:
+    """Bundle, data, minutes and the last validation of each stage, beside each other in the list of runs."""
+    parent = client.get_run(ids["parent"]).data
+    metadata = json.loads((bundles_dir() / LUNG / "configs" / "metadata.json").read_text())
+    assert (parent.tags["bundle"], parent.tags["bundle_version"]) == (metadata["name"], metadata["version"])
+    assert parent.tags["data.name"] == json.loads((data / "dataset.json").read_text())["name"]
+    assert parent.tags["mlflow.source.name"] == "medseglatdiff train"
+    assert "None" not in {value for run in ids.values() for value in client.get_run(run).data.tags.values()}
+    for stage in STAGES:
+        assert parent.metrics[f"{stage}.minutes"] > 0
+    for stage, metric in (("scoring", "ged"), ("diffusion", "dice")):
+        (*_, last) = client.get_metric_history(ids[stage], metric)
+        assert parent.metrics[f"{stage}.{metric}"] == pytest.approx(last.value)
+    experiment = client.get_experiment(client.get_run(ids["parent"]).info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_mean_loss_is_on_the_axis_of_validation(client: MlflowClient, ids: dict[str, str]) -> None:
+    for stage, metric in (("mask_codec", "dice"), ("scoring", "ged")):
+        means = client.get_metric_history(ids[stage], "epoch_loss")
+        assert [point.step for point in means] == [
+            point.step for point in client.get_metric_history(ids[stage], metric)
+        ] == [1, 2]  # fmt: skip
 
 
 def test_nothing_of_a_header_is_tracked(run: Path) -> None:
@@ -222,10 +247,15 @@ def test_parent_waits_for_the_last_stage(tmp_path: Path, last: bool, status: str
     tracker = RunTracker(sqlite_uri(tmp_path), tmp_path, "diffusion", tmp_path, last=last)
     ended: dict[str, str] = {}
     tracker.cur_run, tracker._parent_id = SimpleNamespace(info=SimpleNamespace(run_id="stage")), "parent"
+    logged: dict[str, float] = {}
     tracker.client = SimpleNamespace(
-        set_terminated=ended.__setitem__, update_run=lambda run_id, status: ended.update({run_id: status})
-    )
+        set_terminated=ended.__setitem__, update_run=lambda run_id, status: ended.update({run_id: status}),
+        get_run=lambda run_id: SimpleNamespace(data=SimpleNamespace(metrics={"diffusion.minutes": 5.0})),
+        log_metric=lambda run_id, key, value: logged.update({key: value}),
+    )  # fmt: skip
     tracker._end(status)
+    # A stage that goes on adds to its minutes.
+    assert logged["diffusion.minutes"] == pytest.approx(5.0, abs=0.5)
     assert ended == {"stage": status, "parent": parent}
 
 

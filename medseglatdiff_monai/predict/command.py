@@ -50,7 +50,8 @@ def predict(
     the clicked slice. With several nodules, the n-th is number n in the consensus NIfTI (where two overlap, the more
     confident; the confidence is the higher one), NAME_samples_n.npz and NAME_panel_n.png. For a DICOM series
     NAME_seg_consensus.dcm, NAME_seg_confidence.dcm, NAME_seg_levels.dcm (in 10%, 50% and 90% of the samples),
-    NAME_map_confidence.dcm (a Parametric Map) and NAME_report.dcm are written, too, where the extra 'dicom' is installed.
+    NAME_map_confidence.dcm (a Parametric Map) and NAME_report.dcm are written, too, where the extra 'dicom' is
+    installed.
 
     Example: medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES --point=-62.5,41,-120 --output-dir out
 

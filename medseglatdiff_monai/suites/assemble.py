@@ -83,6 +83,7 @@ def assemble(request: Request, members: Sequence[Member], scored: Sequence[Score
             for part in scored
         ],
         "not_applicable": notes.not_applicable,
+        "warnings": notes.warnings,
         "left_out": notes.left_out,
         "failures": notes.failures,
     }  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from .member import Member
@@ -17,6 +19,7 @@ class Notes:
     Attributes:
         left_out: what was left out, and why.
         failures: what failed, and with which message.
+        warnings: what was scored and must not be taken for more than it is.
         not_applicable: figure → why it is undefined.
         refused: runs whose weights must not be scored.
     """
@@ -24,6 +27,7 @@ class Notes:
     def __init__(self) -> None:
         self.left_out: list[dict[str, str]] = []
         self.failures: list[dict[str, str]] = []
+        self.warnings: list[str] = []
         self.not_applicable: dict[str, str] = {}
         self.refused: set[Path] = set()
         self._explained: set[tuple[str, int]] = set()
@@ -32,6 +36,18 @@ class Notes:
         """Note that something was left out."""
         logger.info("Left out: %s: %s", what, why)
         self.left_out.append({"what": what, "why": why})
+
+    def warn_of_empty_masks(self, what: str, summary: Mapping[str, Any]) -> None:
+        """Note that all masks of a member are empty where the raters' are not: its figures say nothing of the system.
+
+        Args:
+            what: the member and the evaluation.
+            summary: of the evaluation's ``metrics.json``.
+        """
+        if summary.get("samples_nonempty") == 0 and summary.get("raters_nonempty"):
+            text = f"{what}: all its masks are empty. It was trained for too little time to be compared."
+            logger.warning(text)
+            self.warnings.append(text)
 
     def fail(self, what: str, error: Exception) -> None:
         """Note that something failed; an unexpected error is logged with its traceback."""

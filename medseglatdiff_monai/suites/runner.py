@@ -185,6 +185,7 @@ def _score_all(
                 logger.info("Scoring %s", label)
                 found = score_member(member, evaluation, request, cases)
             scored.append(found)
+            notes.warn_of_empty_masks(label, found.result["summary"])
         except Exception as error:
             notes.fail(label, error)
     # As the suite lists them.

@@ -26,6 +26,7 @@ from medseglatdiff_monai.evaluation.result import ScoredCase, load_result, write
 from medseglatdiff_monai.networks.weights import state_path
 from medseglatdiff_monai.suites import budget, runner, scoring
 from medseglatdiff_monai.suites.command import bundle_for, run_suite
+from medseglatdiff_monai.suites.notes import Notes
 from medseglatdiff_monai.suites.report import render_report
 from medseglatdiff_monai.suites.scoring import evaluation_settings
 from medseglatdiff_monai.suites.subsamples import score_subsamples
@@ -436,3 +437,13 @@ def test_an_empty_band_is_no_curve(data: Path, tmp_path: Path, scored: list[str]
     page = render_report(load_suite(suite), results)
     # Beside the means of the only metric.
     assert page.count("<svg") == 2 + others
+
+
+@pytest.mark.parametrize(
+    ("samples", "raters", "warned"), [(0.0, 0.6, True), (0.1, 0.6, False), (0.0, 0.0, False), (None, None, False)]
+)
+def test_masks_that_are_all_empty_are_told(samples: float | None, raters: float | None, warned: bool, caplog) -> None:
+    notes = Notes()
+    notes.warn_of_empty_masks("Ours, 5 samples", {"samples_nonempty": samples, "raters_nonempty": raters})
+    assert len(notes.warnings) == warned
+    assert ("Ours, 5 samples: all its masks are empty" in caplog.text) is warned

@@ -1,4 +1,4 @@
-"""What a stage's MLflow run says from its start: environment, installed packages and data."""
+"""What MLflow runs say from their start: who started them, environment, installed packages, bundle and data."""
 
 from __future__ import annotations
 
@@ -10,11 +10,33 @@ from typing import Any
 import torch
 
 from ...data.datalist import load_dataset_info
-from ...files import file_sha256
+from ...files import file_sha256, read_json
 from ...provenance import provenance
 
 # MLflow refuses longer digests.
 MAX_DIGEST = 36
+SOURCE_NAME = "medseglatdiff train"
+
+
+def origin_tags() -> dict[str, str]:
+    """User, source and git commit under the names that MLflow's pages show; what is not known is left out."""
+    from mlflow.tracking.context.registry import resolve_tags
+
+    commit = provenance("cpu")["git_commit"]
+    own = {"mlflow.source.name": SOURCE_NAME, **({"mlflow.source.git.commit": commit} if commit else {})}
+    return {**resolve_tags(), **own}
+
+
+def describe_parent(output_dir: Path, dataset_dir: str | Path) -> dict[str, str]:
+    """Tags of the run that holds the stages': which bundle is trained, and on what."""
+    path = output_dir / "configs" / "metadata.json"
+    metadata = read_json(path) if path.is_file() else {}
+    tags = {
+        "bundle": metadata.get("name"),
+        "bundle_version": metadata.get("version"),
+        "data.name": load_dataset_info(dataset_dir).get("name"),
+    }
+    return {**origin_tags(), **{key: str(value) for key, value in tags.items() if value is not None}}
 
 
 def describe_run(client: Any, run: Any, dataset_dir: str | Path, device: torch.device | str) -> None:
@@ -24,7 +46,7 @@ def describe_run(client: Any, run: Any, dataset_dir: str | Path, device: torch.d
     run_id, info = run.info.run_id, load_dataset_info(dataset_dir)
     digest = file_sha256(Path(dataset_dir) / "dataset.json")
     counts = {name: len(info.get(name, [])) for name in ("training", "validation", "test")}
-    tags = {f"environment.{key}": str(value) for key, value in provenance(device).items()}
+    tags = {f"environment.{key}": str(value) for key, value in provenance(device).items() if value is not None}
     tags |= {"data.name": str(info.get("name")), "data.sha256": digest, "data.cases": json.dumps(counts)}
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     if not run.inputs.dataset_inputs:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from monai.utils import flatten_dict
 
 from ...plots.comparison import ComparedCase, plot_comparison, to_picture
 from ...plots.reconstruction import RebuiltImage, plot_reconstructions
-from .description import describe_run
+from .description import describe_parent, describe_run, origin_tags
 from .store import (
     check_answer,
     hide_password,
@@ -135,6 +136,8 @@ class RunTracker(MLFlowHandler):
         self._parent_id: str | None = None
         self._trainer: Any = None
         self._panel: list[ComparedCase] | list[RebuiltImage] = []
+        self._losses: list[torch.Tensor] = []
+        self._started = time.monotonic()
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer, and on the validator."""
@@ -142,9 +145,9 @@ class RunTracker(MLFlowHandler):
             return
         self._trainer = engine
         engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._keep_loss)
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.log_interval), self.iteration_completed)
-        # Perplexity and use of the codebook, where the stage has one.
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._log_epoch)
         engine.add_event_handler(Events.COMPLETED, self.complete)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
         if self.validator is not None:
@@ -155,7 +158,19 @@ class RunTracker(MLFlowHandler):
 
     def start(self, engine: Engine) -> None:
         """Open the stage's run."""
+        self._started = time.monotonic()
         self._send(lambda: None)
+
+    def _keep_loss(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        self._losses.append(output["loss"].detach())
+
+    def _log_epoch(self, engine: Engine) -> None:
+        """Log the trainer's metrics (of the codebook, where there is one) and the mean loss, by epoch as validation."""
+        self.epoch_completed(engine)
+        if self._losses:
+            self._log_metrics({"epoch_loss": float(torch.stack(self._losses).mean())}, engine.state.epoch)
+            self._losses = []
 
     def iteration_completed(self, engine: Engine) -> None:
         """Log loss and learning rate."""
@@ -178,8 +193,11 @@ class RunTracker(MLFlowHandler):
         self._set_experiment()
         experiment: Any = self.experiment
         where, known = experiment.experiment_id, read_run_ids(self.output_dir, uri)
-        parent = resume_run(self.client, known.get("parent"), where, self.output_dir.name, {})
-        tags = {"mlflow.parentRunId": parent, "stage": self.stage}
+        # The page of the experiment opens with trained models, not with conversations.
+        self.client.set_experiment_tag(where, "mlflow.experimentKind", "custom_model_development")
+        about = describe_parent(self.output_dir, self.dataset_dir)
+        parent = resume_run(self.client, known.get("parent"), where, self.output_dir.name, about)
+        tags = {"mlflow.parentRunId": parent, "stage": self.stage, **origin_tags()}
         run_id = resume_run(self.client, known.get(self.stage), where, self.stage, tags)
         save_run_ids(self.output_dir, uri, {**known, "parent": parent, self.stage: run_id})
         self._parent_id, self.cur_run = parent, self.client.get_run(run_id)
@@ -276,7 +294,16 @@ class RunTracker(MLFlowHandler):
         # The parent is done with its last stage; until then it waits for the next one.
         whole = status if status != "FINISHED" or self.last else "RUNNING"
 
+        found = flatten_dict(self.validator.state.metrics) if self.validator is not None else {}
+        summary = {f"{self.stage}.{key}": float(value) for key, value in found.items() if np.isfinite(float(value))}
+        minutes = (time.monotonic() - self._started) / 60
+
         def close() -> None:
+            # A resumed stage adds to its minutes.
+            name = f"{self.stage}.minutes"
+            before = self.client.get_run(self._parent_id).data.metrics.get(name, 0.0)
+            for key, value in {**summary, name: before + minutes}.items():
+                self.client.log_metric(self._parent_id, key, value)
             self.client.set_terminated(self.cur_run.info.run_id, status)
             if whole == "RUNNING":
                 self.client.update_run(self._parent_id, status="RUNNING")
