@@ -28,6 +28,7 @@ QUESTIONS = {
     "all-systems": ("What does every system reach in the same minutes?", "ged_v"),
     "ablation": ("What is each choice worth?", "ged_v"),
 }
+NOTHING = "–"
 # Why a figure of the paper stands beside ours and is not the same experiment.
 PAPER = {
     "lung_nodule_ct_latent_diffusion": "whole slices of 128², another split, a GPU",
@@ -53,12 +54,12 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any]) ->
     """The section of one data set: answer, table, how it was made."""
     dataset, options = result["dataset"], result["options"]
     minutes = options["max_minutes"]
-    budget = "with the shipped weights" if not minutes else f"{minutes:g} minutes for all systems together"
-    command = (
-        f"medseglatdiff benchmark {result['suite']} --dataset-dir D --output-dir R"
-        + (f" --max-minutes {minutes:g}" if minutes else "")
-        + (f" --max-cases {options['max_cases']}" if options["max_cases"] else "")
-    )
+    budget = "the shipped weights" if not minutes else f"{minutes:g} minutes for all systems together"
+    command = f"medseglatdiff benchmark {result['suite']} --dataset-dir D --output-dir R --max-minutes {minutes or 0:g}"
+    if not minutes:
+        command += f" --systems Ours --run Ours=bundles/{result['bundle']}"
+    if options["max_cases"]:
+        command += f" --max-cases {options['max_cases']}"
     cases = max(row["num_cases"] for row in result["measurements"])
     groups = max(row["num_groups"] for row in result["measurements"])
     where = (
@@ -135,24 +136,30 @@ def _table(result: Mapping[str, Any], suite: Mapping[str, Any]) -> str:
         for key, point, metric in columns
     ]
     cells = {(row["system"], row["key"], row["point"], row["metric"]): row for row in shown}
+    heads += ["million parameters", "GMAC", "minutes", "s per sample"]
     lines = []
     for system in dict.fromkeys(row["system"] for row in shown):
         costs = next(row for row in shown if row["system"] == system)
         lines.append(
-            (
-                system,
+            [
                 *(_cell(cells.get((system, *column)), significant) for column in columns),
                 _number(costs["parameters"], 1e6, 2), _number(costs["multiply_accumulates"], 1e9, 2),
                 _number(costs["training_minutes"], 1, 1), _number(costs["seconds_per_sample"], 1, 3),
-            )
+            ]
         )  # fmt: skip
-    titles = " | ".join(["system", *heads, "million parameters", "GMAC", "minutes", "s per sample"])
-    return markdown(f"| {titles} |", lines)
+    # Shipped weights have no costs of training here.
+    kept = [place for place in range(len(heads)) if any(line[place] != NOTHING for line in lines)]
+    systems = dict.fromkeys(row["system"] for row in shown)
+    titles = " | ".join(["system", *(heads[place] for place in kept)])
+    return markdown(
+        f"| {titles} |",
+        [(system, *(line[place] for place in kept)) for system, line in zip(systems, lines, strict=True)],
+    )
 
 
 def _cell(row: Mapping[str, Any] | None, significant: set[tuple]) -> str:
     if row is None:
-        return "–"
+        return NOTHING
     digits = COLUMNS[row["metric"]].digits
     mark = "*" if (row["system"], row["key"], row["point"], row["metric"]) in significant else ""
     known = row["low"] is not None and math.isfinite(row["low"])
@@ -161,7 +168,7 @@ def _cell(row: Mapping[str, Any] | None, significant: set[tuple]) -> str:
 
 
 def _number(value: float | None, unit: float, digits: int) -> str:
-    return "–" if value is None else f"{value / unit:.{digits}f}"
+    return NOTHING if value is None else f"{value / unit:.{digits}f}"
 
 
 def _paper(result: Mapping[str, Any], suite: Mapping[str, Any]) -> str:
@@ -174,7 +181,7 @@ def _paper(result: Mapping[str, Any], suite: Mapping[str, Any]) -> str:
         for metric, value in printed.items():
             own = next((row for row in _rows(result, metric) if row["system"] == system), None)
             rows.append(
-                (system, COLUMNS[metric].label, f"{value:g}", "–" if own is None else _cell(own, set()),
+                (system, COLUMNS[metric].label, f"{value:g}", NOTHING if own is None else _cell(own, set()),
                  PAPER[result["bundle"]])
             )  # fmt: skip
     return markdown("| system | metric | paper | here | in the paper |", rows)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,3 +21,52 @@ def test_texts_show_the_checked_in_results():
         check=False,
     )
     assert done.returncode == 0, done.stderr + done.stdout
+
+
+@pytest.fixture
+def suite_results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("suite_results", ROOT / "benchmarks" / "suite_results.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def measurement(system: str, mean: float, point: float | None = None) -> dict:
+    costs = {"parameters": 2.5e6, "multiply_accumulates": 1e9, "training_minutes": None, "seconds_per_sample": 0.125}
+    return {
+        "system": system, "key": "e", "point": point, "metric": "dice", "mean": mean, "low": mean - 0.1,
+        "high": mean + 0.1, "num_cases": 9, "num_groups": 3, **costs,
+    }  # fmt: skip
+
+
+def result(measurements: list[dict], comparisons: list[dict]) -> dict:
+    return {
+        "suite": "paper-table-2", "bundle": "skin_lesion_dermoscopy_latent_diffusion", "measurements": measurements,
+        "comparisons": comparisons, "dataset": {"name": "Set", "split": "validation", "group_unit": "image"},
+        "options": {"max_minutes": 20, "max_cases": None}, "provenance": {"threads": 1, "processor": "P"},
+    }  # fmt: skip
+
+
+def test_best_system_is_named_with_what_is_settled(suite_results: ModuleType) -> None:
+    compared = {"key": "e", "point": None, "metric": "dice", "p_holm": 0.01}
+    found = result(
+        [measurement("Ours", 0.8), measurement("UNet", 0.7), measurement("nnU-Net", 0.75)],
+        [{**compared, "system": "UNet", "low": -0.2, "high": -0.05},
+         {**compared, "system": "nnU-Net", "low": -0.1, "high": 0.1}],
+    )  # fmt: skip
+    suite = {"reference": "Ours", "paper": {found["bundle"]: {"UNet": {"dice": 0.856}}}}
+    text = suite_results._result(found, "dice", suite)
+    assert "**Best Dice: Ours, 0.800 (0.700 to 0.900).** With this budget not settled against nnU-Net." in text
+    assert "| UNet | 0.700* (0.600 to 0.800) | 2.50 | 1.00 | 0.125 |" in text
+    # The column of minutes is empty for all.
+    assert "| system | Dice | million parameters | GMAC | s per sample |" in text
+    assert "| UNet | Dice | 0.856 | 0.700 (0.600 to 0.800) | another split, a GPU |" in text
+    assert "--max-minutes 20\n" in text
+
+
+def test_curve_says_from_where_on_it_is_flat(suite_results: ModuleType) -> None:
+    means = {1: 0.7, 5: 0.796, 10: 0.8, 30: 0.8}
+    found = result([measurement("Ours", mean, point) for point, mean in means.items()], [])
+    answer = suite_results._answer(found, "dice", "Ours")
+    assert answer == "**Ours: Dice 0.700 at 1, 0.800 at 30; from 5 on it is within 0.005 of the last.**"
