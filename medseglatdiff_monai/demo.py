@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .bundle.folders import find_bundle
 from .data.datalist import load_datalist
 from .data.prepare import prepare
 from .evaluation.run import evaluate
@@ -39,7 +40,11 @@ def demo(output_dir: str | Path = "demo_output", num_cases: int = 24, seed: int 
 
     Returns:
         The folder.
+
+    Raises:
+        InputError: the lung bundle or the extra 'lidc' is not installed.
     """
+    find_bundle(BUNDLE)
     output = Path(output_dir)
     data = output / "phantom"
     logger.info("1. Phantom cases: a synthetic lung CT with the outlines of four real raters")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from .bundle.config import bundles_dir, configs_dir
+from .bundle.folders import configs_dir, known_bundles
 from .files import read_json
 from .suites.names import SUITES_DIR
 
@@ -19,10 +19,10 @@ def list_bundles() -> list[str]:
         One line for each.
     """
     rows = []
-    for path in sorted(bundles_dir().glob("*/configs/metadata.json")):
-        root = path.parents[1]
+    for name, root in known_bundles().items():
         weights = "weights" if (root / "models" / "model.pt").is_file() else "no weights"
-        rows.append((root.name, f"{weights:10}  {read_json(path).get('task', '')}"))
+        task = read_json(root / "configs" / "metadata.json").get("task", "")
+        rows.append((name, f"{weights:10}  {task}"))
     return _align(rows)
 
 

@@ -16,7 +16,8 @@ from typing import Any
 from ..digest import DIGEST_KEY, forget_digest, named_digest
 from ..errors import InputError, did_you_mean
 from ..files import file_sha256, read_json, save_json, save_text
-from .config import STAGES, Bundle, bundles_dir, check_stage_blocks, configs_dir, merge_keys, without_comments
+from .config import STAGES, Bundle, check_stage_blocks, merge_keys, without_comments
+from .folders import bundles_dir, configs_dir
 from .json_style import dump_config
 
 # A run may be continued with more time, more epochs or another use of memory and workers; everything else must stay.

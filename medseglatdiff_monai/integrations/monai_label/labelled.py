@@ -18,7 +18,8 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from ...bundle.config import find_bundle, load_stage_config
+from ...bundle.config import load_stage_config
+from ...bundle.folders import find_bundle
 from ...data.prepare import prepare
 from ...data.sources.images import IMAGE_SUFFIXES, image_stem
 from ...errors import InputError

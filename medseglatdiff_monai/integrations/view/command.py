@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from ...bundle.arguments import check_overrides
 from ...bundle.segmenter import load_segmenter
 from ...errors import InputError
+from ...extras import require
 from ...io.places import parse_places
 from ...startup import heavy_imports
 
@@ -54,13 +54,9 @@ def view(
         overrides: configuration keys.
 
     Raises:
-        InputError: NiceGUI is not installed, the port is taken, or the arguments do not fit.
+        InputError: the extra is not installed, the port is taken, or the arguments do not fit.
     """
-    if importlib.util.find_spec("nicegui") is None:
-        raise InputError(
-            "The page needs NiceGUI, which is not installed; expected the extra 'view': "
-            "pip install -e '.[view]' in the source tree. 'medseglatdiff report' makes a page without it."
-        )
+    require("view", "The page", "'medseglatdiff report' makes one without it.")
     if input is None and (raters is not None or point is not None):
         raise InputError("--raters and --point belong to an image; give its path, too.")
     if not 1 <= port <= 65535:
