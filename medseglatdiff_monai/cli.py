@@ -258,7 +258,7 @@ COMMANDS: dict[str, Command] = {
     "new-bundle": Command("bundle.new:new_bundle", 1, _say_new_bundle, aliases={"from": "source"}),
     "check-bundle": Command("bundle.check:check_bundle", 1, _say_checked),
     "demo": Command("demo:demo", 0),
-    "bundles": Command("listing:list_bundles", 0, _say_lines),
+    "bundles": Command("listing:list_bundles", 1, _say_lines),
     "experiments": Command("listing:list_experiments", 0, _say_lines),
     "suites": Command("listing:list_suites", 0, _say_lines),
     "info": Command("info:info", 0, _say_info),

@@ -29,7 +29,6 @@ class Extra:
 
 
 EXTRAS: dict[str, Extra] = {
-    "bundles": Extra("the four bundles with their weights", ("medseglatdiff_monai_bundles",)),
     "train": Extra("runs of train in MLflow, and register", ("mlflow",)),
     "lidc": Extra("demo, prepare lidc and prepare phantom", ("pylidc",)),
     "benchmark": Extra("benchmark", ("pandas", "statsmodels")),

@@ -95,7 +95,7 @@ def write_run_folder(
     A run is thereby complete: its folder can be evaluated, used for prediction, or run again by ``monai.bundle``.
 
     Args:
-        bundle: folder, name under ``bundles/``, or an opened bundle with its experiment.
+        bundle: folder, name, or an opened bundle with its experiment.
         output_dir: the run's folder.
         experiment: overlay of a bundle that is not opened yet.
         overrides: configuration keys, see :meth:`~medseglatdiff_monai.bundle.config.Bundle.config`.

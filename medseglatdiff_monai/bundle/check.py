@@ -33,7 +33,7 @@ def check_bundle(bundle: str | Path) -> list[str]:
     Example: medseglatdiff check-bundle my_bundles/my_cells
 
     Args:
-        bundle: bundle folder, or a name under bundles/.
+        bundle: a bundle's folder or name, see medseglatdiff bundles.
 
     Returns:
         One line for each thing that is missing.

@@ -99,7 +99,7 @@ class Bundle:
     """The configuration of a bundle, alone or with an experiment; each JSON file is parsed once.
 
     Args:
-        bundle: folder, or name under ``bundles/``.
+        bundle: folder or name.
         experiment: a JSON file, or a name under ``configs/experiments/``, e.g. ``"ablations/kl"``.
 
     Raises:

@@ -55,8 +55,7 @@ def new_bundle(
 
     Args:
         name: the bundle's name: lower-case letters, digits and underscores, a letter first.
-        source: bundle folder, or a name under bundles/, whose configuration the new one starts from; on the command
-            line --from.
+        source: folder or name of the bundle whose configuration the new one starts from; on the command line --from.
         output_dir: folder in which the bundle is made, standing alone. Default: bundles/ in the current folder, where
             commands find it by name; in a clone of the repository its own configs/bundles/NAME.json and bundles/NAME.
         dataset_dir: prepared folder; its channels, labels, modality and number of raters are taken over, and what its

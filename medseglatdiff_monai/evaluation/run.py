@@ -41,7 +41,7 @@ def evaluate(
     Example: medseglatdiff evaluate runs/lung --dataset-dir data/lidc --max-cases 300 --output-dir results/lung
 
     Args:
-        bundle: bundle folder, or a name under bundles/.
+        bundle: a bundle's folder or name, see medseglatdiff bundles.
         dataset_dir: prepared folder.
         output_dir: receives metrics.json, cases.csv, cases.png (raters beside samples for the best, the median and the
             worst case) and, with save_samples, samples/CASE.npz.

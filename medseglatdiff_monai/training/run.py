@@ -72,9 +72,9 @@ def train(
     Example: medseglatdiff train lung_nodule_ct_latent_diffusion --dataset-dir data/lidc --output-dir runs/lung
 
     Args:
-        bundle: bundle folder, or a name under bundles/.
+        bundle: a bundle's folder or name, see medseglatdiff bundles.
         dataset_dir: prepared folder (medseglatdiff prepare).
-        experiment: overlay: a JSON file or a name under configs/experiments/.
+        experiment: overlay: a JSON file or a name, see medseglatdiff experiments.
         output_dir: the run's folder, a bundle when done. Default: runs/BUNDLE, or runs/BUNDLE_EXPERIMENT.
         max_minutes: stop cleanly after this many minutes, shared by the stages, so that even a short training ends with
             a model; a codec that is not good enough goes on in place of the next stage. The same call resumes the

@@ -33,7 +33,7 @@ def export(
     Example: medseglatdiff export lung_nodule_ct_latent_diffusion --format onnx --output-dir lung_onnx
 
     Args:
-        bundle: bundle folder, or a name under bundles/.
+        bundle: a bundle's folder or name, see medseglatdiff bundles.
         format: torchscript or onnx.
         output_file: the TorchScript file.
         output_dir: folder of the ONNX networks, their settings and onnx_runner.py.

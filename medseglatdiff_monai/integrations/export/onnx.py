@@ -64,7 +64,7 @@ def export_onnx(
     B is free; H and W are the bundle's. All in float32.
 
     Args:
-        bundle: folder, or name under ``bundles/``.
+        bundle: folder or name.
         output_dir: receives the files.
         weights: other weights than the bundle's own.
         overrides: configuration keys; ``num_samples``, ``num_inference_steps``, ``seed`` become the runner's defaults.

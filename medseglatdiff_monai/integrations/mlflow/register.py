@@ -20,7 +20,7 @@ def register(
     Example: medseglatdiff register runs/lung --tracking-uri http://localhost:5000 --name lung
 
     Args:
-        bundle: bundle folder, or a name under bundles/.
+        bundle: a bundle's folder or name, see medseglatdiff bundles.
         tracking_uri: MLflow server or database, e.g. sqlite:////data/mlruns.db.
         name: name of the registered model (default: the bundle's folder).
         experiment_name: experiment of the run, where the bundle has none on that server.

@@ -93,7 +93,7 @@ def train_labelled(
     """Train a bundle on labelled images.
 
     Args:
-        bundle: folder, or name under ``bundles/``.
+        bundle: folder or name.
         items: see :func:`prepare_labelled`.
         output_dir: new folder; gets ``dataset`` and ``run``.
         val_split: share of the images for validation.

@@ -51,7 +51,7 @@ def layout_app(app_dir: str | Path, bundles: Sequence[str | Path], sample_app: s
 
     Args:
         app_dir: the folder.
-        bundles: bundle folders, or names under ``bundles/``; a finished run is a bundle.
+        bundles: bundle folders or names; a finished run is a bundle.
         sample_app: folder of the ``monaibundle`` app; by default that of the environment's MONAI Label.
 
     Returns:

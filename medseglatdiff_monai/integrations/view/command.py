@@ -41,7 +41,7 @@ def view(
 
     Args:
         input: a PNG or JPEG image, a NIfTI file, or a folder with one DICOM series; it can also be opened later.
-        bundle: bundle folder, or a name under bundles/.
+        bundle: a bundle's folder or name, see medseglatdiff bundles.
         raters: raters' masks: a prepared file with a channel per rater, or a PNG or NIfTI file per rater with commas
             between; of a volume NIfTI on its own grid.
         point: x,y,z of the nodule in patient millimetres (LPS); without it the nodule is clicked in the page.
