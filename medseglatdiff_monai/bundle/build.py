@@ -1,6 +1,6 @@
 """Stage files from the fragments in ``configs/``, and run folders that are bundles themselves.
 
-``python -m medseglatdiff_monai.bundle`` (``make bundles``) rebuilds the stage files of all bundles of the source tree.
+``python -m medseglatdiff_monai.bundle`` (``make bundles``) rebuilds the stage files of all bundles of a clone.
 """
 
 from __future__ import annotations

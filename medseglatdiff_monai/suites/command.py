@@ -51,7 +51,8 @@ def run_suite(
         split: training, validation or test.
         runs: NAME=FOLDER, separated by commas: trained runs or bundles to take instead of training; on the command line
             --run.
-        overrides: configuration keys of every system's training, e.g. --max_epochs 1.
+        overrides: configuration keys of every system's training, e.g. --max_epochs 1. --device cpu holds for its
+            scoring, too.
 
     Returns:
         The contents of ``results.json``.

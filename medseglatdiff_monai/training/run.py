@@ -62,6 +62,7 @@ def train(
     max_minutes: float | None = None,
     initial_weights: str | Path | None = None,
     plan: bool = True,
+    device: str | None = None,
     **overrides: Any,
 ) -> Path:
     """Train a bundle's stages in their order; finished stages are skipped, interrupted ones resumed.
@@ -84,6 +85,7 @@ def train(
             stage is run. Default: the bundle's models/initial.pt, if new-bundle made one.
         plan: False: the bundle's own epochs, every stage to its end before the next, and from scratch, or with
             initial_weights the last stage alone; max_minutes then ends whichever stage is reached.
+        device: cpu, cuda, a numbered one such as cuda:1, or mps; by default CUDA if there is one.
         overrides: configuration keys, e.g. --batch_size 8. With --max_epochs 3 lengths are not planned.
 
     Returns:
@@ -104,6 +106,8 @@ def train(
         raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
     if (shipped := known_bundles().get(str(initial_weights))) is not None:
         initial_weights = shipped / "models" / "model.pt"
+    if device is not None:
+        overrides["device"] = device
     check_overrides(overrides)
     opened = Bundle(bundle, experiment)
     info = load_dataset_info(dataset_dir)

@@ -27,6 +27,7 @@ def view(
     experiment: str | Path | None = None,
     num_samples: int = 16,
     seed: int = 0,
+    device: str | None = None,
     port: int = 8080,
     show: bool = True,
     **overrides: Any,
@@ -49,6 +50,7 @@ def view(
         experiment: overlay that the weights were trained with.
         num_samples: masks to begin with.
         seed: seed of the noise to begin with.
+        device: cpu, cuda, a numbered one such as cuda:1, or mps; by default CUDA if there is one.
         port: port of the page on 127.0.0.1.
         show: False: do not open the browser.
         overrides: configuration keys.
@@ -65,8 +67,8 @@ def view(
     (places,) = parse_places({"point": point}, 1)
     if len(places) > 1:
         raise InputError("--point names several nodules; the page shows one at a time.")
-    check_overrides({**overrides, "num_samples": num_samples})
-    segmenter = load_segmenter(bundle, weights, experiment, num_samples=num_samples, seed=seed, **overrides)
+    check_overrides({**overrides, "num_samples": num_samples, "device": device})
+    segmenter = load_segmenter(bundle, weights, experiment, device, num_samples=num_samples, seed=seed, **overrides)
     with heavy_imports():
         from .page import serve
 
