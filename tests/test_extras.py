@@ -171,3 +171,8 @@ def test_require(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setitem(extras.EXTRAS, "mine", Extra("mine", ("json",)))
     require("mine", "It")
+
+
+def test_the_page_lists_every_extra() -> None:
+    page = (ROOT / "docs" / "how-to" / "install.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == {*EXTRAS, "all"}
