@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def info(json: bool = False) -> dict[str, Any]:
     }
 
 
-def describe_info(found: dict[str, Any]) -> list[str]:
+def describe_info(found: Mapping[str, Any]) -> list[str]:
     """What the command prints without ``--json``."""
     commit = f", commit {found['git_commit']}" if found["git_commit"] else ""
     lines = [f"medseglatdiff {found['medseglatdiff_monai']} in {found['folder']}{commit}", f"Python {found['python']}"]
