@@ -1,6 +1,7 @@
 # make demo    everything set up, then the lung bundle's ensemble on the embedded example
 # make test    everything set up, then the tests
 # make docs    everything set up, then the documentation, in build/site
+# make wheels  everything set up, then the distributions of the package and of its bundles, in dist
 # make label-server STUDIES=folder    MONAI Label with the bundles on a folder of images, in its own .venv-label
 #
 # Each makes a virtual environment of its own (.venv) on the first call and installs nothing on the second.
@@ -35,7 +36,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(RUN) -m pytest -q
   -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo label-server test lint integration reliability bundles docs clean
+.PHONY: help setup demo label-server test lint integration reliability bundles docs wheels clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -92,7 +93,7 @@ lint: $(STAMP)
 	$(RUN) -m mypy
 	@echo "lint: passed"
 
-# The bundles' stage files are built from configs/; a test fails when they differ.
+# For maintainers: the bundles' stage files are built from configs/; a test fails when they differ.
 bundles: $(STAMP)
 	$(RUN) -m medseglatdiff_monai.bundle
 	@echo "bundles: built"
@@ -103,5 +104,14 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 	@echo "docs: build/site/index.html"
 
+# Each wheel from its source distribution, which shows that this one is complete. dist/ is all that another machine needs.
+wheels: $(STAMP)
+	$(RUN) -m pip install --quiet -c constraints.txt build
+	rm -rf dist
+	$(RUN) -m build --outdir dist .
+	$(RUN) -m build --outdir dist bundles
+	rm dist/medseglatdiff_monai_bundles-*.tar.gz
+	@echo "wheels: pip install dist/*.whl"
+
 clean:
-	rm -rf $(VENV) $(LABEL_VENV) demo_output build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LABEL_VENV) demo_output build dist *.egg-info bundles/*.egg-info .pytest_cache .mypy_cache .ruff_cache

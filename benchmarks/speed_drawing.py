@@ -23,7 +23,8 @@ from system_costs import forget_peak, peak_bytes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from medseglatdiff_monai.bundle.config import find_bundle, load_stage_config
+from medseglatdiff_monai.bundle.config import load_stage_config
+from medseglatdiff_monai.bundle.folders import find_bundle
 from medseglatdiff_monai.networks import LatentDiffusionSegmenter
 
 SEED = 0

@@ -22,7 +22,7 @@ from monai.bundle import ConfigWorkflow
 from records import RESULTS, save_record
 
 from medseglatdiff_monai.bundle.build import write_run_folder
-from medseglatdiff_monai.bundle.config import find_bundle
+from medseglatdiff_monai.bundle.folders import find_bundle
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.files import file_sha256
 from medseglatdiff_monai.provenance import provenance

@@ -7,6 +7,7 @@ or MONAI before the arguments are checked.
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import os
 import pkgutil
@@ -231,6 +232,12 @@ def _say_lines(lines: Sequence[str], _: Mapping[str, Any]) -> None:
     print("\n".join(lines))
 
 
+def _say_info(found: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    from .info import describe_info
+
+    print(json.dumps(found, indent=2) if arguments.get("json") else "\n".join(describe_info(found)))
+
+
 def _say_checked(found: Sequence[str], arguments: Mapping[str, Any]) -> None:
     if found:
         raise InputError("\n  ".join([f"{arguments['bundle']} is not complete:", *found]))
@@ -251,9 +258,10 @@ COMMANDS: dict[str, Command] = {
     "new-bundle": Command("bundle.new:new_bundle", 1, _say_new_bundle, aliases={"from": "source"}),
     "check-bundle": Command("bundle.check:check_bundle", 1, _say_checked),
     "demo": Command("demo:demo", 0),
-    "bundles": Command("listing:list_bundles", 0, _say_lines),
+    "bundles": Command("listing:list_bundles", 1, _say_lines),
     "experiments": Command("listing:list_experiments", 0, _say_lines),
     "suites": Command("listing:list_suites", 0, _say_lines),
+    "info": Command("info:info", 0, _say_info),
 }
 
 

@@ -11,9 +11,12 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from .bundle.arguments import check_device
+from .bundle.folders import find_bundle
 from .data.datalist import load_datalist
 from .data.prepare import prepare
 from .evaluation.run import evaluate
@@ -26,7 +29,7 @@ NUM_PICTURED = 6
 logger = logging.getLogger(__name__)
 
 
-def demo(output_dir: str | Path = "demo_output", num_cases: int = 24, seed: int = 0) -> Path:
+def demo(output_dir: str | Path = "demo_output", num_cases: int = 24, seed: int = 0, device: str | None = None) -> Path:
     """Do the main job on an embedded example: phantom cases with real raters' contours, no download.
 
     Example: medseglatdiff demo --output-dir demo_output
@@ -36,10 +39,16 @@ def demo(output_dir: str | Path = "demo_output", num_cases: int = 24, seed: int 
             (pictures, masks and maps) and dicom/ (a series).
         num_cases: phantom cases.
         seed: seed of phantom and noise.
+        device: cpu, cuda, a numbered one such as cuda:1, or mps; by default CUDA if there is one.
 
     Returns:
         The folder.
+
+    Raises:
+        InputError: the lung bundle or the extra 'lidc' is not installed.
     """
+    find_bundle(BUNDLE)
+    check_device(device)
     output = Path(output_dir)
     data = output / "phantom"
     logger.info("1. Phantom cases: a synthetic lung CT with the outlines of four real raters")
@@ -47,7 +56,9 @@ def demo(output_dir: str | Path = "demo_output", num_cases: int = 24, seed: int 
     prepare("phantom", output_dir=data, ratios="0:0:1", num_cases=num_cases, phantom_seed=seed)
     cases = load_datalist(data, "test")
     logger.info("2. Sixteen masks of each case, scored against the raters")
-    results = evaluate(BUNDLE, data, output / "evaluation", split="test", seed=seed, num_samples=16, save_samples=True)
+    results = evaluate(
+        BUNDLE, data, output / "evaluation", split="test", seed=seed, num_samples=16, save_samples=True, device=device
+    )
     # Nodules that most raters marked, though not on every slice.
     pictured = sorted(cases, key=lambda item: -item["num_raters"])[:NUM_PICTURED]
     picture = output / "raters_and_samples.png"
@@ -57,10 +68,11 @@ def demo(output_dir: str | Path = "demo_output", num_cases: int = 24, seed: int 
         subtitle="Phantom: synthetic lung CT, outlines of real LIDC-IDRI raters. The model was trained on real CT.",
     )  # fmt: skip
     logger.info("3. Predictions of single crops, and of a DICOM series with the nodule's position")
-    predict(BUNDLE, [item["image"] for item in pictured], output / "prediction", seed=seed, num_samples=10)
+    sampling: dict[str, Any] = {"seed": seed, "num_samples": 10, "device": device}
+    predict(BUNDLE, [item["image"] for item in pictured], output / "prediction", **sampling)
     series = output / "dicom" / f"PHANTOM-{pictured[0]['group']}_series"
     point = _write_series(pictured[0]["group"], series, seed)
-    (volume,) = predict(BUNDLE, series, output / "prediction", seed=seed, num_samples=10, point=point)
+    (volume,) = predict(BUNDLE, series, output / "prediction", point=point, **sampling)
 
     summary = results["summary"]
     names = ("ged_v", "hm_iou", "dice", "dice_all", "num_cases", "num_nonempty_consensus", "num_samples")

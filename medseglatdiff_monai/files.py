@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from .errors import InputError
 
-# Folder that holds the package and, in a source checkout, bundles/ and configs/ beside it.
+# Folder that holds the package and, in a clone, bundles/ and configs/ beside it.
 SOURCE_TREE = Path(__file__).resolve().parents[1]
 # Files of a process that was killed while it wrote them begin with this.
 TEMPORARY_PREFIX = ".tmp-"

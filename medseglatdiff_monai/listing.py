@@ -5,24 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from .bundle.config import bundles_dir, configs_dir
+from .bundle.folders import configs_dir, find_bundle, known_bundles
 from .files import read_json
 from .suites.names import SUITES_DIR
 
 
-def list_bundles() -> list[str]:
-    """List the bundles: name, whether there are weights, and what is segmented.
+def list_bundles(name: str | None = None) -> list[str]:
+    """List the bundles that are found by name, whether they have weights, and what is segmented; or say where one is.
 
     Example: medseglatdiff bundles
 
+    Args:
+        name: of a bundle, whose folder is printed instead.
+
     Returns:
         One line for each.
+
+    Raises:
+        InputError: no such bundle.
     """
+    if name is not None:
+        return [str(find_bundle(name))]
     rows = []
-    for path in sorted(bundles_dir().glob("*/configs/metadata.json")):
-        root = path.parents[1]
+    for known, root in known_bundles().items():
         weights = "weights" if (root / "models" / "model.pt").is_file() else "no weights"
-        rows.append((root.name, f"{weights:10}  {read_json(path).get('task', '')}"))
+        task = read_json(root / "configs" / "metadata.json").get("task", "")
+        rows.append((known, f"{weights:10}  {task}"))
     return _align(rows)
 
 

@@ -7,34 +7,93 @@ can, and then import the rest.
 from __future__ import annotations
 
 import gc
+import importlib
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
 
 from .console import quiet_loaders
 
 logger = logging.getLogger(__name__)
 
+# Modules that take nearly half of the processor time of `import monai` and are used by parts of MONAI and ignite that
+# no command needs → the names that these parts keep for later.
+DEFERRED = {
+    "matplotlib.pyplot": (),
+    "scipy.signal": ("hilbert", "iirnotch"),
+    "torch.distributed.optim": ("ZeroRedundancyOptimizer",),
+}
+
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """Import without garbage collection, which takes a fifth of the time of importing MONAI.
+    """Import MONAI, and what is imported inside, without garbage collection, which takes a fifth of the time.
 
     Modules stay until the program ends: their objects are set aside, and later collections skip them.
     """
-    if "monai" not in sys.modules:
-        logger.info("Loading PyTorch and MONAI")
     # Read when torch is loaded. By default a thread that waits for the others spins, which on a machine whose cores are
     # taken costs several times the work itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     enabled = gc.isenabled()
     gc.disable()
     try:
+        if "monai" not in sys.modules:
+            logger.info("Loading PyTorch and MONAI")
+            _import_monai()
         yield
         gc.freeze()
         quiet_loaders()
     finally:
         if enabled:
             gc.enable()
+
+
+def _import_monai() -> None:
+    """``import monai`` with stand-ins for the deferred modules; later imports get these modules themselves."""
+    for name, kept in DEFERRED.items():
+        if name not in sys.modules:
+            sys.modules[name] = _Deferred(name, kept)
+    try:
+        import monai  # noqa: F401
+    finally:
+        for name in DEFERRED:
+            _drop(name)
+
+
+def _drop(name: str) -> None:
+    if isinstance(sys.modules.get(name), _Deferred):
+        del sys.modules[name]
+
+
+class _Deferred(ModuleType):
+    """Stands for a module, and imports it when it is asked for another name than those that are kept."""
+
+    def __init__(self, name: str, kept: tuple[str, ...]) -> None:
+        super().__init__(name)
+        for one in kept:
+            setattr(self, one, _Kept(name, one))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        _drop(self.__name__)
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+class _Kept:
+    """Stands for a function or class of a module, which is imported with the first call."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module, self._name = module, name
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return getattr(importlib.import_module(self._module), self._name)(*arguments, **options)
+
+    def __instancecheck__(self, instance: object) -> bool:
+        # While the module is not imported, there is no instance of its class.
+        module = sys.modules.get(self._module)
+        return module is not None and isinstance(instance, getattr(module, self._name))

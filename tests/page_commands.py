@@ -204,13 +204,18 @@ def make_clone(source: Path, folder: Path) -> dict[str, str]:
     (programs / "python").chmod(0o755)
     for name in ("bin/activate", ".installed"):
         (folder / ".venv" / name).touch()
+    paths = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
+    return make_environment({**os.environ, "PATH": os.pathsep.join(paths), "PYTHONPATH": str(folder)})
+
+
+def make_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of commands: one thread, no GPU, no MLflow server."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    own = {name: value for name, value in variables.items() if not name.startswith("MLFLOW_")}
     return {
-        **own, "PATH": os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "CUDA_VISIBLE_DEVICES": "",
+        **own, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "CUDA_VISIBLE_DEVICES": "",
         # torchrun's own port may be in use.
         "PET_MASTER_PORT": str(port),
     }  # fmt: skip

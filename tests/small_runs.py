@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from medseglatdiff_monai.bundle.build import write_run_folder
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.networks.weights import save_weights
 
 LUNG = "lung_nodule_ct_latent_diffusion"

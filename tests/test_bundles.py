@@ -26,9 +26,11 @@ from small_runs import (
 
 import medseglatdiff_monai
 from medseglatdiff_monai.bundle import config as config_module
+from medseglatdiff_monai.bundle import folders
 from medseglatdiff_monai.bundle.build import build_bundle, build_stages, write_run_folder
 from medseglatdiff_monai.bundle.check import check_bundle
-from medseglatdiff_monai.bundle.config import STAGES, Bundle, bundles_dir, load_stage_config
+from medseglatdiff_monai.bundle.config import STAGES, Bundle, load_stage_config
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.bundle.json_style import dump_config
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks.weights import load_weights, save_weights
@@ -54,7 +56,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_bundles_are_all_known() -> None:
-    assert sorted(path.name for path in bundles_dir().iterdir() if path.is_dir()) == sorted(BUNDLES)
+    assert sorted(path.name for path in bundles_dir().iterdir() if (path / "configs").is_dir()) == sorted(BUNDLES)
 
 
 @pytest.mark.parametrize("name", BUNDLES)
@@ -267,7 +269,7 @@ def test_misspelt_key_of_a_bundles_own_file_is_an_error(
     own: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(bundles_dir().parent / "configs", tmp_path / "configs")
-    monkeypatch.setattr(config_module, "SOURCE_TREE", tmp_path)
+    monkeypatch.setattr(folders, "SOURCE_TREE", tmp_path)
     file = tmp_path / "configs" / "bundles" / "mine.json"
     kept = json.loads(file.with_name(f"{LUNG}.json").read_text())
     write_json(file, {**kept, "_note": "a comment", "stages": {"_note": "too"}})

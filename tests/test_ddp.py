@@ -16,7 +16,7 @@ import pytest
 import torch
 from small_runs import LUNG, copy_bundle, run_sizes, small_sizes, write_prepared
 
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks.weights import stage_finished
 from medseglatdiff_monai.training.distributed import FRESH_STORE, local_device, start

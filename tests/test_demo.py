@@ -10,7 +10,7 @@ from PIL import Image
 from small_runs import LUNG, copy_bundle
 
 from medseglatdiff_monai import demo as demo_module
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.demo import demo
 
 NUM_CASES = 4

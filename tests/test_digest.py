@@ -11,7 +11,7 @@ from small_runs import BUNDLES, LUNG, build_network, copy_bundle
 from medseglatdiff_monai.bundle import load_segmenter, write_run_folder
 from medseglatdiff_monai.bundle.build import record_digest
 from medseglatdiff_monai.bundle.check import check_bundle
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.bundle.json_style import dump_config
 from medseglatdiff_monai.digest import DIGEST_KEY, forget_digest, named_digest
 from medseglatdiff_monai.errors import InputError

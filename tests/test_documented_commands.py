@@ -27,7 +27,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch.distributed.run
-from page_commands import Command, PageRun, make_clone, read_commands
+from distributions import build_wheels, copy_source, install
+from page_commands import Command, PageRun, make_clone, make_environment, read_commands
 from PIL import Image
 from small_runs import BUNDLES, LUNG, RETINA, SKIN, run_sizes, small_sizes, write_prepared
 
@@ -280,8 +281,8 @@ def check_pip(command: Command, page: Sequence[Command]) -> None:
     """Extras exist."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    for extra in re.findall(r"\.\[(\w+)\]", command.text):
-        if extra not in setup["options.extras_require"]:
+    for extra in ",".join(re.findall(r"\[([\w,]+)\]", command.text)).split(","):
+        if extra and extra not in setup["options.extras_require"]:
             raise InputError(f"no extra {extra!r}")
 
 
@@ -349,6 +350,7 @@ def test_command_is_right(command: Command) -> None:
         ("make tset", "no target 'tset'"),
         ("make label-server STUDIES=a LABEL_ARGS='--prot 8001'", "no options {'prot'}"),
         ("pip install -e '.[dicm]'", "no extra 'dicm'"),
+        ("pip install 'medseglatdiff_monai[dicom,lidk]'", "no extra 'lidk'"),
     ],
 )  # fmt: skip
 def test_misspelt_command_is_found(text: str, message: str) -> None:
@@ -481,8 +483,11 @@ def write_patients(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def run_page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PageRun]:
-    """Page → its commands, run in a folder that is like a clone of the repository after ``make``."""
+def run_page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., PageRun]:
+    """Page → its commands, run in a folder that is like a clone of the repository after ``make``.
+
+    With ``installed`` only those of ``medseglatdiff`` are run, in an empty folder, from installed wheels.
+    """
 
     def unpack(*arguments: str) -> Path:
         return request.getfixturevalue("unpack")(*arguments)
@@ -511,10 +516,16 @@ def run_page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     }
 
     @functools.cache
-    def start(page: str) -> PageRun:
-        folder = tmp_path_factory.mktemp("clone")
+    def start(page: str, installed: bool = False) -> PageRun:
+        folder = tmp_path_factory.mktemp("page")
         commands = [command for command in PAGES[page] if is_run(command) and not why_not_run(command)]
-        return PageRun(folder, make_clone(ROOT, folder), commands, write_text, inputs)
+        if installed:
+            commands = [command for command in commands if command.words[0] == "medseglatdiff"]
+            place = tmp_path_factory.mktemp("installed")
+            environment = make_environment(install(build_wheels(copy_source(place / "source")), place / "environment"))
+        else:
+            environment = make_clone(ROOT, folder)
+        return PageRun(folder, environment, commands, write_text, inputs)
 
     return start
 
@@ -522,10 +533,27 @@ def run_page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command in ALL if is_run(command)], ids=str)
-def test_command_runs(command: Command, run_page: Callable[[str], PageRun]) -> None:
+def test_command_runs(command: Command, run_page: Callable[..., PageRun]) -> None:
     if why_not_run(command):
         pytest.skip(why_not_run(command))
-    page = run_page(command.page)
+    run_and_check(command, run_page(command.page))
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [command for command in PAGES["README.md"] if is_run(command) and command.words[0] == "medseglatdiff"], ids=str,
+)  # fmt: skip
+def test_command_of_the_readme_runs_from_a_wheel(command: Command, run_page: Callable[..., PageRun]) -> None:
+    pytest.importorskip("setuptools", reason="setuptools, which builds the wheels, is not installed")
+    if why_not_run(command):
+        pytest.skip(why_not_run(command))
+    run_and_check(command, run_page(command.page, installed=True))
+
+
+def run_and_check(command: Command, page: PageRun) -> None:
+    """The command ends as it should, and has left what it names."""
     status, output = page.run(command)
     expected = next((status for pattern, status in STATUS.items() if re.search(pattern, command.text)), 0)
     assert status == expected, f"{page.write(command)}\n{output[-6000:]}"

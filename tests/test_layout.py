@@ -10,9 +10,9 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "medseglatdiff_monai"
 # From the top of the house to its ground, as CONTRIBUTING.md shows it.
 ORDER = (
-    "__main__", "cli", "command_help", "listing", "demo", "suites", "integrations", "training", "evaluation", "predict",
-    "bundle", "ensemble", "networks", "data", "diffusion", "metrics", "io", "plots", "provenance", "locks", "digest",
-    "files", "startup", "plugins", "console", "errors", "__init__",
+    "__main__", "cli", "command_help", "listing", "info", "demo", "suites", "integrations", "training", "evaluation",
+    "predict", "bundle", "ensemble", "networks", "data", "diffusion", "metrics", "io", "plots", "provenance", "locks",
+    "digest", "files", "startup", "plugins", "console", "extras", "errors", "__init__",
 )  # fmt: skip
 
 

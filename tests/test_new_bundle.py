@@ -14,10 +14,11 @@ from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
 from PIL import Image
 from small_runs import LUNG, RETINA, SKIN, small_sizes, write_prepared
 
-from medseglatdiff_monai.bundle import config as bundle_module
+from medseglatdiff_monai.bundle import folders
 from medseglatdiff_monai.bundle.build import build_bundle
 from medseglatdiff_monai.bundle.check import check_bundle
-from medseglatdiff_monai.bundle.config import STAGES, Bundle, bundles_dir, load_stage_config
+from medseglatdiff_monai.bundle.config import STAGES, Bundle, load_stage_config
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.bundle.metadata import PLACEHOLDER
 from medseglatdiff_monai.bundle.new import new_bundle
 from medseglatdiff_monai.cli import main
@@ -44,7 +45,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(bundles_dir().parent / "configs", root / "configs")
     for name in (SKIN, RETINA):
         shutil.copytree(bundles_dir() / name, root / "bundles" / name, ignore=shutil.ignore_patterns("models"))
-    monkeypatch.setattr(bundle_module, "SOURCE_TREE", root)
+    monkeypatch.setattr(folders, "SOURCE_TREE", root)
     return root
 
 

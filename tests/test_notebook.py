@@ -11,7 +11,7 @@ import pytest
 from run_notebook import run_notebook
 from small_runs import LUNG, copy_bundle
 
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SECONDS_A_CELL = 300

@@ -12,7 +12,7 @@ import torch
 from monai.bundle import download, load
 from small_runs import LUNG, POLYP, copy_bundle, write_small_bundle
 
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.bundle.pack import pack
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.errors import InputError

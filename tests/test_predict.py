@@ -373,7 +373,7 @@ def test_without_highdicom(lung: Path, series: Path, tmp_path: Path, monkeypatch
     # What Python takes for "not installed".
     monkeypatch.setitem(sys.modules, "highdicom", None)
     (result,) = predict(lung, series, tmp_path / "a", point=POINT, slices=1)
-    assert "pip install -e '.[dicom]'" in result["notes"][0]
+    assert "pip install 'medseglatdiff_monai[dicom]'" in result["notes"][0]
     assert not list((tmp_path / "a").glob("*.dcm"))
     with pytest.raises(InputError, match="extra 'dicom'"):
         predict(lung, series, tmp_path / "b", point=POINT, dicom=True)

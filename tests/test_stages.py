@@ -14,7 +14,7 @@ from monai.bundle import run
 from PIL import Image
 from small_runs import BUNDLES, DATA, run_sizes, small_sizes, write_prepared, write_small_bundle
 
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.networks.weights import stage_finished
 from medseglatdiff_monai.predict import predict
 from medseglatdiff_monai.training.run import TRAINING_STAGES

@@ -154,3 +154,40 @@ def test_waiting_threads_sleep_unless_told_otherwise(given: str | None, found: s
     with heavy_imports():
         pass
     assert os.environ["OMP_WAIT_POLICY"] == found
+
+
+# In a process of its own: elsewhere MONAI is imported already.
+DEFERRED = """
+import sys
+from medseglatdiff_monai.startup import DEFERRED, heavy_imports
+with heavy_imports():
+    import monai
+assert not set(DEFERRED) & set(sys.modules), sorted(set(DEFERRED) & set(sys.modules))
+
+import ignite.handlers.checkpoint
+import numpy as np
+import torch
+from monai.data import ultrasound_confidence_map
+from monai.utils import jupyter_utils
+signal = np.sin(np.arange(64.0))
+mine = ultrasound_confidence_map.hilbert(signal)
+from scipy.signal import hilbert
+assert np.array_equal(mine, hilbert(signal))
+assert jupyter_utils.plt.figure().axes == []
+import matplotlib.pyplot
+assert jupyter_utils.plt.gcf is matplotlib.pyplot.gcf
+optimizer = torch.optim.SGD([torch.zeros(1)])
+kept = ignite.handlers.checkpoint.ZeroRedundancyOptimizer
+assert not isinstance(optimizer, kept)
+from torch.distributed.optim import ZeroRedundancyOptimizer
+assert not isinstance(optimizer, kept)
+assert isinstance(object.__new__(ZeroRedundancyOptimizer), kept)
+"""
+
+
+def test_what_monai_imports_for_others_is_imported_when_they_use_it() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
+    done = subprocess.run(
+        [sys.executable, "-c", DEFERRED], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

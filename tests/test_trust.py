@@ -15,7 +15,7 @@ from small_runs import SKIN
 
 from medseglatdiff_monai.bundle import Bundle, load_segmenter, write_run_folder
 from medseglatdiff_monai.bundle.check import check_bundle
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.bundle.trust import (
     TRUST_VARIABLE,
     TRUSTED,

@@ -1,6 +1,6 @@
 """Stage files from the fragments in ``configs/``, and run folders that are bundles themselves.
 
-``python -m medseglatdiff_monai.bundle`` (``make bundles``) rebuilds the stage files of all bundles of the source tree.
+``python -m medseglatdiff_monai.bundle`` (``make bundles``) rebuilds the stage files of all bundles of a clone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 from ..digest import DIGEST_KEY, forget_digest, named_digest
 from ..errors import InputError, did_you_mean
 from ..files import file_sha256, read_json, save_json, save_text
-from .config import STAGES, Bundle, bundles_dir, check_stage_blocks, configs_dir, merge_keys, without_comments
+from .config import STAGES, Bundle, check_stage_blocks, merge_keys, without_comments
+from .folders import bundles_dir, configs_dir
 from .json_style import dump_config
 
 # A run may be continued with more time, more epochs or another use of memory and workers; everything else must stay.
@@ -94,7 +95,7 @@ def write_run_folder(
     A run is thereby complete: its folder can be evaluated, used for prediction, or run again by ``monai.bundle``.
 
     Args:
-        bundle: folder, name under ``bundles/``, or an opened bundle with its experiment.
+        bundle: folder, name, or an opened bundle with its experiment.
         output_dir: the run's folder.
         experiment: overlay of a bundle that is not opened yet.
         overrides: configuration keys, see :meth:`~medseglatdiff_monai.bundle.config.Bundle.config`.

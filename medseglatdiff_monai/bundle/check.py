@@ -7,7 +7,8 @@ from pathlib import Path
 from ..digest import DIGEST_KEY, named_digest
 from ..files import file_sha256
 from .build import build_stages
-from .config import STAGES, Bundle, bundles_dir, configs_dir
+from .config import STAGES, Bundle
+from .folders import bundles_dir, configs_dir, in_clone
 from .metadata import PLACEHOLDER
 from .trust import find_untrusted
 
@@ -27,12 +28,12 @@ def check_bundle(bundle: str | Path) -> list[str]:
 
     Looked for: missing files; FILL IN in metadata, model card and data licence; metadata without a required entry,
     whose version has no changelog entry, or that speaks of other weights or sizes than the network's; code that the
-    package's own configurations do not run; in the source tree, stage files that differ from configs/.
+    package's own configurations do not run; in a clone, stage files that differ from configs/.
 
     Example: medseglatdiff check-bundle my_bundles/my_cells
 
     Args:
-        bundle: bundle folder, or a name under bundles/.
+        bundle: a bundle's folder or name, see medseglatdiff bundles.
 
     Returns:
         One line for each thing that is missing.
@@ -67,7 +68,7 @@ def check_bundle(bundle: str | Path) -> list[str]:
                 found.append(
                     f"configs/metadata.json: {key} of the input is {described.get(key)}, of the network {expected}"
                 )
-    if root.parent == bundles_dir() and (configs_dir() / "bundles" / f"{root.name}.json").is_file():
+    if in_clone() and root.parent == bundles_dir() and (configs_dir() / "bundles" / f"{root.name}.json").is_file():
         built = build_stages(root.name)
         for stage, config in opened.stages.items():
             if config != built[stage]:

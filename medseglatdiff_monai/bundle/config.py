@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, did_you_mean
-from ..files import SOURCE_TREE, read_json
+from ..files import read_json
 from ..startup import heavy_imports
+from .folders import configs_dir, find_bundle
 from .trust import check_trusted
 
 # Stage file in a bundle → the fragments of configs/ that it is built from, in this order.
@@ -49,32 +50,6 @@ def merge_keys(config: dict, changes: Mapping[str, Any]) -> dict:
 def without_comments(config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a configuration or overlay that do not begin with an underscore."""
     return {key: value for key, value in config.items() if not key.startswith("_")}
-
-
-def bundles_dir() -> Path:
-    """Folder of the bundles that come with the source tree."""
-    return SOURCE_TREE / "bundles"
-
-
-def configs_dir() -> Path:
-    """Folder of the fragments and overlays that come with the source tree."""
-    return SOURCE_TREE / "configs"
-
-
-def find_bundle(bundle: str | Path) -> Path:
-    """Folder of a bundle given as a folder or as a name under ``bundles/``.
-
-    Raises:
-        InputError: there is none; the message names the nearest known name.
-    """
-    for candidate in (Path(bundle), bundles_dir() / str(bundle)):
-        if (candidate / "configs" / "metadata.json").is_file():
-            return candidate.resolve()
-    known = sorted(path.parent.parent.name for path in bundles_dir().glob("*/configs/metadata.json"))
-    hint = did_you_mean(str(bundle), known)
-    raise InputError(
-        f"No bundle {str(bundle)!r}: expected a folder with configs/metadata.json, or one of {', '.join(known)}.{hint}"
-    )
 
 
 def _list_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -124,7 +99,7 @@ class Bundle:
     """The configuration of a bundle, alone or with an experiment; each JSON file is parsed once.
 
     Args:
-        bundle: folder, or name under ``bundles/``.
+        bundle: folder or name.
         experiment: a JSON file, or a name under ``configs/experiments/``, e.g. ``"ablations/kl"``.
 
     Raises:

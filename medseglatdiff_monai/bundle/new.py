@@ -1,7 +1,7 @@
 """A bundle for your own data, made from an existing one by a few choices: sizes, channels, how masks are resized.
 
-In the source tree the choices become ``configs/bundles/NAME.json``, from which ``make bundles`` makes the stage files
-of ``bundles/NAME``; elsewhere the bundle stands alone. Where parts of its network have the same sizes as the source's,
+In a clone the choices become ``configs/bundles/NAME.json``, from which ``make bundles`` makes the stage files of
+``bundles/NAME``; elsewhere the bundle stands alone. Where parts of its network have the same sizes as the source's,
 the source's weights become its ``models/initial.pt``, from which ``train`` starts. What only the maker can know, such
 as the data's licence, is marked ``FILL IN`` in metadata, model card and data licence; ``check-bundle`` lists what is
 left of it.
@@ -25,7 +25,8 @@ from ..errors import InputError, unwrapped_errors
 from ..files import save_text
 from ..startup import heavy_imports
 from .build import build_bundle, read_own, write_run_folder
-from .config import STAGES, Bundle, bundles_dir
+from .config import STAGES, Bundle
+from .folders import bundles_dir, configs_dir, in_clone
 from .metadata import make_metadata, write_documents
 from .plan import describe_data, find_resize
 
@@ -54,10 +55,9 @@ def new_bundle(
 
     Args:
         name: the bundle's name: lower-case letters, digits and underscores, a letter first.
-        source: bundle folder, or a name under bundles/, whose configuration the new one starts from; on the command
-            line --from.
-        output_dir: folder in which the bundle is made, standing alone. Without it the bundle goes into the source tree:
-            configs/bundles/NAME.json and bundles/NAME.
+        source: folder or name of the bundle whose configuration the new one starts from; on the command line --from.
+        output_dir: folder in which the bundle is made, standing alone. Default: bundles/ in the current folder, where
+            commands find it by name; in a clone of the repository its own configs/bundles/NAME.json and bundles/NAME.
         dataset_dir: prepared folder; its channels, labels, modality and number of raters are taken over, and what its
             images and masks are like is printed. `train` plans how long its stages take.
         image_size: side in pixels of the network's input.
@@ -124,7 +124,7 @@ class _Place:
 
     Attributes:
         target: its folder.
-        own_file: in the source tree, the file under ``configs/bundles/`` that its stage files are built from.
+        own_file: in a clone, the file under ``configs/bundles/`` that its stage files are built from.
     """
 
     target: Path
@@ -132,14 +132,14 @@ class _Place:
 
 
 def _find_place(name: str, source: Path, output_dir: str | Path | None) -> _Place:
-    """Raise the InputError of a place that is taken, or of a source that the source tree cannot build from."""
-    if output_dir is not None:
-        place = _Place(Path(output_dir).absolute() / name, None)
+    """Raise the InputError of a place that is taken, or of a source that a clone cannot build from."""
+    if output_dir is not None or not in_clone():
+        place = _Place(Path(output_dir or "bundles").absolute() / name, None)
     else:
-        folder = bundles_dir().parent / "configs" / "bundles"
+        folder = configs_dir() / "bundles"
         source_file = folder / f"{source.name}.json"
         if source.parent != bundles_dir() or not source_file.is_file():
-            raise InputError(f"{source} is no bundle of the source tree ({source_file} is missing): give --output-dir.")
+            raise InputError(f"{source} is no bundle of the clone ({source_file} is missing): give --output-dir.")
         place = _Place(bundles_dir() / name, folder / f"{name}.json")
     for path in (place.target, place.own_file):
         if path is not None and path.exists():
@@ -208,7 +208,7 @@ def _find_licence(source: Path) -> Path:
 
 
 def _build_in_tree(own_file: Path, source: Bundle, changes: Mapping[str, Any], made: Path) -> None:
-    """Write the bundle's own file under ``configs/bundles/`` and build its stage files from it."""
+    """Write the bundle's own file under ``configs/bundles/`` of a clone and build its stage files from it."""
     before = read_own(own_file.with_name(f"{source.root.name}.json"))
     save_text(json.dumps(_join_own(before, changes, source), indent=2) + "\n", own_file)
     try:

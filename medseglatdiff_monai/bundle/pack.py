@@ -92,7 +92,7 @@ def pack(bundle: str | Path, output_file: str | Path) -> Path:
     Example: medseglatdiff pack runs/lung --output-file lung.zip
 
     Args:
-        bundle: bundle folder, or a name under bundles/; a finished run is a bundle.
+        bundle: a bundle's folder or name, see medseglatdiff bundles; a finished run is a bundle.
         output_file: the zip.
 
     Returns:

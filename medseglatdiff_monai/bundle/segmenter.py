@@ -136,7 +136,7 @@ def load_segmenter(
     """Load a bundle for use from Python.
 
     Args:
-        bundle: folder, or name under ``bundles/``.
+        bundle: folder or name.
         weights: other weights than the bundle's own.
         experiment: overlay that the weights were trained with.
         device: e.g. ``"cuda:1"``; by default CUDA if there is one.

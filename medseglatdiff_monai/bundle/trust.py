@@ -2,7 +2,7 @@
 
 MONAI evaluates every text that begins with ``$``, reads the file that a text with ``%`` names, and calls every
 ``_target_``. A stranger's bundle, experiment or override could thus run anything. Each of these texts is therefore
-compared with those under ``configs/`` and ``bundles/`` of the source tree, which ``trusted.json`` lists.
+compared with those under ``configs/`` and ``bundles/`` of a clone, which ``trusted.json`` lists in a wheel as well.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def code_options() -> list[str]:
 
 
 def write_trusted(root: Path) -> Path:
-    """Write the list anew, from ``configs/`` and ``bundles/*/configs/`` of a source tree; returns its path."""
+    """Write the list anew, from ``configs/`` and ``bundles/*/configs/`` of a clone; returns its path."""
     files = [*(root / "configs").rglob("*.json"), *root.glob("bundles/*/configs/*.json")]
     texts = {text for path in files for _, text in find_code(read_json(path))}
     save_json(sorted(texts), TRUSTED)

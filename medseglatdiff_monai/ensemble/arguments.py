@@ -7,6 +7,7 @@ from numbers import Real
 from typing import Any
 
 from ..errors import InputError, check_count, did_you_mean
+from ..extras import require
 
 FUSIONS = ("mean", "majority", "staple", "size_preserving")
 CONFIDENCES = ("samples", "probabilities")
@@ -15,10 +16,12 @@ COUNTS = ("num_samples", "num_inference_steps", "chunk_size")
 
 
 def check_fusion_name(fusion: str) -> None:
-    """Raise the InputError of a name that is not among ``FUSIONS``."""
+    """Raise the InputError of a name that is not among ``FUSIONS``, or of one whose extra is not installed."""
     if fusion not in FUSIONS:
         hint = did_you_mean(str(fusion), FUSIONS)
         raise InputError(f"fusion: found {fusion!r}, expected one of {', '.join(FUSIONS)}; choose one of them.{hint}")
+    if fusion == "staple":
+        require("staple", "The fusion 'staple'", "Or choose another fusion.")
 
 
 def check_summary_arguments(threshold: float, confidence: str, fusion: str, postprocess: str | None) -> None:

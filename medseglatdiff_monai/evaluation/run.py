@@ -28,6 +28,7 @@ def evaluate(
     max_cases: int | None = None,
     seed: int = 0,
     save_samples: bool = False,
+    device: str | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
     """Score a bundle against all raters: metrics.json, cases.csv, cases.png and, if asked, the samples.
@@ -41,7 +42,7 @@ def evaluate(
     Example: medseglatdiff evaluate runs/lung --dataset-dir data/lidc --max-cases 300 --output-dir results/lung
 
     Args:
-        bundle: bundle folder, or a name under bundles/.
+        bundle: a bundle's folder or name, see medseglatdiff bundles.
         dataset_dir: prepared folder.
         output_dir: receives metrics.json, cases.csv, cases.png (raters beside samples for the best, the median and the
             worst case) and, with save_samples, samples/CASE.npz.
@@ -53,6 +54,7 @@ def evaluate(
         max_cases: select this many cases by seed.
         seed: seed of the noise and of the selection of cases.
         save_samples: keep the sampled masks.
+        device: cpu, cuda, a numbered one such as cuda:1, or mps; by default CUDA if there is one.
         overrides: configuration keys, such as fusion, postprocess, confidence, threshold, score_at.
 
     Returns:
@@ -67,13 +69,13 @@ def evaluate(
     check_count("--num-samples", num_samples)
     check_count("--num-inference-steps", num_inference_steps)
     check_count("--max-cases", max_cases)
-    check_overrides(overrides)
+    check_overrides({**overrides, "device": device})
     check_scoring(**{key: overrides[key] for key in ("score_at", "surface_tolerance") if key in overrides})
     normalize_split(split)
     chosen = {
         "dataset_dir": str(Path(dataset_dir).absolute()), "output_dir": str(Path(output_dir).absolute()),
         "split": split, "num_samples": num_samples, "num_inference_steps": num_inference_steps,
-        "max_cases": max_cases, "seed": seed, "save_samples": save_samples, **overrides,
+        "max_cases": max_cases, "seed": seed, "save_samples": save_samples, "device": device, **overrides,
     }  # fmt: skip
     remove_leftovers(Path(output_dir), Path(output_dir) / "samples")
     parser = inference_config(bundle, "evaluate", weights, experiment, chosen)

@@ -1,6 +1,5 @@
 from .dicom_results import DicomWriter as DicomWriter
 from .dicom_results import SegmentedNodule as SegmentedNodule
-from .dicom_results import can_write_dicom as can_write_dicom
 from .places import Place as Place
 from .places import find_points as find_points
 from .places import parse_places as parse_places

@@ -11,7 +11,6 @@ optional: extra ``dicom``.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..extras import require
 from .reading import DicomInput
 
 MANUFACTURER = "medseglatdiff_monai"
@@ -60,11 +60,6 @@ class SegmentedNodule:
     measurements: Mapping[str, Any]
 
 
-def can_write_dicom() -> bool:
-    """Whether the extra is installed."""
-    return importlib.util.find_spec("highdicom") is not None
-
-
 class DicomWriter:
     """Writes the results on one series.
 
@@ -78,11 +73,7 @@ class DicomWriter:
     """
 
     def __init__(self, source: DicomInput, record: Mapping[str, Any]) -> None:
-        if not can_write_dicom():
-            raise InputError(
-                "DICOM SEG and SR need highdicom, which is not installed; expected the extra 'dicom': "
-                "pip install -e '.[dicom]' in the source tree. With --dicom False only NIfTI is written."
-            )
+        require("dicom", "DICOM SEG and a structured report", "With --dicom False only NIfTI is written.")
         self.record = record
         self.source = source
         self.headers = [_read_header(path) for path in source.series.files]

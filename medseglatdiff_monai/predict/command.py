@@ -56,7 +56,7 @@ def predict(
     Example: medseglatdiff predict lung_nodule_ct_latent_diffusion SERIES --point=-62.5,41,-120 --output-dir out
 
     Args:
-        bundle: bundle folder, or a name under bundles/.
+        bundle: a bundle's folder or name, see medseglatdiff bundles.
         inputs: PNG, JPEG and NIfTI files, folders of PNG and JPEG files, and folders with one DICOM CT series each.
         output_dir: where the results go.
         weights: other weights than the bundle's own.

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..files import fill_template, png_uri, read_versioned, save_text
 from ..io.formats import PREDICTION_SUFFIX
 from ..plots.sizes import THRESHOLDS, plot_sizes, plot_slices
+from ..startup import heavy_imports
 from .measure import format_number
 from .wording import describe_record, list_measures, name_consensus
 
@@ -75,7 +76,8 @@ def _group_runs(inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _read_input(path: Path) -> dict[str, Any]:
     """The values that ``report.html`` names for one input, of its ``NAME_prediction.json`` and the files beside it."""
     # Here and below: these import MONAI, which takes seconds, and a folder without predictions is to be told before.
-    from .results import RESULT_VERSION
+    with heavy_imports():
+        from .results import RESULT_VERSION
 
     name = path.name.removesuffix(PREDICTION_SUFFIX)
     record = read_versioned(path, RESULT_VERSION, "predict again, or use the program that wrote it")

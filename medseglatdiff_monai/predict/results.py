@@ -20,7 +20,8 @@ import torch
 from ..bundle.segmenter import Segmenter
 from ..console import Progress, format_duration
 from ..errors import InputError
-from ..io.dicom_results import DicomWriter, SegmentedNodule, can_write_dicom
+from ..extras import EXTRAS, install_command
+from ..io.dicom_results import DicomWriter, SegmentedNodule
 from ..io.formats import PREDICTION_SUFFIX
 from ..io.places import Place, find_points
 from ..io.raster import RasterInput
@@ -35,7 +36,7 @@ from .record import describe_input, describe_nodule, describe_plane, describe_ru
 logger = logging.getLogger(__name__)
 
 RESULT_VERSION = 2
-NO_DICOM = "No DICOM SEG and SR: highdicom is not installed; pip install -e '.[dicom]' in the source tree."
+NO_DICOM = f"No DICOM SEG and SR: highdicom is not installed: {install_command('dicom')}."
 
 
 def predict_inputs(
@@ -58,7 +59,7 @@ def predict_inputs(
         for source, where in zip(opened, places, strict=True)
     ]
     run = describe_run(segmenter, experiment, seed)
-    wanted = can_write_dicom() if dicom is None else dicom
+    wanted = EXTRAS["dicom"].is_installed() if dicom is None else dicom
     writers = [DicomWriter(source, run) if wanted and isinstance(source, DicomInput) else None for source in opened]
     results: list[dict[str, Any]] = []
     progress = Progress("Predicting", len(opened), "inputs")

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..bundle.config import find_bundle
+from ..bundle.config import Bundle
+from ..bundle.folders import find_bundle
 from ..data.datalist import load_dataset_info
 from ..data.sources.source import default_bundle
 from ..data.splits import normalize_split
 from ..errors import InputError, check_count
+from ..extras import require
 from ..files import file_sha256
 from ..startup import heavy_imports
+from ..training.run import check_tracking
 from .names import find_suite
 
 
@@ -48,19 +51,23 @@ def run_suite(
         split: training, validation or test.
         runs: NAME=FOLDER, separated by commas: trained runs or bundles to take instead of training; on the command line
             --run.
-        overrides: configuration keys of every system's training, e.g. --max_epochs 1.
+        overrides: configuration keys of every system's training, e.g. --max_epochs 1. --device cpu holds for its
+            scoring, too.
 
     Returns:
         The contents of ``results.json``.
 
     Raises:
-        InputError: unknown suite, bundle, system or part; a number out of range; a result file of another version or
-            suite in ``output_dir``.
+        InputError: unknown suite, bundle, system or part; an extra that is not installed; a number out of range; a
+            result file of another version or suite in ``output_dir``.
     """
     path = find_suite(suite)
     start = None if bundle is None else find_bundle(bundle)
     info = load_dataset_info(dataset_dir)
     start = start or find_bundle(bundle_for(info, dataset_dir))
+    require("benchmark", "A benchmark")
+    if max_minutes != 0:
+        check_tracking(Bundle(start), overrides)
     split = normalize_split(split)
     if not info.get(split):
         raise InputError(f"The {split} part of {dataset_dir} is empty: choose another --split.")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bundle.config import find_bundle, load_stage_config
+from ..bundle.config import load_stage_config
+from ..bundle.folders import find_bundle
 from ..errors import InputError
 from ..networks.weights import stage_finished
 from ..training.run import TRAINING_STAGES

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..bundle.folders import configs_dir
 from ..errors import InputError, did_you_mean
-from ..files import SOURCE_TREE
 
-SUITES_DIR = SOURCE_TREE / "configs" / "suites"
+SUITES_DIR = configs_dir() / "suites"
 
 
 def find_suite(suite: str | Path) -> Path:

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 from ..bundle.arguments import check_dataset, check_overrides
 from ..bundle.build import write_run_folder
 from ..bundle.config import Bundle, experiment_name
+from ..bundle.folders import known_bundles
 from ..bundle.plan import StageLength, describe_data, describe_lengths, find_resize, plan_stage
 from ..bundle.segmenter import check_present
 from ..bundle.trust import code_options
 from ..data.datalist import load_dataset_info
 from ..errors import InputError
+from ..extras import require
 from ..files import remove_leftovers, save_json
 from ..locks import locked
 from ..startup import heavy_imports
@@ -46,6 +48,12 @@ def stage_weights(stage: str, stages: Sequence[str]) -> str:
     return "model.pt" if stage == "train" and "scoring" not in stages else TRAINING_STAGES[stage]
 
 
+def check_tracking(opened: Bundle, overrides: Mapping[str, Any]) -> None:
+    """Raise the InputError of a training that is to be tracked without MLflow."""
+    if overrides.get("tracking_uri", opened.stages.get("train", {}).get("tracking_uri")):
+        require("train", "The record of a training", "--tracking_uri false trains without a record.")
+
+
 def train(
     bundle: str | Path,
     dataset_dir: str | Path,
@@ -54,6 +62,7 @@ def train(
     max_minutes: float | None = None,
     initial_weights: str | Path | None = None,
     plan: bool = True,
+    device: str | None = None,
     **overrides: Any,
 ) -> Path:
     """Train a bundle's stages in their order; finished stages are skipped, interrupted ones resumed.
@@ -64,27 +73,28 @@ def train(
     Example: medseglatdiff train lung_nodule_ct_latent_diffusion --dataset-dir data/lidc --output-dir runs/lung
 
     Args:
-        bundle: bundle folder, or a name under bundles/.
+        bundle: a bundle's folder or name, see medseglatdiff bundles.
         dataset_dir: prepared folder (medseglatdiff prepare).
-        experiment: overlay: a JSON file or a name under configs/experiments/.
+        experiment: overlay: a JSON file or a name, see medseglatdiff experiments.
         output_dir: the run's folder, a bundle when done. Default: runs/BUNDLE, or runs/BUNDLE_EXPERIMENT.
         max_minutes: stop cleanly after this many minutes, shared by the stages, so that even a short training ends with
             a model; a codec that is not good enough goes on in place of the next stage. The same call resumes the
             last stage. A decay of the learning rate ends when the time does.
-        initial_weights: a bundle's models/model.pt to start from, e.g. to adapt it to your own images. Parts that fit
-            are taken. If all do, and its mask codec rebuilds your masks, only the last stage is run. Default: the
-            bundle's models/initial.pt, if new-bundle made one.
+        initial_weights: a bundle's name, or a file such as its models/model.pt, to start from, e.g. to adapt it to your
+            own images. Parts that fit are taken. If all do, and its mask codec rebuilds your masks, only the last
+            stage is run. Default: the bundle's models/initial.pt, if new-bundle made one.
         plan: False: the bundle's own epochs, every stage to its end before the next, and from scratch, or with
             initial_weights the last stage alone; max_minutes then ends whichever stage is reached.
+        device: cpu, cuda, a numbered one such as cuda:1, or mps; by default CUDA if there is one.
         overrides: configuration keys, e.g. --batch_size 8. With --max_epochs 3 lengths are not planned.
 
     Returns:
         The run's folder; weights are in its ``models/``.
 
     Raises:
-        InputError: unknown bundle, experiment or key; a data set that does not fit the bundle; no time at all; more
-            than one process; another process that trains into the folder; a full disk; a mask codec that does not
-            learn the masks, the message says what to do.
+        InputError: unknown bundle, experiment or key; MLflow is not installed; a data set that does not fit the bundle;
+            no time at all; more than one process; another process that trains into the folder; a full disk; a mask
+            codec that does not learn the masks, the message says what to do.
         Interrupted: SIGTERM or SIGINT came, the checkpoint is written; the same call resumes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -94,9 +104,14 @@ def train(
         )
     if max_minutes is not None and max_minutes <= 0:
         raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
+    if (shipped := known_bundles().get(str(initial_weights))) is not None:
+        initial_weights = shipped / "models" / "model.pt"
+    if device is not None:
+        overrides["device"] = device
     check_overrides(overrides)
     opened = Bundle(bundle, experiment)
     info = load_dataset_info(dataset_dir)
+    check_tracking(opened, overrides)
     config = opened.config("train", overrides)
     _check_dataset(dataset_dir, info, config)
     stages = _read_stages(config)

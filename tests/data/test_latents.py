@@ -9,7 +9,7 @@ from monai.bundle import ConfigParser, run
 from monai.data import DataLoader
 from small_runs import LUNG, run_sizes, small_sizes, write_prepared
 
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks import DenoisingNetwork
 from medseglatdiff_monai.networks.symmetries import apply_symmetry, draw_symmetry, undo_symmetry

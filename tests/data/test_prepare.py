@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.command_help import describe_source
 from medseglatdiff_monai.data.prepare import prepare
 from medseglatdiff_monai.data.sources.cvc import CVCSource

@@ -18,7 +18,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.predict.image import segment_image
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from small_runs import LUNG, copy_bundle, run_sizes, small_sizes, write_prepared
 
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from tiny_dicom import CORNER_MM, write_series
 
-import medseglatdiff_monai.io.dicom_results as dicom_results
 from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.extras import Extra
 from medseglatdiff_monai.io import DicomWriter, SegmentedNodule, open_input
 
 highdicom = pytest.importorskip("highdicom", reason="extra 'dicom' is not installed")
@@ -346,6 +346,6 @@ def test_series_without_a_frame_of_reference(tmp_path: Path):
 
 def test_without_highdicom_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     series = write_series(tmp_path / "series", np.zeros((3, 8, 10), np.int16))
-    monkeypatch.setattr(dicom_results, "can_write_dicom", lambda: False)
-    with pytest.raises(InputError, match=r"pip install -e '\.\[dicom\]'"):
+    monkeypatch.setattr(Extra, "is_installed", lambda self: False)
+    with pytest.raises(InputError, match=r"pip install 'medseglatdiff_monai\[dicom\]'.*--dicom False"):
         DicomWriter(open_input(series, 1), RECORD)

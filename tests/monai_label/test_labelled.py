@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from small_runs import LUNG, POLYP, copy_bundle, run_sizes, small_sizes
 
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.integrations.monai_label.labelled import prepare_labelled, train_labelled

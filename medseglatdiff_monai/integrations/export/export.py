@@ -12,6 +12,7 @@ from typing import Any
 from ...bundle.arguments import check_device
 from ...bundle.config import Bundle
 from ...errors import InputError, did_you_mean
+from ...extras import require
 from ...startup import heavy_imports
 
 EXPORT_FORMATS = ("torchscript", "onnx")
@@ -32,7 +33,7 @@ def export(
     Example: medseglatdiff export lung_nodule_ct_latent_diffusion --format onnx --output-dir lung_onnx
 
     Args:
-        bundle: bundle folder, or a name under bundles/.
+        bundle: a bundle's folder or name, see medseglatdiff bundles.
         format: torchscript or onnx.
         output_file: the TorchScript file.
         output_dir: folder of the ONNX networks, their settings and onnx_runner.py.
@@ -44,7 +45,7 @@ def export(
         ``output_file`` or ``output_dir``.
 
     Raises:
-        InputError: unknown format, or the place that belongs to the other one; and see
+        InputError: unknown format, the place that belongs to the other one, or ONNX without its extra; and see
             :func:`~medseglatdiff_monai.integrations.export.torchscript.export_torchscript` and
             :func:`~medseglatdiff_monai.integrations.export.onnx.export_onnx`.
     """
@@ -62,6 +63,7 @@ def export(
             from .torchscript import export_torchscript
 
         return export_torchscript(bundle, place, weights, device, **overrides)
+    require("onnx", "--format onnx")
     with heavy_imports():
         from .onnx import export_onnx
 

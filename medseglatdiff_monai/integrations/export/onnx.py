@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from monai.utils import optional_import
 from torch import nn
 
 from ...bundle.segmenter import Segmenter, load_segmenter
@@ -65,18 +64,15 @@ def export_onnx(
     B is free; H and W are the bundle's. All in float32.
 
     Args:
-        bundle: folder, or name under ``bundles/``.
+        bundle: folder or name.
         output_dir: receives the files.
         weights: other weights than the bundle's own.
         overrides: configuration keys; ``num_samples``, ``num_inference_steps``, ``seed`` become the runner's defaults.
 
     Raises:
         InputError: see :func:`~medseglatdiff_monai.bundle.segmenter.load_segmenter`; another sampler than those that
-            the runner has: direct, DPM++ and DDIM; the extra ``[onnx]`` is not installed.
+            the runner has: direct, DPM++ and DDIM.
     """
-    missing = [name for name in ("onnx", "onnxscript") if not optional_import(name)[1]]
-    if missing:
-        raise InputError(f"ONNX export needs {' and '.join(missing)}: pip install -e '.[onnx]' in the source tree.")
     segmenter = load_segmenter(bundle, weights, device="cpu", **overrides)
     network = check_exportable(segmenter)
     if len(segmenter.image_size) != 2:

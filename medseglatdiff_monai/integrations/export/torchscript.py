@@ -45,7 +45,7 @@ def export_torchscript(
     """Trace a bundle's network.
 
     Args:
-        bundle: folder, or name under ``bundles/``.
+        bundle: folder or name.
         output_file: receives the TorchScript. Called with image (B, C, H, W) in the range of the bundle's
             preprocessing and standard normal noise (B, N, d, H/f, W/f), for k passes of the sampler ``direct``
             (B, N, k · d, H/f, W/f), it returns (B, 1, H, W) in [0, 1]. B is free; N, H and W are those of the trace.

@@ -30,6 +30,7 @@ from ...bundle.config import Bundle
 from ...bundle.pack import bundle_files
 from ...bundle.segmenter import load_segmenter
 from ...errors import InputError
+from ...extras import EXTRAS
 from ...files import SOURCE_TREE
 from ...predict.image import segment_image
 from .store import mlflow_environment, read_run_ids
@@ -37,7 +38,7 @@ from .store import mlflow_environment, read_run_ids
 # What prediction imports. Their versions at registration are written into the model.
 LIBRARIES = (
     "torch", "monai", "numpy", "einops", "pytorch-ignite", "nibabel", "pydicom", "itk-io", "itk-numerics", "scipy",
-    "scikit-image", "SimpleITK", "matplotlib", "pillow", "pandas", "mlflow",
+    "matplotlib", "pillow", "lazy_loader", "tqdm", "mlflow",
 )  # fmt: skip
 
 
@@ -104,7 +105,8 @@ def _signature(channels: int) -> ModelSignature:
 
 def _requirements() -> list[str]:
     # A build's own suffix, as in 2.13.0+cpu, is in no package index.
-    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in LIBRARIES]
+    names = [*LIBRARIES, *(["SimpleITK"] if EXTRAS["staple"].is_installed() else [])]
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
 
 
 @contextlib.contextmanager

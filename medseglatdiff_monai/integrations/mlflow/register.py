@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...bundle.config import Bundle
+from ...extras import require
 from ...startup import heavy_imports
 
 
@@ -19,7 +20,7 @@ def register(
     Example: medseglatdiff register runs/lung --tracking-uri http://localhost:5000 --name lung
 
     Args:
-        bundle: bundle folder, or a name under bundles/.
+        bundle: a bundle's folder or name, see medseglatdiff bundles.
         tracking_uri: MLflow server or database, e.g. sqlite:////data/mlruns.db.
         name: name of the registered model (default: the bundle's folder).
         experiment_name: experiment of the run, where the bundle has none on that server.
@@ -28,10 +29,11 @@ def register(
         URI of the registered version, and its number.
 
     Raises:
-        InputError: no such bundle, an unfinished one (see :func:`~medseglatdiff_monai.bundle.pack.bundle_files`), or a
-            store that does not answer.
+        InputError: no such bundle, no MLflow, an unfinished one (see
+            :func:`~medseglatdiff_monai.bundle.pack.bundle_files`), or a store that does not answer.
     """
     opened = Bundle(bundle)
+    require("train", "Registering a bundle")
     with heavy_imports():
         from .model import log_bundle
 

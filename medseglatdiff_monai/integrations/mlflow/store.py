@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from ...files import save_json
 
 RECORD = "mlruns.json"
@@ -59,9 +57,15 @@ def mlflow_environment() -> Iterator[None]:
 
 
 def check_answer(uri: str) -> None:
-    """Raise within seconds, instead of MLflow's minutes, where nothing answers at an HTTP address."""
+    """Raise a ConnectionError within seconds, instead of MLflow's minutes, where nothing answers at an HTTP address."""
     if uri.startswith(("http://", "https://")):
-        requests.get(uri, timeout=5, stream=True).close()
+        # It comes with MLflow.
+        import requests
+
+        try:
+            requests.get(uri, timeout=5, stream=True).close()
+        except requests.RequestException as error:
+            raise ConnectionError(str(error)) from error
 
 
 def _read_record(output_dir: str | Path) -> dict[str, dict[str, str]]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import requests
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
@@ -236,7 +235,7 @@ class RunTracker(MLFlowHandler):
         # Whatever a tracking store does wrong, hours of training are worth more than their record.
         except Exception as error:
             reason = type(error).__name__
-            if not isinstance(error, ConnectionError | requests.RequestException) and str(error).strip():
+            if not isinstance(error, ConnectionError) and str(error).strip():
                 # For a connection the name says it; the rest is addresses of objects.
                 reason = str(error).strip().splitlines()[0][:200]
             if self.tracking_uri == local:

@@ -18,7 +18,8 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from ...bundle.config import find_bundle, load_stage_config
+from ...bundle.config import load_stage_config
+from ...bundle.folders import find_bundle
 from ...data.prepare import prepare
 from ...data.sources.images import IMAGE_SUFFIXES, image_stem
 from ...errors import InputError
@@ -92,7 +93,7 @@ def train_labelled(
     """Train a bundle on labelled images.
 
     Args:
-        bundle: folder, or name under ``bundles/``.
+        bundle: folder or name.
         items: see :func:`prepare_labelled`.
         output_dir: new folder; gets ``dataset`` and ``run``.
         val_split: share of the images for validation.

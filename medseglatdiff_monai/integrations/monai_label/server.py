@@ -15,10 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...bundle.config import bundles_dir, find_bundle
+from ...bundle.folders import find_bundle, known_bundles
 from ...digest import check_digest, forget_digest, named_digest
 from ...errors import InputError
-from ...files import file_sha256, save_bytes
+from ...files import SOURCE_TREE, file_sha256, save_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def layout_app(app_dir: str | Path, bundles: Sequence[str | Path], sample_app: s
 
     Args:
         app_dir: the folder.
-        bundles: bundle folders, or names under ``bundles/``; a finished run is a bundle.
+        bundles: bundle folders or names; a finished run is a bundle.
         sample_app: folder of the ``monaibundle`` app; by default that of the environment's MONAI Label.
 
     Returns:
@@ -120,7 +120,7 @@ def server_command(app_dir: str | Path, studies: str, names: Sequence[str], host
 def server_environment(app_dir: str | Path) -> dict[str, str]:
     """Environment variables of the server: bundles are local, this package and the stand-in can be imported."""
     app = Path(app_dir).absolute()
-    paths = [str(bundles_dir().parent)]
+    paths = [str(SOURCE_TREE)]
     if importlib.util.find_spec("torchvision") is None:
         paths.append(str(app / "stand_in"))
     return {
@@ -145,13 +145,13 @@ def start(
 
     Args:
         studies: folder of the images (NIfTI, PNG, JPEG), or the address of a DICOMweb server.
-        bundles: bundle folders or names, separated by commas; by default those under bundles/.
+        bundles: bundle folders or names, separated by commas; by default those that are found by name.
         app_dir: folder of the app; keeps the weights that are trained there.
         host: address to listen on. MONAI Label has no login: leave it at this machine's own, or put
             something in front of it that authenticates.
         port: port to listen on.
     """
-    chosen = bundles.split(",") if isinstance(bundles, str) else list(bundles or _own_bundles())
+    chosen = bundles.split(",") if isinstance(bundles, str) else list(bundles or known_bundles())
     if not str(studies).startswith(("http://", "https://")) and not Path(studies).is_dir():
         raise InputError(f"{studies}: no such folder. Give the folder of the images, or a DICOMweb address.")
     names = layout_app(app_dir, [str(name).strip() for name in chosen])
@@ -162,7 +162,3 @@ def start(
     print(f"MONAI Label with {', '.join(names)}: http://{host}:{port}", flush=True)
     command = server_command(app_dir, str(studies), names, host, port)
     os.execve(command[0], command, server_environment(app_dir))
-
-
-def _own_bundles() -> list[str]:
-    return sorted(path.parent.parent.name for path in bundles_dir().glob("*/configs/metadata.json"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from ...bundle.arguments import check_overrides
 from ...bundle.segmenter import load_segmenter
 from ...errors import InputError
+from ...extras import require
 from ...io.places import parse_places
 from ...startup import heavy_imports
 
@@ -27,6 +27,7 @@ def view(
     experiment: str | Path | None = None,
     num_samples: int = 16,
     seed: int = 0,
+    device: str | None = None,
     port: int = 8080,
     show: bool = True,
     **overrides: Any,
@@ -41,7 +42,7 @@ def view(
 
     Args:
         input: a PNG or JPEG image, a NIfTI file, or a folder with one DICOM series; it can also be opened later.
-        bundle: bundle folder, or a name under bundles/.
+        bundle: a bundle's folder or name, see medseglatdiff bundles.
         raters: raters' masks: a prepared file with a channel per rater, or a PNG or NIfTI file per rater with commas
             between; of a volume NIfTI on its own grid.
         point: x,y,z of the nodule in patient millimetres (LPS); without it the nodule is clicked in the page.
@@ -49,18 +50,15 @@ def view(
         experiment: overlay that the weights were trained with.
         num_samples: masks to begin with.
         seed: seed of the noise to begin with.
+        device: cpu, cuda, a numbered one such as cuda:1, or mps; by default CUDA if there is one.
         port: port of the page on 127.0.0.1.
         show: False: do not open the browser.
         overrides: configuration keys.
 
     Raises:
-        InputError: NiceGUI is not installed, the port is taken, or the arguments do not fit.
+        InputError: the extra is not installed, the port is taken, or the arguments do not fit.
     """
-    if importlib.util.find_spec("nicegui") is None:
-        raise InputError(
-            "The page needs NiceGUI, which is not installed; expected the extra 'view': "
-            "pip install -e '.[view]' in the source tree. 'medseglatdiff report' makes a page without it."
-        )
+    require("view", "The page", "'medseglatdiff report' makes one without it.")
     if input is None and (raters is not None or point is not None):
         raise InputError("--raters and --point belong to an image; give its path, too.")
     if not 1 <= port <= 65535:
@@ -69,8 +67,8 @@ def view(
     (places,) = parse_places({"point": point}, 1)
     if len(places) > 1:
         raise InputError("--point names several nodules; the page shows one at a time.")
-    check_overrides({**overrides, "num_samples": num_samples})
-    segmenter = load_segmenter(bundle, weights, experiment, num_samples=num_samples, seed=seed, **overrides)
+    check_overrides({**overrides, "num_samples": num_samples, "device": device})
+    segmenter = load_segmenter(bundle, weights, experiment, device, num_samples=num_samples, seed=seed, **overrides)
     with heavy_imports():
         from .page import serve
 

@@ -6,7 +6,6 @@ All take an image (B, C, H, W) to logits (B, 1, H, W) and are trained behind
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -17,7 +16,7 @@ from monai.networks.nets.swin_unetr import BasicLayer, PatchMergingV2
 from monai.networks.utils import pixelshuffle
 from torch import nn
 
-from ...errors import InputError
+from ...extras import require
 
 
 class TransUNet(nn.Module):
@@ -187,11 +186,7 @@ class SegFormer(nn.Module):
         decoder_channels: int = 256,
     ) -> None:
         super().__init__()
-        if importlib.util.find_spec("transformers") is None:
-            raise InputError(
-                "The experiment segformer needs the package transformers, which is not installed: "
-                "pip install 'medseglatdiff_monai[baselines]'."
-            )
+        require("baselines", "The experiment segformer")
         from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
         self.network = SegformerForSemanticSegmentation(
