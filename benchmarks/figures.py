@@ -15,6 +15,7 @@ from pathlib import Path
 from speed_figures import STAGES, markdown, plot_speed, speed
 from suite_results import suites_page
 
+from medseglatdiff_monai.bundle.json_style import dump_config
 from medseglatdiff_monai.console import count
 from medseglatdiff_monai.data.sources.source import SOURCES
 from medseglatdiff_monai.evaluation.columns import COLUMNS
@@ -46,6 +47,7 @@ CARD = {
     "codec_mask_dice": "reconstruction of non-empty masks",
     "codec_mask_ged": "",
 }
+IN_METADATA = ("dice", "iou", "ged_v", "hm_iou")
 # How far the costs of systems can be trusted.
 TIMES = (
     "Times are processor time of one thread of an {processor} that other programs used as well: compare them with "
@@ -105,6 +107,15 @@ def table(described: tuple[str, str, str], result: dict) -> str:
         f"{result['settings']['threshold']}. The figures are means over the {unit}, on {grid}."
     )
     return f"{head}\n\n{markdown('| metric | value | |', rows)}"
+
+
+def scores(result: dict) -> dict[str, float]:
+    """What a bundle's ``metadata.json`` says of its weights, by the names of the columns."""
+    return {
+        name: round(result["summary"][name], COLUMNS[name].digits)
+        for name in IN_METADATA
+        if result["summary"].get(name) is not None
+    }
 
 
 def columns() -> str:
@@ -490,7 +501,9 @@ def render() -> dict[Path, str]:
         texts[path] = replace(path.read_text(), "figures", card(key), path)
         if key == "lung":
             texts[path] = replace(texts[path], "volume bias", f"- {volume_bias()}", path)
-        if read(f"{key}_validation") is not None:
+        if (result := read(f"{key}_validation")) is not None:
+            metadata = path.parents[1] / "configs" / "metadata.json"
+            texts[metadata] = dump_config({**json.loads(metadata.read_text()), "eval_metrics": scores(result)})
             texts[readme] = replace(texts[readme], f"{key} figures", card(key), readme)
     ours = comparison("ambiguity_25_minutes", "the bundle's configuration")
     texts[readme] = replace(texts[readme], "comparison", ours, readme)

