@@ -25,6 +25,7 @@ from monai.networks.utils import eval_mode
 from monai.transforms import Invertd, InvertibleTransform
 from torch import nn
 
+from ..data.datalist import load_dataset_info
 from ..ensemble.inferer import EnsembleInferer, sampling_settings
 from ..files import save_with
 from ..io.prepared import LoadCased
@@ -61,6 +62,7 @@ class CaseRecorder:
         surface_tolerance: distance in pixels of that grid up to which surface Dice takes two outlines as equal.
         save_samples: write ``samples/<case>.npz``.
         record: further entries of the provenance.
+        dataset_dir: prepared folder whose ``dataset.json`` may name the raters.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class CaseRecorder:
         surface_tolerance: float = 1.0,
         save_samples: bool = False,
         record: dict[str, Any] | None = None,
+        dataset_dir: str | Path | None = None,
     ) -> None:
         check_scoring(score_at, surface_tolerance)
         self.items = {item["case"]: item for item in items}
@@ -86,6 +89,7 @@ class CaseRecorder:
         self.surface_tolerance = surface_tolerance
         self.save_samples = save_samples
         self.record = record or {}
+        self.dataset_dir = dataset_dir
         self.cases: list[ScoredCase] = []
         mask_codec: CodecBase | None = getattr(network, "mask_codec", None)
         self.mask_codec = None if isinstance(mask_codec, IdentityCodec) else mask_codec
@@ -227,7 +231,8 @@ class CaseRecorder:
             },
             provenance={**self.record, **provenance("cpu" if parameter is None else parameter.device)},
         )
-        plot_cases(cases, self._sample_again, self.output_dir / "cases.png")
+        names = [] if self.dataset_dir is None else load_dataset_info(self.dataset_dir).get("raters", [])
+        plot_cases(cases, self._sample_again, self.output_dir / "cases.png", names)
         engine.state.metrics.update({k: v for k, v in summary.items() if isinstance(v, float)})
 
     def _sample_again(self, case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

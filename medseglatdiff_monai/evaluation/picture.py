@@ -32,7 +32,10 @@ def choose_cases(cases: Sequence[ScoredCase]) -> dict[str, dict[str, Any]]:
 
 
 def plot_cases(
-    cases: Sequence[ScoredCase], sample: Callable[[str], tuple[np.ndarray, np.ndarray, np.ndarray]], path: Path
+    cases: Sequence[ScoredCase],
+    sample: Callable[[str], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    path: Path,
+    rater_names: Sequence[str] = (),
 ) -> None:
     """Write the PNG; nothing where no case has a score.
 
@@ -41,6 +44,7 @@ def plot_cases(
         sample: gives of a case its image (C, H, W[, D]) in [0, 1], raters (R, H, W[, D]) bool and samples
             (N, H, W[, D]) bool. Of a volume the slice with the most foreground is shown.
         path: the PNG.
+        rater_names: of the data set, in the raters' order.
     """
     compared = []
     for name, row in choose_cases(cases).items():
@@ -54,4 +58,4 @@ def plot_cases(
     if compared:
         title = "Raters and samples: best, median and worst case" if len(compared) > 1 else "Raters and samples"
         order = f"{len(cases)} cases in the order of {COLUMNS[ORDER_BY].label}, as the network sees them"
-        plot_comparison(compared, path, title, order)
+        plot_comparison(compared, path, title, order, rater_names)

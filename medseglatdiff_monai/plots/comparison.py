@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.lines import Line2D
 
 from .panel import SAMPLE_COLOUR, TEXT_COLOUR, make_figure, outline, shorten_name
 
@@ -40,7 +41,13 @@ def to_picture(image: np.ndarray) -> np.ndarray:
     return image.clip(0.0, 1.0).transpose(1, 2, 0) if len(image) == 3 else image[0]
 
 
-def plot_comparison(cases: Sequence[ComparedCase], path: str | Path, title: str = "", subtitle: str = "") -> None:
+def plot_comparison(
+    cases: Sequence[ComparedCase],
+    path: str | Path,
+    title: str = "",
+    subtitle: str = "",
+    rater_names: Sequence[str] = (),
+) -> None:
     """Render the picture as PNG; below the outlines it says how many of the masks are empty.
 
     Args:
@@ -48,11 +55,18 @@ def plot_comparison(cases: Sequence[ComparedCase], path: str | Path, title: str 
         path: the PNG.
         title: first line.
         subtitle: second line, smaller.
+        rater_names: written in the colours of their outlines.
     """
     tall = TILE_INCHES + 0.22
     width = 0.3 + len(COLUMNS) * (TILE_INCHES + 0.08) + 0.45
     height = HEAD_INCHES + len(cases) * tall + FOOT_INCHES
     figure = make_figure(width, height, 0.3, title, subtitle)
+    if rater_names:
+        lines = [Line2D([], [], color=RATER_COLOURS[i % len(RATER_COLOURS)], lw=2) for i in range(len(rater_names))]
+        figure.legend(
+            lines, [shorten_name(name) for name in rater_names], loc="upper right", ncols=len(lines), frameon=False,
+            fontsize=8.5, labelcolor=TEXT_COLOUR, bbox_to_anchor=(1.0 - 0.3 / width, 1.0 - 0.05 / height),
+        )  # fmt: skip
 
     for row, case in enumerate(cases):
         for column, name in enumerate(COLUMNS):
