@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .bundle.config import bundles_dir, configs_dir
-from .files import read_json
+from .files import read_keys
 from .suites.names import SUITES_DIR
 
 
@@ -22,7 +22,7 @@ def list_bundles() -> list[str]:
     for path in sorted(bundles_dir().glob("*/configs/metadata.json")):
         root = path.parents[1]
         weights = "weights" if (root / "models" / "model.pt").is_file() else "no weights"
-        rows.append((root.name, f"{weights:10}  {read_json(path).get('task', '')}"))
+        rows.append((root.name, f"{weights:10}  {read_keys(path).get('task', '')}"))
     return _align(rows)
 
 
@@ -37,7 +37,7 @@ def list_experiments() -> list[str]:
     folder = configs_dir() / "experiments"
     rows = []
     for path in sorted(folder.rglob("*.json"), key=lambda path: (len(path.relative_to(folder).parts), path)):
-        rows.append((path.relative_to(folder).with_suffix("").as_posix(), read_json(path).get("_system_", "")))
+        rows.append((path.relative_to(folder).with_suffix("").as_posix(), read_keys(path).get("_system_", "")))
     return _align(rows)
 
 
@@ -53,7 +53,7 @@ def list_suites() -> list[str]:
 
 
 def _title(path: Path) -> str:
-    content = read_json(path)
+    content = read_keys(path)
     return f"{content['title']} ({len(content['systems'])} systems)"
 
 

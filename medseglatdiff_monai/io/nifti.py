@@ -58,12 +58,22 @@ def open_nifti(path: Path) -> Any:
     return image
 
 
-def _check_complete(path: Path, image: Any) -> None:
-    """Raise OSError or EOFError if the file ends early; it is read in small blocks that are not kept."""
-    expected = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+def count_bytes(path: Path) -> int:
+    """Length of a file's content, unpacked; an archive is read to its check sum, in small blocks that are not kept.
+
+    Raises:
+        OSError, EOFError, zlib.error: the archive is damaged.
+    """
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as handle:
         found = 0
         while block := handle.read(BLOCK_BYTES):
             found += len(block)
+    return found
+
+
+def _check_complete(path: Path, image: Any) -> None:
+    """Raise OSError or EOFError if the file ends early."""
+    expected = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    found = count_bytes(path)
     if found < expected:
         raise OSError(f"{found} bytes, expected {expected}")

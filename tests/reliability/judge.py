@@ -1,0 +1,95 @@
+"""How an input ends: refused by a message that names it, read as an independent reader reads it, or wrong."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bad_inputs import Input
+from record import keep
+
+from medseglatdiff_monai.errors import InputError
+
+SECONDS = 60
+Reading = list[np.ndarray]
+
+
+class _Hang(BaseException):
+    """No Exception: what is tested catches these."""
+
+
+@contextmanager
+def _bounded(seconds: int = SECONDS) -> Iterator[None]:
+    """Raise `_Hang` in what takes longer."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise _Hang
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def judge(path: Path, read: Callable[[Path], Reading], independent: Callable[[Path], Reading]) -> str:
+    """``refused``, ``equal``, or what is wrong."""
+    try:
+        with _bounded():
+            found = read(path)
+    except InputError as error:
+        message = str(error)
+        named = str(path) in message or any(inner.name in message for inner in path.glob("*"))
+        return "refused" if named and len(message) < 1500 else f"unclear: {message[:300]}"
+    except _Hang:
+        return "hang"
+    except Exception as error:
+        return f"traceback: {type(error).__name__}: {str(error)[:200]}"
+    try:
+        expected = independent(path)
+    except Exception as error:
+        return f"read, but by no independent reader: {type(error).__name__}: {str(error)[:200]}"
+    for ours, theirs in zip(found, expected, strict=True):
+        if ours.shape != theirs.shape:
+            return f"silently wrong: shape {ours.shape}, expected {theirs.shape}"
+        if not np.allclose(ours, theirs, rtol=1e-5, atol=1e-3, equal_nan=True):
+            return f"silently wrong: up to {np.nanmax(np.abs(ours.astype(float) - theirs)):g} off"
+    return "equal"
+
+
+def try_all(
+    name: str,
+    inputs: Iterable[Input],
+    folder: Path,
+    read: Callable[[Path], Reading],
+    independent: Callable[[Path], Reading],
+    title: str,
+) -> Counter[str]:
+    """Try each input in a folder of its own; nothing but refused and equal may come out."""
+    ends: Counter[str] = Counter()
+    failed = {}
+    for number, entry in enumerate(inputs):
+        own = folder / str(number)
+        own.mkdir(parents=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outside = set(folder.iterdir())
+            end = judge(entry.write(own), read, independent)
+        if set(folder.iterdir()) != outside:
+            end = "written outside"
+        ends[end.partition(":")[0]] += 1
+        if end not in ("refused", "equal"):
+            failed[entry.name] = end
+        shutil.rmtree(own)
+    keep(name, title, {end: ends[end] for end in ("refused", "equal")}, len(failed))
+    assert not failed, "\n" + "\n".join(f"{name}: {end}" for name, end in failed.items())
+    return ends
