@@ -211,8 +211,8 @@ def _check_line(series: DicomSeries) -> None:
     shear = float(np.linalg.norm(plane @ step))
     if shear > MAX_SHEAR:
         raise InputError(
-            f"{series.describe()}: each slice lies {shear:.2f} times as far beside the one before as above it; expected "
-            f"at most {MAX_SHEAR:g}, a gantry tilted by 45 degrees. Give slices of one reconstruction."
+            f"{series.describe()}: each slice lies {shear:.2f} times as far beside the one before as above it; "
+            f"expected at most {MAX_SHEAR:g}, a gantry tilted by 45 degrees. Give slices of one reconstruction."
         )
 
 
@@ -237,7 +237,8 @@ def read_volume(series: DicomSeries, start: int = 0, stop: int | None = None) ->
         check_bits(path)
     reader = ITKReader()
     try:
-        pixels, _ = reader.get_data(itk.imread(list(files) if len(files) > 1 else files[0]))
+        # One by one: of several at once ITK gives all the first one's type, and cuts off fractions.
+        pixels = np.concatenate([reader.get_data(itk.imread(path))[0] for path in files], axis=-1)
     except Exception as error:  # ITK raises RuntimeError with a page of C++ context
         for path in files:
             _check_pixels(path, reader)

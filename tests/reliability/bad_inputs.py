@@ -228,7 +228,7 @@ def _add_lut(series: Path) -> None:
 
     for path in series.iterdir():
         image, lut = pydicom.dcmread(path), Dataset()
-        lut.LUTDescriptor, lut.ModalityLUTType, lut.LUTData = [4, 0, 16], "HU", [0, 1, 2, 3]
+        lut.LUTDescriptor, lut.ModalityLUTType, lut.LUTData = [4, 0, 16], "HU", bytes(8)
         lut["LUTDescriptor"].VR = "US"
         image.ModalityLUTSequence = Items([lut])
         image.save_as(path)
@@ -277,7 +277,8 @@ NIFTI_FIELDS: dict[str, Sequence[Any]] = {
     "sizeof_hdr": (0, 347, 540, 1543569408),
     "dim": ([0] * 8, [3, -12, 10, 4, 1, 1, 1, 1], [8, 12, 10, 4, 1, 1, 1, 1], [3, 32767, 32767, 32767, 1, 1, 1, 1],
             [3, 12, 10, 0, 1, 1, 1, 1], [2, 12, 10, 4, 1, 1, 1, 1], [4, 12, 10, 2, 2, 1, 1, 1],
-            [3, 12, 10, 5, 1, 1, 1, 1], [5, 12, 10, 4, 1, 1, 1, 1], [1, 480, 1, 1, 1, 1, 1, 1], [7, 12, 10, 4, 0, 0, 0, 0]),
+            [3, 12, 10, 5, 1, 1, 1, 1], [5, 12, 10, 4, 1, 1, 1, 1],
+            [1, 480, 1, 1, 1, 1, 1, 1], [7, 12, 10, 4, 0, 0, 0, 0]),
     "datatype": (0, 1, 2, 8, 16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2304, 999, -4),
     "bitpix": (0, 8, 32, 17),
     "vox_offset": (0, 16, 351, 353, 368, 1e9, -352, np.nan, np.inf),

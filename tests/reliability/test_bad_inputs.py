@@ -38,6 +38,9 @@ def read_series_by_pydicom(folder: Path) -> Reading:
             slices.append(pydicom.dcmread(path, force=True))
     slices = [image for image in slices if image.get("Modality") == "CT"]
     row, column = (np.array(slices[0].ImageOrientationPatient, float)[part] for part in (slice(0, 3), slice(3, 6)))
+    for image in slices:
+        # Of no account where there is one sample per pixel, and no reason not to read them.
+        image.pop("PlanarConfiguration", None)
     normal = np.cross(row, column)
     slices.sort(key=lambda image: normal @ np.array(image.ImagePositionPatient, float))
     pixels = [s.pixel_array.astype(float) * float(s.RescaleSlope) + float(s.RescaleIntercept) for s in slices]
