@@ -84,7 +84,9 @@ def measure(folder: Path, repeats: int) -> list[dict[str, Any]]:
             check = seconds(lambda: open_nifti(scan), repeats)
         else:
             check = seconds(lambda p=path: read_picture(p), repeats) - seconds(lambda p=path: decode(p), repeats)
-        whole = seconds(lambda p=path, b=bundle, at=place: predict(b, p, folder / "out", index=at, dicom=False), repeats)
+        whole = seconds(
+            lambda p=path, b=bundle, at=place: predict(b, p, folder / "out", index=at, dicom=False), repeats
+        )
         rows.append({"name": name, "seconds": check, "prediction_seconds": whole})
     weights = load_segmenter(LUNG).weights_path
     rows.append(

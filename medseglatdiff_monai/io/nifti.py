@@ -23,8 +23,8 @@ def open_nifti(path: Path) -> Any:
     """Open a file with nibabel and check header and length; the voxels are not read yet.
 
     Raises:
-        InputError: unreadable or truncated; voxels that are no numbers; lengths that are not in millimetres, or absent;
-            an affine that cannot be inverted.
+        InputError: unreadable or truncated; voxels that are no numbers, or begin within the header; lengths that are
+            not in millimetres, or absent; an affine that cannot be inverted, or two that differ.
     """
     try:
         image: Any = nibabel.load(path)
@@ -39,6 +39,12 @@ def open_nifti(path: Path) -> Any:
     if dtype.kind not in "iuf":
         raise InputError(
             f"{path}: voxels of type {dtype}; expected one number per voxel, e.g. int16. Convert the file."
+        )
+    first = image.header.single_vox_offset
+    if not header["vox_offset"] >= first:
+        raise InputError(
+            f"{path}: its voxels begin at byte {header['vox_offset']} (vox_offset); expected {first} or more, behind the "
+            "header. Fix the header, or save the image again."
         )
     unit = OTHER_UNITS.get(int(header["xyzt_units"]) & UNITS_MASK)
     if unit:
@@ -55,7 +61,29 @@ def open_nifti(path: Path) -> Any:
         )
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise InputError(f"{path}: its affine {affine.tolist()} cannot be inverted; fix the header (sform, qform).")
+    _check_forms(path, image)
     return image
+
+
+def _check_forms(path: Path, image: Any) -> None:
+    """Raise InputError if sform and qform put voxels at different places: programs differ in which they take."""
+    if not (int(image.header["sform_code"]) and int(image.header["qform_code"])):
+        return
+    sform = image.header.get_sform()
+    try:
+        qform = image.header.get_qform()
+    except ValueError:  # its quaternion is none
+        qform = np.full((4, 4), np.inf)
+    sides = np.array([*image.shape[:3], 1, 1])[:3]
+    corners = np.array([[*(np.array(corner) * (sides - 1)), 1.0] for corner in np.ndindex(2, 2, 2)])
+    distance = float(np.linalg.norm(corners @ (sform - qform).T, axis=1).max())
+    size = float(np.linalg.norm(sform[:3, :3], axis=0).max())
+    if not distance <= size:
+        raise InputError(
+            f"{path}: its sform and its qform put a voxel at places {distance:.4g} mm apart; expected the same place, "
+            "since programs differ in which they take. Remove the wrong one, e.g. with nibabel's image.set_qform(None, 0) or "
+            "image.set_sform(None, 0)."
+        )
 
 
 def count_bytes(path: Path) -> int:

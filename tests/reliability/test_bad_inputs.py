@@ -83,7 +83,9 @@ def test_all_series(tmp_path: Path) -> None:
 
 def read_nifti(path: Path) -> Reading:
     source = open_input(path, 1)
-    return [source.read(0, source.shape[2])[0].numpy(), np.asarray(source.affine)]
+    voxels = source.read(0, source.shape[2])[0].numpy()
+    # What is no number is 0 for ITK.
+    return [np.nan_to_num(voxels, posinf=np.inf, neginf=-np.inf), np.asarray(source.affine)]
 
 
 def read_nifti_by_itk(path: Path) -> Reading:
@@ -91,17 +93,18 @@ def read_nifti_by_itk(path: Path) -> Reading:
         image = SimpleITK.ReadImage(str(path))
         if image.GetDimension() > 3:
             image = image[(slice(None),) * 3 + (0,) * (image.GetDimension() - 3)]
+        if image.GetDimension() < 3:
+            raise RuntimeError("ITK's place of a plane has no third coordinate")
     except RuntimeError:
-        # A shear, which ITK's images cannot have, or units that ITK does not know.
+        # Or a shear, which ITK's images cannot have.
         other = nibabel.load(path)
         voxels = other.get_fdata()
         return [voxels.reshape((*voxels.shape, 1)[:3]), other.affine]
-    voxels = SimpleITK.GetArrayFromImage(image).T.astype(float)
-    size = image.GetDimension()
     affine = np.eye(4)
-    affine[:size, :size] = np.array(image.GetDirection()).reshape(size, size) * np.array(image.GetSpacing())
-    affine[:size, 3] = image.GetOrigin()
-    return [voxels if voxels.ndim == 3 else voxels[..., None], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine]
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    voxels = SimpleITK.GetArrayFromImage(image).T.astype(float)
+    return [voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine]
 
 
 def try_nifti(tmp_path: Path, step: int, number: int) -> None:
