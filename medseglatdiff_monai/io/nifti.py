@@ -17,6 +17,10 @@ from ..errors import InputError
 BLOCK_BYTES = 1 << 20
 # What the three lowest bits of xyzt_units may say, and lengths in these units are refused.
 UNITS_MASK, OTHER_UNITS = 0b111, {1: "metres", 3: "micrometres"}
+# Of sform_code and qform_code: template, the highest that the standard knows.
+LAST_CODE = 5
+# How far pixdim and sform may differ in the size of a voxel; they are rounded.
+SAME_SIZE = 0.01
 
 
 def open_nifti(path: Path) -> Any:
@@ -40,11 +44,22 @@ def open_nifti(path: Path) -> Any:
         raise InputError(
             f"{path}: voxels of type {dtype}; expected one number per voxel, e.g. int16. Convert the file."
         )
+    for name in ("sform_code", "qform_code"):
+        if int(header[name]) not in range(LAST_CODE + 1):
+            raise InputError(
+                f"{path}: {name} is {header[name]}; expected 0 to {LAST_CODE}, which say whether and how it places the "
+                "image. Fix the header."
+            )
+    if 0 < abs(header["scl_slope"]) < np.finfo(np.float32).tiny:
+        raise InputError(
+            f"{path}: scl_slope is {header['scl_slope']}, which makes every voxel nearly 0; expected a usual number, or 0 "
+            "for none. Fix the header."
+        )
     first = image.header.single_vox_offset
     if not header["vox_offset"] >= first:
         raise InputError(
-            f"{path}: its voxels begin at byte {header['vox_offset']} (vox_offset); expected {first} or more, behind the "
-            "header. Fix the header, or save the image again."
+            f"{path}: its voxels begin at byte {header['vox_offset']} (vox_offset); expected {first} or more, behind "
+            "the header. Fix the header, or save the image again."
         )
     unit = OTHER_UNITS.get(int(header["xyzt_units"]) & UNITS_MASK)
     if unit:
@@ -61,28 +76,37 @@ def open_nifti(path: Path) -> Any:
         )
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise InputError(f"{path}: its affine {affine.tolist()} cannot be inverted; fix the header (sform, qform).")
-    _check_forms(path, image)
+    _check_forms(path, image, np.asarray(header["pixdim"][1:4], dtype=float))
     return image
 
 
-def _check_forms(path: Path, image: Any) -> None:
-    """Raise InputError if sform and qform put voxels at different places: programs differ in which they take."""
-    if not (int(image.header["sform_code"]) and int(image.header["qform_code"])):
+def _check_forms(path: Path, image: Any, stated: np.ndarray) -> None:
+    """Raise InputError if sform, qform and the stated sizes differ: programs differ in which they take."""
+    header, shape = image.header, np.array([*image.shape[:3], 1, 1])[:3]
+    if not int(header["sform_code"]) > 0:
         return
-    sform = image.header.get_sform()
+    sform = header.get_sform()
+    sizes, stated = np.linalg.norm(sform[:3, :3], axis=0), np.abs(stated)
+    # An absent size says nothing.
+    told = (shape > 1) & np.isfinite(stated) & (stated > 0)
+    if not np.allclose(stated[told], sizes[told], rtol=SAME_SIZE, atol=0.0):
+        raise InputError(
+            f"{path}: its pixdim says {stated[told].tolist()} mm, its sform {sizes[told].round(6).tolist()}; expected "
+            "the same size of a voxel, since programs differ in which they take. Fix the one that is wrong."
+        )
+    if not int(header["qform_code"]) > 0:
+        return
     try:
-        qform = image.header.get_qform()
+        qform = header.get_qform()
     except ValueError:  # its quaternion is none
         qform = np.full((4, 4), np.inf)
-    sides = np.array([*image.shape[:3], 1, 1])[:3]
-    corners = np.array([[*(np.array(corner) * (sides - 1)), 1.0] for corner in np.ndindex(2, 2, 2)])
+    corners = np.array([[*(np.array(corner) * (shape - 1)), 1.0] for corner in np.ndindex(2, 2, 2)])
     distance = float(np.linalg.norm(corners @ (sform - qform).T, axis=1).max())
-    size = float(np.linalg.norm(sform[:3, :3], axis=0).max())
-    if not distance <= size:
+    if not distance <= sizes.max():
         raise InputError(
             f"{path}: its sform and its qform put a voxel at places {distance:.4g} mm apart; expected the same place, "
-            "since programs differ in which they take. Remove the wrong one, e.g. with nibabel's image.set_qform(None, 0) or "
-            "image.set_sform(None, 0)."
+            "since programs differ in which they take. Remove the wrong one, e.g. with nibabel's "
+            "image.set_qform(None, 0) or image.set_sform(None, 0)."
         )
 
 

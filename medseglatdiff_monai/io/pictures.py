@@ -23,7 +23,8 @@ BLOCK_BYTES = 1 << 20
 # In a JPEG's scan FF00 is the byte FF. Any other marker ends the scan, or a part of it (FFD0 to FFD7).
 JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff]")
 SCAN, END_OF_IMAGE, RESTARTS = 0xDA, 0xD9, range(0xD0, 0xD8)
-# Samples per pixel of PNG's colour types.
+# Samples per pixel of PNG's colour types, and the one of palettes.
+PNG_PALETTE = 3
 PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # First row, first column, row step, column step of the passes of an interlaced PNG.
 PNG_PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
@@ -38,8 +39,10 @@ def read_picture(path: Path) -> Image.Image:
     try:
         with Image.open(path, formats=FORMATS) as image:
             pages = getattr(image, "n_frames", 1) if image.format in ("PNG", "TIFF") else 1
-            image.load()
+            # Of a TIFF Pillow rotates the pixels and forgets the tag; in a PNG it may stand behind the pixels.
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            image.load()
+            orientation = image.getexif().get(ExifTags.Base.Orientation, orientation)
             if image.format == "PNG":
                 _check_rows(path)
             elif image.format in ("JPEG", "MPO"):
@@ -62,16 +65,21 @@ def _check_rows(path: Path) -> None:
         file.seek(8)
         found, expected = 0, 1
         inflate = zlib.decompressobj()
-        while found < expected and len(start := file.read(8)) == 8:
+        kind, has_palette = b"", False
+        while kind != b"IEND":
+            start = file.read(8)
             length, kind = int.from_bytes(start[:4], "big"), start[4:]
             content = file.read(length)
             if int.from_bytes(file.read(4), "big") != zlib.crc32(kind + content):
                 raise OSError(f"wrong check sum of a part {kind.decode('latin-1')!r}")
+            has_palette |= kind == b"PLTE"
             if kind == b"IHDR":
-                expected = _count_bytes(content)
+                needs_palette, expected = content[9] == PNG_PALETTE, _count_bytes(content)
             while kind == b"IDAT" and content and found < expected:
                 found += len(inflate.decompress(content, BLOCK_BYTES))
                 content = inflate.unconsumed_tail
+    if needs_palette and not has_palette:
+        raise OSError("no palette for its colours")
     if found < expected:
         raise OSError(f"rows of {found} bytes, expected {expected}")
 

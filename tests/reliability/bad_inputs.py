@@ -430,7 +430,6 @@ def picture_files() -> Iterator[tuple[str, str, bytes]]:
             make_png(rgba[..., :channels].astype(np.uint16) * 257, 16),
         )
         yield f"PNG of {channels} channels", "a.png", make_png(rgba[..., :channels])
-    yield "PNG with a transparent grey", "a.png", make_png(grey, 8, [(b"tRNS", b"\0\x10")])
     yield "PNG with a transparent colour", "a.png", make_png(rgb, 8, [(b"tRNS", b"\0\x10\0\x20\0\x30")])
     yield "PNG with a gamma", "a.png", make_png(rgb, 8, [(b"gAMA", struct.pack(">I", 100000))])
     yield "PNG with a millimetre's resolution", "a.png", make_png(rgb, 8, [(b"pHYs", struct.pack(">IIB", 1, 2, 1))])

@@ -84,8 +84,8 @@ def test_all_series(tmp_path: Path) -> None:
 def read_nifti(path: Path) -> Reading:
     source = open_input(path, 1)
     voxels = source.read(0, source.shape[2])[0].numpy()
-    # What is no number is 0 for ITK.
-    return [np.nan_to_num(voxels, posinf=np.inf, neginf=-np.inf), np.asarray(source.affine)]
+    # What is not finite is 0 for ITK.
+    return [np.nan_to_num(voxels, posinf=0.0, neginf=0.0), np.asarray(source.affine)]
 
 
 def read_nifti_by_itk(path: Path) -> Reading:
@@ -93,8 +93,11 @@ def read_nifti_by_itk(path: Path) -> Reading:
         image = SimpleITK.ReadImage(str(path))
         if image.GetDimension() > 3:
             image = image[(slice(None),) * 3 + (0,) * (image.GetDimension() - 3)]
-        if image.GetDimension() < 3:
-            raise RuntimeError("ITK's place of a plane has no third coordinate")
+        codes = [int(image.GetMetaData(key)) for key in ("qform_code", "sform_code")]
+        if image.GetDimension() < 3 or max(codes) <= 0:
+            raise RuntimeError(
+                "without a place in space ITK puts the origin elsewhere, and a plane has no third coordinate"
+            )
     except RuntimeError:
         # Or a shear, which ITK's images cannot have.
         other = nibabel.load(path)
@@ -103,7 +106,7 @@ def read_nifti_by_itk(path: Path) -> Reading:
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    voxels = SimpleITK.GetArrayFromImage(image).T.astype(float)
+    voxels = np.nan_to_num(SimpleITK.GetArrayFromImage(image).T.astype(np.float32), posinf=0.0, neginf=0.0)
     return [voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine]
 
 
