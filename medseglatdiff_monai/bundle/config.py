@@ -191,7 +191,7 @@ class Bundle:
             here = set(_list_keys(config))
             own = {key: value for key, value in part.items() if key.removeprefix("+") in here}
             config = merge_keys(config, copy.deepcopy(own))
-        check_trusted(config, f"{self.root.name}, stage {stage},")
+        check_trusted(config, f"{self.root}, stage {stage},")
         return config
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, unwrapped_errors
+from ..errors import InputError, check_integer, unwrapped_errors
 from ..files import file_sha256, read_keys
 from ..startup import heavy_imports
 from .arguments import check_overrides
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ..networks.baselines.one_to_one import OneToOneSegmenter
     from ..networks.segmenter import LatentDiffusionSegmenter
 
+# Above it no memory suffices.
+MAX_SIDE = 1 << 16
 # Options of commands that are configuration keys as well.
 OPTIONS = {"num_samples", "num_inference_steps", "max_cases", "device", "seed", "split"}
 
@@ -174,6 +176,8 @@ def load_segmenter(
 
     root = Path(parser["bundle_root"])
     with _instantiated(root, "inference"):
+        for key in ("image_size", "image_channels", *(["crop_size"] if "crop_size" in parser else [])):
+            check_integer(key, parser.get_parsed_content(key), 1, MAX_SIDE)
         target = torch.device(parser.get_parsed_content("device"))
         network = parser.get_parsed_content("network").eval()
         inferer = parser.get_parsed_content("inferer")

@@ -52,7 +52,7 @@ def open_nifti(path: Path) -> Any:
             )
     if 0 < abs(header["scl_slope"]) < np.finfo(np.float32).tiny:
         raise InputError(
-            f"{path}: scl_slope is {header['scl_slope']}, which makes every voxel nearly 0; expected a usual number, or 0 "
+            f"{path}: scl_slope is {header['scl_slope']}, by which every voxel is nearly 0; expected another, or 0 "
             "for none. Fix the header."
         )
     first = image.header.single_vox_offset

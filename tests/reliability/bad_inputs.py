@@ -601,7 +601,7 @@ def archive_inputs(number: int) -> Iterator[Input]:
         "a name that is too long": [("d/images/" + "x" * 300 + ".png", picture, {})],
         "a name with a NUL": [("d/images/a\0b.png", picture, {"pax_headers": {"path": "d/images/a\0b.png"}})],
         "no name": [("", picture, {})],
-        "a name twice": [("d/images/p0_0.png", mask, {})],
+        "a name twice": [("d/images/p0_0.png", picture, {})],
         "an evil case id": [("d/images/..-..-evil.png", picture, {}), ("d/masks/..-..-evil.png", mask, {})],
         "a case id of spaces": [("d/images/   .png", picture, {}), ("d/masks/   .png", mask, {})],
         "a case id of 250 letters": [(f"d/{part}/{'x' * 250}.png", picture if part == "images" else mask, {})

@@ -180,9 +180,9 @@ def try_bundles(run: Path, tmp_path: Path, number: int) -> None:
         for name in ("configs/inference.json", "configs/metadata.json", "training.json")
         for entry in json_inputs(run, name, number)
     ]
-    try_all(
-        "bundles", inputs, tmp_path, read_bundle, nothing, "configurations, metadata and records of bundles and runs"
-    )
+    keys = json.loads((run / "configs" / "inference.json").read_text()).keys()
+    title = "configurations, metadata and records of bundles and runs"
+    try_all("bundles", inputs, tmp_path, read_bundle, nothing, title, keys)
 
 
 def test_bundles(run: Path, tmp_path: Path) -> None:
