@@ -33,7 +33,7 @@ def start(
     """Run ``module:function`` in a process of its own.
 
     Args:
-        function: of this package.
+        function: where it is.
         log: file for what it prints.
         arguments: of the function.
         death: the process kills itself ``"within"`` its n-th write of files whose names end so, when it is ``"done"``
@@ -65,7 +65,7 @@ def _run(
         os.dup2(stream.fileno(), 2)
     if argv:
         sys.argv = ["medseglatdiff", *map(str, argv)]
-    called = pkgutil.resolve_name(f"medseglatdiff_monai.{function}")
+    called = pkgutil.resolve_name(function)
     if death is not None:
         _die_at_write(*death)
     if limit is not None:
@@ -100,3 +100,27 @@ def _die_at_write(ending: str, number: int, when: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     weights.save_with = save_with
+
+
+def train_tiny(folder: Path, epochs: int = 6) -> None:
+    """A stage of a network of six weights, three iterations per epoch."""
+    import torch
+    from ignite.engine import Engine
+
+    from medseglatdiff_monai.files import remove_leftovers
+    from medseglatdiff_monai.training.checkpoints import StageCheckpoint
+
+    # As a training begins.
+    remove_leftovers(folder / "models")
+    torch.manual_seed(0)
+    network = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+
+    def update(engine: Engine, batch: float) -> None:
+        optimizer.zero_grad()
+        network.weight.square().sum().backward()
+        optimizer.step()
+
+    engine = Engine(update)
+    StageCheckpoint(network, optimizer, folder / "models" / "model.pt").attach(engine)
+    engine.run([0.0, 1.0, 2.0], max_epochs=epochs)
