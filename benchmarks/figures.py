@@ -479,6 +479,29 @@ def preparation(record: dict) -> str:
     return f"{markdown(titles, rows)}\n\n{note}"
 
 
+def reliability() -> str:
+    """Markdown table of what the reliability tests tried, one row per file that they left."""
+    found = [json.loads(path.read_text()) for path in sorted((RESULTS / "reliability").glob("*.json"))]
+    if not found:
+        return NOT_RUN
+    rows = []
+    for result in found:
+        ends = "; ".join(f"{number:,} {end}" for end, number in result["ended"].items() if number)
+        tried = sum(result["ended"].values()) + result["wrong"]
+        rows.append((result["title"], f"{tried:,}", ends, f"**{result['wrong']}**"))
+    versions = sorted(
+        {
+            f"Python {origin['python']}, torch {origin['torch']}, MONAI {origin['monai']}, NumPy {origin['numpy']}"
+            for origin in (result["provenance"] for result in found)
+        }
+    )
+    return section(
+        f"With {'; '.join(versions)}.",
+        markdown("| what was tried | times | how it ended | otherwise |", rows),
+        "reliability/*",
+    )
+
+
 def replace(text: str, name: str, content: str, path: Path) -> str:
     """``text`` with ``content`` between the marks of ``name``."""
     new, count = re.subn(
@@ -512,6 +535,7 @@ def render() -> dict[Path, str]:
         ("reference/data.md", "sources", sources()),
         ("results.md", "suites", suites_page()),
         ("reference/files.md", "columns", columns()),
+        ("reference/reliability.md", "reliability", reliability()),
         *(("how-to/add.md", path.name, example_file(path)) for path in sorted(EXAMPLES.glob("*.*"))),
         ("systems.md", "comparison", comparison("ambiguity_laptop", "an older configuration, without context")),
         ("variants.md", "drawing", sampling_choices()),

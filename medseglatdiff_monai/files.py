@@ -31,11 +31,26 @@ def read_json(path: str | Path) -> Any:
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is not valid JSON: {error}. Correct it; a file that a command wrote can be moved away, and the "
             "command writes it again."
         ) from error
+
+
+def read_keys(path: str | Path) -> dict[str, Any]:
+    """Content of a JSON file that holds keys and values.
+
+    Raises:
+        InputError: the file is no JSON, or holds something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{path} holds a {type(content).__name__}; expected keys and values, {{...}}. Correct it, or move it away: "
+            "the command that wrote it writes it again."
+        )
+    return content
 
 
 def read_versioned(path: str | Path, version: int, advice: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .bundle.folders import configs_dir, find_bundle, known_bundles
-from .files import read_json
+from .files import read_keys
 from .suites.names import SUITES_DIR
 
 
@@ -29,7 +29,7 @@ def list_bundles(name: str | None = None) -> list[str]:
     rows = []
     for known, root in known_bundles().items():
         weights = "weights" if (root / "models" / "model.pt").is_file() else "no weights"
-        task = read_json(root / "configs" / "metadata.json").get("task", "")
+        task = read_keys(root / "configs" / "metadata.json").get("task", "")
         rows.append((known, f"{weights:10}  {task}"))
     return _align(rows)
 
@@ -45,7 +45,7 @@ def list_experiments() -> list[str]:
     folder = configs_dir() / "experiments"
     rows = []
     for path in sorted(folder.rglob("*.json"), key=lambda path: (len(path.relative_to(folder).parts), path)):
-        rows.append((path.relative_to(folder).with_suffix("").as_posix(), read_json(path).get("_system_", "")))
+        rows.append((path.relative_to(folder).with_suffix("").as_posix(), read_keys(path).get("_system_", "")))
     return _align(rows)
 
 
@@ -61,7 +61,7 @@ def list_suites() -> list[str]:
 
 
 def _title(path: Path) -> str:
-    content = read_json(path)
+    content = read_keys(path)
     return f"{content['title']} ({len(content['systems'])} systems)"
 
 

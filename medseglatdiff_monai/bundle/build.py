@@ -15,7 +15,7 @@ from typing import Any
 
 from ..digest import DIGEST_KEY, forget_digest, named_digest
 from ..errors import InputError, did_you_mean
-from ..files import file_sha256, read_json, save_json, save_text
+from ..files import file_sha256, read_json, read_keys, save_json, save_text
 from .config import STAGES, Bundle, check_stage_blocks, merge_keys, without_comments
 from .folders import bundles_dir, configs_dir
 from .json_style import dump_config
@@ -113,7 +113,7 @@ def write_run_folder(
         return output
     for stage, config in configs.items():
         path = target / f"{stage}.json"
-        if path.is_file() and _fixed_part(read_json(path)) != _fixed_part(config):
+        if path.is_file() and _fixed_part(read_keys(path)) != _fixed_part(config):
             raise InputError(
                 f"{output} holds a run with another configuration ({path.name} differs). Choose another --output-dir, "
                 "or repeat the arguments that the run was started with."

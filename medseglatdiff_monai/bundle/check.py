@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ..digest import DIGEST_KEY, named_digest
 from ..files import file_sha256
@@ -46,12 +47,13 @@ def check_bundle(bundle: str | Path) -> list[str]:
     found = [f"{name}: is missing or empty" for name in NECESSARY if not _has_content(root / name)]
     for name in ("configs/metadata.json", "docs/README.md", "docs/data_license.txt"):
         if _has_content(root / name):
-            lines = (root / name).read_text(encoding="utf-8").splitlines()
+            lines = (root / name).read_text(encoding="utf-8", errors="replace").splitlines()
             found += [f"{name}, line {i}: {line.strip()}" for i, line in enumerate(lines, 1) if PLACEHOLDER in line]
     metadata = opened.metadata
     found += [f"configs/metadata.json: no {key!r}" for key in REQUIRED_METADATA if key not in metadata]
     version = metadata.get("version")
-    if version not in metadata.get("changelog", {}):
+    changelog = metadata.get("changelog")
+    if not isinstance(changelog, dict) or str(version) not in changelog:
         found.append(f"configs/metadata.json: the changelog has no entry for version {version}")
     weights = root / "models" / "model.pt"
     if weights.is_file() and named_digest(weights) not in (None, file_sha256(weights)):
@@ -61,9 +63,13 @@ def check_bundle(bundle: str | Path) -> list[str]:
     if _has_content(root / "configs" / "inference.json"):
         # Not `opened.config`, which refuses what was listed above.
         config = opened.stages["inference"]
-        described = metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
-        shape = [config["image_size"]] * config.get("spatial_dims", 2)
-        for key, expected in (("num_channels", config["image_channels"]), ("spatial_shape", shape)):
+        described: Any = metadata
+        for key in ("network_data_format", "inputs", "image"):
+            described = described.get(key, {}) if isinstance(described, dict) else {}
+        described = described if isinstance(described, dict) else {}
+        dims, channels = config.get("spatial_dims", 2), config.get("image_channels")
+        shape = [config.get("image_size")] * dims if dims in (2, 3) else dims
+        for key, expected in (("num_channels", channels), ("spatial_shape", shape)):
             if described.get(key) != expected:
                 found.append(
                     f"configs/metadata.json: {key} of the input is {described.get(key)}, of the network {expected}"

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, did_you_mean
-from ..files import read_json
+from ..files import read_keys
 from ..startup import heavy_imports
 from .folders import configs_dir, find_bundle
+from .training_record import read_record
 from .trust import check_trusted
 
 # Stage file in a bundle → the fragments of configs/ that it is built from, in this order.
@@ -115,19 +116,20 @@ class Bundle:
     def stages(self) -> dict[str, dict[str, Any]]:
         """Configuration of each stage that the bundle has."""
         files = {stage: self.root / "configs" / f"{stage}.json" for stage in STAGES}
-        return {stage: read_json(path) for stage, path in files.items() if path.is_file()}
+        return {stage: read_keys(path) for stage, path in files.items() if path.is_file()}
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
         """Contents of ``metadata.json``."""
-        return read_json(self.root / "configs" / "metadata.json")
+        return read_keys(self.root / "configs" / "metadata.json")
 
     @property
     def training_command(self) -> str:
         """The command line that trains this bundle; of a run's folder the one that it was started with."""
-        record = self.root / "training.json"
-        started = read_json(record).get("command") if record.is_file() else None
-        return started or f"medseglatdiff train {self.root.name} --dataset-dir D --output-dir RUN"
+        return (
+            read_record(self.root).get("command")
+            or f"medseglatdiff train {self.root.name} --dataset-dir D --output-dir RUN"
+        )
 
     def stages_that_know(self, key: str) -> list[str]:
         """Stages in whose configuration a key (``a``, ``a#b``, ``+a``) exists."""
@@ -164,7 +166,7 @@ class Bundle:
             here = set(_list_keys(config))
             own = {key: value for key, value in part.items() if key.removeprefix("+") in here}
             config = merge_keys(config, copy.deepcopy(own))
-        check_trusted(config, f"{self.root.name}, stage {stage},")
+        check_trusted(config, f"{self.root}, stage {stage},")
         return config
 
 
@@ -175,10 +177,14 @@ def load_stage_config(
     return Bundle(bundle, experiment).config(stage, overrides)
 
 
-def load_experiment(experiment: str | Path | None) -> list[dict[str, Any]]:
+def load_experiment(experiment: str | Path | None, laid_over: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
     """Overlays of an experiment given as a JSON file or as a name under ``configs/experiments/``; [] for ``None``.
 
     An overlay may name another one under ``based_on``: that one comes before it.
+
+    Args:
+        experiment: file or name.
+        laid_over: the overlays that are based on it.
 
     Raises:
         InputError: there is none, the message names the nearest known name; or the file holds no keys.
@@ -188,10 +194,13 @@ def load_experiment(experiment: str | Path | None) -> list[dict[str, Any]]:
     folder = configs_dir() / "experiments"
     for candidate in (Path(experiment), folder / f"{experiment}.json"):
         if candidate.is_file():
-            overlay = read_json(candidate)
-            if not isinstance(overlay, dict):
-                raise InputError(f"{candidate} is no overlay: expected keys and values, {{...}}.")
-            return [*load_experiment(overlay.pop("based_on", None)), overlay]
+            if candidate in laid_over:
+                raise InputError(
+                    f"{candidate} is based on itself ({' on '.join(path.name for path in (*laid_over, candidate))}); "
+                    "expected another overlay, or none, under 'based_on'."
+                )
+            overlay = read_keys(candidate)
+            return [*load_experiment(overlay.pop("based_on", None), (*laid_over, candidate)), overlay]
     known = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.json"))
     hint = did_you_mean(str(experiment), known)
     raise InputError(f"No experiment {str(experiment)!r}: expected a JSON file or one of {', '.join(known)}.{hint}")

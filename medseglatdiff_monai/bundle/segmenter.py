@@ -5,13 +5,14 @@ torch and MONAI are imported where they are used: to import them takes seconds, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, unwrapped_errors
-from ..files import file_sha256, read_json
+from ..errors import InputError, check_integer, unwrapped_errors
+from ..files import file_sha256, read_keys
 from ..startup import heavy_imports
 from .arguments import check_overrides
 from .config import Bundle
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ..networks.baselines.one_to_one import OneToOneSegmenter
     from ..networks.segmenter import LatentDiffusionSegmenter
 
+# Above it no memory suffices.
+MAX_SIDE = 1 << 16
 # Options of commands that are configuration keys as well.
 OPTIONS = {"num_samples", "num_inference_steps", "max_cases", "device", "seed", "split"}
 
@@ -103,15 +106,35 @@ def inference_config(
         from monai.bundle import ConfigParser
 
     parser = ConfigParser(config)
-    if "device" in parser:
-        check_present(str(parser.get_parsed_content("device")))
-    path = Path(parser.get_parsed_content("weights"))
+    with _instantiated(opened.root, stage):
+        device = str(parser.get_parsed_content("device")) if "device" in parser else "cpu"
+        path = Path(parser.get_parsed_content("weights"))
+    check_present(device)
     if not path.is_file():
         raise InputError(
             f"No weights at {path}. Train them, '{opened.training_command}', and give the run's folder or --weights "
             "RUN/models/model.pt."
         )
     return parser
+
+
+@contextmanager
+def _instantiated(root: Path, stage: str) -> Iterator[None]:
+    """Name the configuration whose values nothing can be made from; MONAI and torch raise all kinds of errors."""
+    try:
+        with unwrapped_errors():
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise InputError(
+            f"{root / 'configs' / f'{stage}.json'}: nothing can be made of its values, as they are with experiment and "
+            f"overrides ({type(cause).__name__}: {str(cause)[:300]}); expected those that the package's bundles have. "
+            "Correct them, or download the bundle again."
+        ) from error
 
 
 def check_present(device: str) -> None:
@@ -151,18 +174,20 @@ def load_segmenter(
 
     from .preprocessing import UnwrappedCompose
 
-    target = torch.device(parser.get_parsed_content("device"))
-    with unwrapped_errors():
-        network = parser.get_parsed_content("network").to(target).eval()
+    root = Path(parser["bundle_root"])
+    with _instantiated(root, "inference"):
+        for key in ("image_size", "image_channels", *(["crop_size"] if "crop_size" in parser else [])):
+            check_integer(key, parser.get_parsed_content(key), 1, MAX_SIDE)
+        target = torch.device(parser.get_parsed_content("device"))
+        network = parser.get_parsed_content("network").eval()
         inferer = parser.get_parsed_content("inferer")
         preprocessing = UnwrappedCompose(parser.get_parsed_content("preprocessing").transforms)
-    root = Path(parser["bundle_root"])
     return Segmenter(
-        network=network,
+        network=network.to(target),
         inferer=inferer,
         preprocessing=preprocessing,
         config=parser,
-        metadata=read_json(root / "configs" / "metadata.json"),
+        metadata=read_keys(root / "configs" / "metadata.json"),
         bundle_dir=root,
         weights_path=Path(parser.get_parsed_content("weights")),
         device=target,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import shutil
 import tarfile
-import zlib
 from pathlib import Path, PurePosixPath
 
 from ..console import Progress
 from ..errors import InputError
+from ..files import find_full_disk
 from .sources.source import Source
 
 MEGABYTE = 1_000_000
@@ -36,7 +34,11 @@ def unpack_archive(archive: Path, folder: Path, instance: Source) -> None:
                     )
                 # With its time of modification, so that a second unpacking counts as unchanged.
                 tar.extract(member, folder, filter="data")
-    except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+    except InputError:
+        raise
+    except Exception as error:  # tarfile raises many kinds: TarError, EOFError, LZMAError, zlib.error, ValueError, …
+        if find_full_disk(error) is not None:
+            raise
         raise InputError(f"{archive}: unreadable or truncated archive ({error}); download it again.") from error
     if not folder.exists():
         raise InputError(f"{archive}: holds no file of {instance.info.name}.")

@@ -7,6 +7,7 @@ process at a colour palette, each without a word. So nothing reaches it that is 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,10 @@ TEXTS = ("Modality", "PatientID", "SeriesInstanceUID", "StudyInstanceUID")
 # Directions written with three decimals are this far from length 1 and from a right angle.
 DIRECTION_TOLERANCE = 1e-3
 PIXEL_DATA = b"\xe0\x7f\x10\x00"
+# Decimal strings with backslashes between them, padded with spaces; some programs pad with zeros. Python alone takes
+# 1_0, nan and digits of other scripts.
+DECIMAL = rb" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *"
+DECIMALS = re.compile(rb"(%b(\\%b)*)?[ \0]*" % (DECIMAL, DECIMAL))
 
 
 def _is_orientation(values: np.ndarray) -> bool:
@@ -172,6 +177,7 @@ def _read_numbers(header: Any) -> dict[str, tuple[float, ...]]:
     """Values of all attributes that are present; raises for one that is not as the tables say."""
     found: dict[str, tuple[float, ...]] = {}
     for name, (count, allows, expected) in {**OPTIONAL_NUMBERS, **NUMBERS}.items():
+        odd = _find_odd_number(header, name)
         try:
             # pydicom converts text to numbers here.
             value = header.get(name)
@@ -181,11 +187,24 @@ def _read_numbers(header: Any) -> dict[str, tuple[float, ...]]:
         except Exception:  # ValueError, TypeError, OverflowError, NotImplementedError, struct.error, …
             element = header.get_item(name)
             value, numbers = getattr(element, "value", None), np.array([])
-        if numbers.shape != (count,) or not np.isfinite(numbers).all() or not allows(numbers):
-            what = "absent" if value in (None, "") else _show(value)
+        if odd or numbers.shape != (count,) or not np.isfinite(numbers).all() or not allows(numbers):
+            what = odd or ("absent" if value in (None, "") else _show(value))
             raise _Fault(f"{name} is {what}; expected {expected}. Export or download the series again.")
         found[name] = tuple(numbers.tolist())
     return found
+
+
+def _find_odd_number(header: Any, name: str) -> str:
+    """A number that ITK reads otherwise than pydicom, as a message shows it; empty if it is none."""
+    from pydicom.datadict import dictionary_VR
+
+    # As it is in the file: pydicom has not converted it yet.
+    element, expected = header.get_item(name), dictionary_VR(name)
+    kind, value = getattr(element, "VR", None), getattr(element, "value", None)
+    if kind not in (None, expected):
+        return f"of the kind {kind} instead of {expected}"
+    odd = isinstance(value, bytes) and expected in ("DS", "IS") and not DECIMALS.fullmatch(value)
+    return _show(value) if odd else ""
 
 
 def _show(value: Any) -> str:

@@ -27,6 +27,8 @@ SAME_PLACE_MM = 0.01
 GAP_FACTOR = 1.5
 # Slices farther apart than this many thicknesses, or millimetres where none is stated, leave out what is between them.
 MAX_THICKNESSES, MAX_DISTANCE_MM = 2.0, 10.0
+# How far a slice may be shifted in its plane against the one before, as a share of their distance.
+MAX_SHEAR = 1.0
 # What all slices of a series have in common, and how far its numbers may differ: they are rounded.
 SAME_TEXTS = ("Modality", "PatientID", "StudyInstanceUID")
 SAME_NUMBERS = {"Rows": 0.0, "Columns": 0.0, "PixelSpacing": 1e-4, "ImageOrientationPatient": 1e-3}
@@ -161,6 +163,7 @@ def check_slices(series: DicomSeries, expected_mm: Sequence[float] | None = None
                 f"{positions[index + 1]:.2f} mm (spacing {spacing:.2f} mm). Download the series again."
             )
         _check_distance(series, spacing)
+        _check_line(series)
         return
     expected = np.sort(np.asarray(expected_mm, dtype=float))
     tolerance = max(SAME_PLACE_MM, 0.25 * float(np.diff(expected).min())) if len(expected) > 1 else SAME_PLACE_MM
@@ -190,6 +193,29 @@ def _check_distance(series: DicomSeries, spacing: float) -> None:
         )
 
 
+def _check_line(series: DicomSeries) -> None:
+    """Raise InputError if a slice lies beside the others by more than a pixel: a volume has one affine."""
+    corners, positions = np.array(series.corners_mm), np.array(series.positions_mm)
+    if len(corners) < 2:
+        return
+    step = (corners[-1] - corners[0]) / (positions[-1] - positions[0])
+    plane = np.array(series.orientation).reshape(2, 3)
+    aside = np.abs((corners - corners[0] - np.outer(positions - positions[0], step)) @ plane.T).max(1)
+    worst = int(aside.argmax())
+    if aside[worst] > max(series.spacing_mm):
+        raise InputError(
+            f"{series.files[worst]}: its corner lies {aside[worst]:.2f} mm beside the line from the first slice's to "
+            f"the last one's; expected at most a pixel, {max(series.spacing_mm):.2f} mm. Give slices of one "
+            "reconstruction."
+        )
+    shear = float(np.linalg.norm(plane @ step))
+    if shear > MAX_SHEAR:
+        raise InputError(
+            f"{series.describe()}: each slice lies {shear:.2f} times as far beside the one before as above it; "
+            f"expected at most {MAX_SHEAR:g}, a gantry tilted by 45 degrees. Give slices of one reconstruction."
+        )
+
+
 def read_volume(series: DicomSeries, start: int = 0, stop: int | None = None) -> MetaTensor:
     """Read slices `start` to `stop` (excluded) in Hounsfield units.
 
@@ -211,7 +237,8 @@ def read_volume(series: DicomSeries, start: int = 0, stop: int | None = None) ->
         check_bits(path)
     reader = ITKReader()
     try:
-        pixels, _ = reader.get_data(itk.imread(list(files) if len(files) > 1 else files[0]))
+        # One by one: of several at once ITK gives all the first one's type, and cuts off fractions.
+        pixels = np.concatenate([reader.get_data(itk.imread(path))[0] for path in files], axis=-1)
     except Exception as error:  # ITK raises RuntimeError with a page of C++ context
         for path in files:
             _check_pixels(path, reader)

@@ -17,14 +17,18 @@ from ..errors import InputError
 BLOCK_BYTES = 1 << 20
 # What the three lowest bits of xyzt_units may say, and lengths in these units are refused.
 UNITS_MASK, OTHER_UNITS = 0b111, {1: "metres", 3: "micrometres"}
+# Of sform_code and qform_code: template, the highest that the standard knows.
+LAST_CODE = 5
+# How far pixdim and sform may differ in the size of a voxel; they are rounded.
+SAME_SIZE = 0.01
 
 
 def open_nifti(path: Path) -> Any:
     """Open a file with nibabel and check header and length; the voxels are not read yet.
 
     Raises:
-        InputError: unreadable or truncated; voxels that are no numbers; lengths that are not in millimetres, or absent;
-            an affine that cannot be inverted.
+        InputError: unreadable or truncated; voxels that are no numbers, or begin within the header; lengths that are
+            not in millimetres, or absent; an affine that cannot be inverted, or two that differ.
     """
     try:
         image: Any = nibabel.load(path)
@@ -39,6 +43,23 @@ def open_nifti(path: Path) -> Any:
     if dtype.kind not in "iuf":
         raise InputError(
             f"{path}: voxels of type {dtype}; expected one number per voxel, e.g. int16. Convert the file."
+        )
+    for name in ("sform_code", "qform_code"):
+        if int(header[name]) not in range(LAST_CODE + 1):
+            raise InputError(
+                f"{path}: {name} is {header[name]}; expected 0 to {LAST_CODE}, which say whether and how it places the "
+                "image. Fix the header."
+            )
+    if 0 < abs(header["scl_slope"]) < np.finfo(np.float32).tiny:
+        raise InputError(
+            f"{path}: scl_slope is {header['scl_slope']}, by which every voxel is nearly 0; expected another, or 0 "
+            "for none. Fix the header."
+        )
+    first = image.header.single_vox_offset
+    if not header["vox_offset"] >= first:
+        raise InputError(
+            f"{path}: its voxels begin at byte {header['vox_offset']} (vox_offset); expected {first} or more, behind "
+            "the header. Fix the header, or save the image again."
         )
     unit = OTHER_UNITS.get(int(header["xyzt_units"]) & UNITS_MASK)
     if unit:
@@ -55,15 +76,56 @@ def open_nifti(path: Path) -> Any:
         )
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise InputError(f"{path}: its affine {affine.tolist()} cannot be inverted; fix the header (sform, qform).")
+    _check_forms(path, image, np.asarray(header["pixdim"][1:4], dtype=float))
     return image
 
 
-def _check_complete(path: Path, image: Any) -> None:
-    """Raise OSError or EOFError if the file ends early; it is read in small blocks that are not kept."""
-    expected = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+def _check_forms(path: Path, image: Any, stated: np.ndarray) -> None:
+    """Raise InputError if sform, qform and the stated sizes differ: programs differ in which they take."""
+    header, shape = image.header, np.array([*image.shape[:3], 1, 1])[:3]
+    if not int(header["sform_code"]) > 0:
+        return
+    sform = header.get_sform()
+    sizes, stated = np.linalg.norm(sform[:3, :3], axis=0), np.abs(stated)
+    # An absent size says nothing.
+    told = (shape > 1) & np.isfinite(stated) & (stated > 0)
+    if not np.allclose(stated[told], sizes[told], rtol=SAME_SIZE, atol=0.0):
+        raise InputError(
+            f"{path}: its pixdim says {stated[told].tolist()} mm, its sform {sizes[told].round(6).tolist()}; expected "
+            "the same size of a voxel, since programs differ in which they take. Fix the one that is wrong."
+        )
+    if not int(header["qform_code"]) > 0:
+        return
+    try:
+        qform = header.get_qform()
+    except ValueError:  # its quaternion is none
+        qform = np.full((4, 4), np.inf)
+    corners = np.array([[*(np.array(corner) * (shape - 1)), 1.0] for corner in np.ndindex(2, 2, 2)])
+    distance = float(np.linalg.norm(corners @ (sform - qform).T, axis=1).max())
+    if not distance <= sizes.max():
+        raise InputError(
+            f"{path}: its sform and its qform put a voxel at places {distance:.4g} mm apart; expected the same place, "
+            "since programs differ in which they take. Remove the wrong one, e.g. with nibabel's "
+            "image.set_qform(None, 0) or image.set_sform(None, 0)."
+        )
+
+
+def count_bytes(path: Path) -> int:
+    """Length of a file's content, unpacked; an archive is read to its check sum, in small blocks that are not kept.
+
+    Raises:
+        OSError, EOFError, zlib.error: the archive is damaged.
+    """
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as handle:
         found = 0
         while block := handle.read(BLOCK_BYTES):
             found += len(block)
+    return found
+
+
+def _check_complete(path: Path, image: Any) -> None:
+    """Raise OSError or EOFError if the file ends early."""
+    expected = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    found = count_bytes(path)
     if found < expected:
         raise OSError(f"{found} bytes, expected {expected}")

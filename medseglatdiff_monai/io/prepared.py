@@ -14,6 +14,9 @@ from monai.transforms import EnsureChannelFirst, LoadImage, MapTransform, Transf
 
 from ..console import quiet_loaders
 from ..errors import InputError
+from .formats import NIFTI_SUFFIXES
+from .nifti import count_bytes
+from .pictures import read_picture
 
 quiet_loaders()
 
@@ -48,7 +51,15 @@ class LoadCase(Transform):
                 f"{path}: no such file; prepare the data set again, or give the folder of its dataset.json."
             )
         try:
-            array = (self._nifti if str(path).lower().endswith((".nii", ".nii.gz")) else self._raster)(str(path))
+            # MONAI's readers take what they find, damaged or not.
+            if str(path).lower().endswith(NIFTI_SUFFIXES):
+                count_bytes(Path(path))
+                array = self._nifti(str(path))
+            else:
+                read_picture(Path(path))
+                array = self._raster(str(path))
+        except InputError:
+            raise
         except Exception as error:  # MONAI's readers raise all kinds
             raise InputError(f"{path}: unreadable or truncated ({type(error).__name__}); prepare it again.") from error
         # Without a further axis a mask is a single rater's and an image is grey; else the last holds raters or colours.

@@ -48,6 +48,8 @@ def open_raster(path: Path, in_channels: int) -> RasterInput:
     """
     global _latest
     mode, pixels = _decode(path)
+    if in_channels not in RASTER_MODES:
+        raise InputError(f"{path}: the bundle takes {in_channels} channels; expected one for pictures, of 1 or 3.")
     if mode not in RASTER_MODES[in_channels]:
         target = "L" if in_channels == 1 else "RGB"
         raise InputError(

@@ -43,6 +43,11 @@ class VolumeInput(ABC):
     affine: np.ndarray
 
     @property
+    def has_place(self) -> bool:
+        """Whether the file says where in the patient its voxels lie."""
+        return True
+
+    @property
     @abstractmethod
     def needs_place(self) -> bool:
         """Whether the user must say where in the input the object is."""
@@ -164,6 +169,11 @@ class NiftiInput(VolumeInput):
 
     file_shape: tuple[int, ...]
     header: Any
+
+    @property
+    def has_place(self) -> bool:
+        """Without sform and qform programs put the origin at different voxels."""
+        return int(self.header["sform_code"]) > 0 or int(self.header["qform_code"]) > 0
 
     @property
     def needs_place(self) -> bool:

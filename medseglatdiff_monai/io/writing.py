@@ -59,7 +59,12 @@ class OutputFolder:
         """Move the files into place, or drop them."""
         try:
             if kind is None:
-                for path in sorted(self.staging.iterdir()):
+                # A JSON lists the others: it is there only while they are.
+                ordered = sorted(self.staging.iterdir(), key=lambda path: (path.suffix == ".json", path.name))
+                for path in ordered:
+                    if path.suffix == ".json":
+                        (self.folder / path.name).unlink(missing_ok=True)
+                for path in ordered:
                     path.replace(self.folder / path.name)
         finally:
             shutil.rmtree(self.staging, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..digest import check_digest, forget_digest
+from ..digest import check_digest, forget_digest, named_digest
 from ..errors import InputError
 from ..files import save_with
 
@@ -41,6 +42,8 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
         )
     check_digest(path)
     try:
+        if named_digest(path) is None:
+            _check_sums(path)
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         # torch's message advises to load such a file without this protection.
@@ -57,6 +60,15 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
             "again."
         )
     return state
+
+
+def _check_sums(path: Path) -> None:
+    """Raise ValueError if bytes of a file that torch.save wrote, a zip, have changed; torch does not look."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the check sum of {damaged} in it is wrong")
 
 
 def find_fresh_parts(own: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> tuple[list[str], list[str]]:

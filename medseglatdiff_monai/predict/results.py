@@ -54,6 +54,12 @@ def predict_inputs(
     # All headers before the first pixel: a misspelt last input should not cost the work on the first.
     opened = [open_input(path, segmenter.in_channels) for path in paths]
     _check_stems(opened)
+    for source, where in zip(opened, places, strict=True):
+        if where and where[0][0] != "index" and isinstance(source, VolumeInput) and not source.has_place:
+            raise InputError(
+                f"{source.path}: --{where[0][0]} is given, but the header has no sform and no qform: where its voxels "
+                "lie is not known. Give --index I,J,K (column, row, slice from 0)."
+            )
     points = [
         find_points(source, where, segmenter.crop_size is not None, segmenter.bundle_dir.name)
         for source, where in zip(opened, places, strict=True)

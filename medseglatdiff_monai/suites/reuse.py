@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..bundle.training_record import RECORD_FILE, read_record
 from ..errors import InputError
-from ..files import clean_json, read_json, save_bytes, save_json
+from ..files import clean_json, save_bytes, save_json
 from ..networks.weights import stage_finished
 from ..training.run import TRAINING_STAGES
 from .member import Member
@@ -109,8 +110,7 @@ def _differences(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
 
 def read_costs(run: Path) -> dict[str, Any]:
     """``training.json`` of a run: minutes of its stages, reused ones included, and the network's costs."""
-    path = run / "training.json"
-    return read_json(path) if path.is_file() else {}
+    return read_record(run)
 
 
 def stage_minutes(run: Path) -> dict[str, float]:
@@ -128,7 +128,7 @@ def share_codecs(member: Member, stages: Sequence[str], request: Request, record
         if kept.is_file() and key in record.codecs:
             costs = read_costs(member.run)
             costs["stages"] = {**costs.get("stages", {}), stage: record.codecs[key]}
-            save_json(costs, member.run / "training.json")
+            save_json(costs, member.run / RECORD_FILE)
             save_bytes(kept.read_bytes(), target)
 
 

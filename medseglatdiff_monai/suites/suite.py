@@ -16,7 +16,7 @@ from typing import Any
 from ..bundle.config import without_comments
 from ..errors import InputError, did_you_mean
 from ..evaluation.columns import COLUMNS
-from ..files import read_json
+from ..files import read_keys
 from .names import find_suite
 
 CODEC_STAGES = ("image_codec", "mask_codec")
@@ -150,7 +150,7 @@ def load_suite(suite: str | Path) -> Suite:
         InputError: no such suite, or an entry of it is unknown, missing or contradicts another.
     """
     path = find_suite(suite)
-    content = without_comments(read_json(path))
+    content = without_comments(read_keys(path))
     systems = [_find_experiment(_make(System, entry, f"{path}, systems"), path) for entry in content.pop("systems", [])]
     evaluations: list[Evaluation] = []
     for entry in content.pop("evaluations", []):

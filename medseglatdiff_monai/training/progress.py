@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 
 from ..bundle.plan import STAGE_NAMES
 from ..console import Progress, count, format_duration
-from ..files import read_json, save_json
+from ..files import read_keys, save_json
 from ..plots.curves import plot_training
 from .distributed import process_rank
 
@@ -110,7 +110,7 @@ class TrainingProgress:
         self._progress = Progress(self.title, total, "steps", done)
         self._began, self._before = time.monotonic(), done
         path = self.output_dir / CURVES[0]
-        self._curves: dict[str, dict[str, list[tuple[int, float]]]] = read_json(path) if path.is_file() else {}
+        self._curves: dict[str, dict[str, list[tuple[int, float]]]] = read_keys(path) if path.is_file() else {}
         # What came after the last saved state is repeated.
         own = self._curves.get(self.name, {})
         self._curves[self.name] = {

@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..bundle.config import load_stage_config
+from ..bundle.training_record import RECORD_FILE, read_record
 from ..errors import InputError, unwrapped_errors
-from ..files import file_sha256, read_json, save_json
+from ..files import file_sha256, save_json
 from ..provenance import provenance
 
 
@@ -21,8 +22,8 @@ class TrainingRecord:
 
     def __init__(self, run: Path, max_minutes: float | None, dataset_dir: str | Path) -> None:
         self.run = run
-        self.path = run / "training.json"
-        self.content: dict[str, Any] = read_json(self.path) if self.path.is_file() else {"stages": {}}
+        self.path = run / RECORD_FILE
+        self.content: dict[str, Any] = {"stages": {}, **read_record(run)}
         self.content["max_minutes"] = max_minutes
         digest = file_sha256(Path(dataset_dir) / "dataset.json")
         if self.content.setdefault("dataset_sha256", digest) != digest:

@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser
 from ..bundle.plan import CODEC_DICE
 from ..data.datalist import load_datalist
 from ..errors import unwrapped_errors
-from ..files import read_json
+from ..files import read_keys
 from ..metrics import dice_score
 from ..networks.weights import find_fresh_parts, load_tensors, save_tensors
 
@@ -97,7 +97,7 @@ def read_start(path: Path) -> Start | None:
 
     A resumed training has the same stages, even where the mask codec's Dice comes out a little different.
     """
-    return Start(**read_json(path)["start"]) if path.is_file() else None
+    return Start(**read_keys(path)["start"]) if path.is_file() else None
 
 
 @torch.no_grad()

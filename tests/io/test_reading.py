@@ -112,7 +112,7 @@ def test_pictures(tmp_path: Path):
 def test_a_picture_is_decoded_once_and_not_mistaken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     opened = []
     original = Image.open
-    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or original(path))
+    monkeypatch.setattr(Image, "open", lambda path, **options: opened.append(path) or original(path, **options))
     first, second = tmp_path / "first.png", tmp_path / "second.png"
     for number, path in enumerate((first, second)):
         Image.fromarray(np.full((4, 5), number, np.uint8)).save(path)
