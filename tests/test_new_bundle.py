@@ -46,6 +46,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (SKIN, RETINA):
         shutil.copytree(bundles_dir() / name, root / "bundles" / name, ignore=shutil.ignore_patterns("models"))
     monkeypatch.setattr(folders, "SOURCE_TREE", root)
+    # Where `bundles/` would be found before.
+    monkeypatch.chdir(root)
     return root
 
 
