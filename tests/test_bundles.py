@@ -207,7 +207,7 @@ def write_json(path: Path, content: Any) -> Path:
         ({"stages": {"scoring": 3}}, "the block of the stage 'scoring' is 3"),
         ({"stages": {"scorign": {"draws": 3}}}, "Did you mean 'scoring'?"),
         ({"stages": {"scoring": {"drows": 3}}}, "Did you mean 'draws'?"),
-        ([{"draws": 3}], "no overlay"),
+        ([{"draws": 3}], "holds a list; expected keys and values"),
     ],
     ids=["text", "list", "number", "stage", "key", "no mapping"],
 )
@@ -282,8 +282,8 @@ def test_misspelt_key_of_a_bundles_own_file_is_an_error(
 
 def test_each_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    original = config_module.read_json
-    monkeypatch.setattr(config_module, "read_json", lambda path: read.append(str(path)) or original(path))
+    original = config_module.read_keys
+    monkeypatch.setattr(config_module, "read_keys", lambda path: read.append(str(path)) or original(path))
     write_run_folder(LUNG, tmp_path / "run", "ablations/kl", {"max_epochs": 3})
     assert len(read) == len(set(read)) == len(STAGES) + 1
 
