@@ -47,12 +47,6 @@ class Shown:
     raters: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
-    @property
-    def part(self) -> tuple[slice, slice]:
-        """Rows and columns of the planes that the network saw."""
-        top, left, bottom, right = self.ensemble.seen
-        return slice(top, bottom), slice(left, right)
-
     def compare(self, threshold: float) -> dict[str, Any]:
         """The consensus at a threshold against each rater, and the ensemble against all of them.
 
