@@ -24,6 +24,7 @@ from small_runs import SKIN, write_small_bundle
 from tiny_dicom import COLUMN, CORNER_MM, POINT, ROW, SLICE
 
 from medseglatdiff_monai.bundle.segmenter import Segmenter, load_segmenter
+from medseglatdiff_monai.ensemble.inferer import EnsembleInferer
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.integrations.view.case import Shown, open_case
 from medseglatdiff_monai.integrations.view.command import view
@@ -66,7 +67,7 @@ def make_shown(volume: bool = True) -> Shown:
         voxel_mm3=3.0 if volume else None,
         clicked=1,
     )
-    return Shown(ensemble, 0.5, np.stack([samples[2], np.zeros_like(samples[0])]))
+    return Shown(ensemble, EnsembleInferer(num_samples=4), np.stack([samples[2], np.zeros_like(samples[0])]))
 
 
 @pytest.mark.parametrize(("threshold", "pixels"), [(0.25, 6), (0.26, 4), (0.5, 4), (0.75, 2), (0.76, 0), (1.0, 0)])
@@ -135,7 +136,7 @@ def test_the_samples_median_comes_first() -> None:
     assert "1 of 4 samples sees no nodule in this slice: the model is unsure whether there is one." in found
     assert "No sample sees a nodule in this slice." in describe_sizes(make_shown(), 0.5, 1, 0)
     # Of four samples no interval is stated.
-    assert "<th>median of samples</th><th>consensus ≥ 0.50</th><th>sample 2</th>" in found
+    assert "<th>median of samples</th><th>consensus ≥ 0.50</th><th>this sample</th>" in found
 
 
 def read_png(uri: str) -> np.ndarray:

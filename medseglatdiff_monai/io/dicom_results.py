@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from .reading import DicomInput
 
 MANUFACTURER = "medseglatdiff_monai"
 # Numbers of the new series, above those that scanners use.
-SERIES_NUMBERS = {"seg_consensus": 9001, "seg_confidence": 9002, "report": 9003}
+SERIES_NUMBERS = {"seg_consensus": 9001, "seg_confidence": 9002, "report": 9003, "seg_label": 9004}
 # The standard's code lists have no percentiles and no agreement of samples: these codes are ours, as "99" marks them.
 OWN_SCHEME = "99MEDSEGLATDIFF"
 # What the standard requires, even if empty (type 2), and highdicom copies.
@@ -93,8 +94,42 @@ class DicomWriter:
         Returns:
             The files' names by kind.
         """
+        slices, consensus, confidence = self._stack(nodules)
+        count = self.record["num_samples"]
+        with _names_as_they_are():
+            described = self._describe_segments([nodule.measurements for nodule in nodules])
+            texts = f"Consensus of {count} sampled masks", "Consensus mask", "CONSENSUS"
+            seg = self._segment(slices, consensus, "BINARY", described, "seg_consensus", texts)
+            texts = f"Confidence of {count} sampled masks", "Share of sampled masks", "CONFIDENCE"
+            maps = self._segment(slices, confidence, "FRACTIONAL", described, "seg_confidence", texts)
+            report = self._report(slices, seg, [nodule.measurements for nodule in nodules])
+        names = {}
+        for kind, dataset in (("seg_consensus", seg), ("seg_confidence", maps), ("report", report)):
+            names[kind] = f"{stem}_{kind}.dcm"
+            dataset.save_as(folder / names[kind], enforce_file_format=True)
+        return names
+
+    def write_label(self, nodule: SegmentedNodule, path: Path, who: str, what: str) -> None:
+        """Write a mask that somebody accepted as a Segmentation.
+
+        Args:
+            nodule: the mask is its consensus.
+            path: the file.
+            who: name of whoever accepted it.
+            what: was accepted, such as "sample 3, corrected".
+        """
+        slices, mask, _ = self._stack([nodule])
+        with _names_as_they_are():
+            described = self._describe_segments([nodule.measurements])
+            texts = f"Label: {what}"[:64], f"Accepted: {what}"[:64], "LABEL"
+            seg = self._segment(slices, mask, "BINARY", described, "seg_label", texts, who)
+        # Whoever accepted it may have a name in any script.
+        seg.SpecificCharacterSet = "ISO_IR 192"
+        seg.save_as(path, enforce_file_format=True)
+
+    def _stack(self, nodules: Sequence[SegmentedNodule]) -> tuple[list[Any], np.ndarray, np.ndarray]:
+        """Headers of the slices with a nodule; consensus and confidence on them, (slices, rows, columns, nodules)."""
         numbers = sorted({nodule.start + k for nodule in nodules for k in range(nodule.consensus.shape[2])})
-        slices = [self.headers[number] for number in numbers]
         shape = (len(numbers), *self.source.series.shape, len(nodules))
         consensus, confidence = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
         for place, nodule in enumerate(nodules):
@@ -103,18 +138,7 @@ class DicomWriter:
             # (columns, rows, slices) → (slices, rows, columns)
             consensus[rows, ..., place] = nodule.consensus.transpose(2, 1, 0)
             confidence[rows, ..., place] = nodule.confidence.transpose(2, 1, 0)
-        with warnings.catch_warnings():
-            # Names without a caret are common in research data, and are the source's own.
-            warnings.filterwarnings("ignore", message="The string .* is unlikely to represent the intended person name")
-            described = self._describe_segments([nodule.measurements for nodule in nodules])
-            seg = self._segment(slices, consensus, "BINARY", described, "seg_consensus")
-            maps = self._segment(slices, confidence, "FRACTIONAL", described, "seg_confidence")
-            report = self._report(slices, seg, [nodule.measurements for nodule in nodules])
-        names = {}
-        for kind, dataset in (("seg_consensus", seg), ("seg_confidence", maps), ("report", report)):
-            names[kind] = f"{stem}_{kind}.dcm"
-            dataset.save_as(folder / names[kind], enforce_file_format=True)
-        return names
+        return [self.headers[number] for number in numbers], consensus, confidence
 
     @property
     def _equipment(self) -> dict[str, Any]:
@@ -164,7 +188,17 @@ class DicomWriter:
                 segment.SegmentDescription = notes
         return segments
 
-    def _segment(self, slices: Sequence[Any], values: np.ndarray, kind: str, described: list[Any], name: str) -> Any:
+    def _segment(
+        self,
+        slices: Sequence[Any],
+        values: np.ndarray,
+        kind: str,
+        described: list[Any],
+        name: str,
+        texts: tuple[str, str, str],
+        who: str = f"{MANUFACTURER}^",
+    ) -> Any:
+        """``texts`` describe the series and the content, and label the content."""
         from highdicom import UID
         from highdicom.seg import Segmentation
 
@@ -181,10 +215,10 @@ class DicomWriter:
             sop_instance_uid=UID(),
             instance_number=1,
             max_fractional_value=255 - 255 % count if exact else 255,
-            series_description=f"{'Consensus' if kind == 'BINARY' else 'Confidence'} of {count} sampled masks",
-            content_description="Consensus mask" if kind == "BINARY" else "Share of sampled masks",
-            content_label="CONSENSUS" if kind == "BINARY" else "CONFIDENCE",
-            content_creator_name=f"{MANUFACTURER}^",
+            series_description=texts[0],
+            content_description=texts[1],
+            content_label=texts[2],
+            content_creator_name=who,
             **self._equipment,
         )
 
@@ -276,6 +310,14 @@ class DicomWriter:
             name = CodedConcept("MEAN-PAIR-IOU", OWN_SCHEME, "Mean pairwise intersection over union of samples")
             measurements.append(Measurement(name=name, value=agreement, unit=codes.UCUM.NoUnits))
         return measurements
+
+
+@contextmanager
+def _names_as_they_are() -> Iterator[None]:
+    """No warning of names without a caret: they are common in research data, and are the source's own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The string .* is unlikely to represent the intended person name")
+        yield
 
 
 def _join_notes(values: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ def view(
     seed: int = 0,
     port: int = 8080,
     show: bool = True,
+    labels: str | Path = "labels",
     **overrides: Any,
 ) -> None:
     """Look at an ensemble in the browser: page through samples, slide the threshold, compare with raters.
@@ -40,7 +41,8 @@ def view(
     Example: medseglatdiff view data/lidc/images/CASE.nii.gz --raters data/lidc/masks/CASE.nii.gz
 
     Args:
-        input: a PNG or JPEG image, a NIfTI file, or a folder with one DICOM series; it can also be opened later.
+        input: a PNG or JPEG image, a NIfTI file, a folder with one DICOM series, or a folder of pictures that come one
+            after the other; it can also be opened later.
         bundle: bundle folder, or a name under bundles/.
         raters: raters' masks: a prepared file with a channel per rater, or a PNG or NIfTI file per rater with commas
             between; of a volume NIfTI on its own grid.
@@ -51,6 +53,7 @@ def view(
         seed: seed of the noise to begin with.
         port: port of the page on 127.0.0.1.
         show: False: do not open the browser.
+        labels: folder into which accepted masks are saved, as train takes them.
         overrides: configuration keys.
 
     Raises:
@@ -74,7 +77,7 @@ def view(
     with heavy_imports():
         from .page import serve
 
-    serve(segmenter, input, raters, places[0][1] if places else None, num_samples, seed, HOST, port, show)
+    serve(segmenter, input, raters, places[0][1] if places else None, num_samples, seed, HOST, port, show, labels)
 
 
 def _check_port(port: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from .picture import MAPS, WINDOWS
 KEY = "border-left: 6px solid {}; padding-left: 6px"
 FOLDER = Path(__file__).parent
 WELCOME = "Give the path of an image, and open it."
-# Where the cursor is in the image, in shares of its width and height.
-CURSOR = "(e) => emit({x: e.offsetX / e.target.clientWidth, y: e.offsetY / e.target.clientHeight})"
+# Where the pointer is in the image, in shares of its width and height.
+CURSOR = (
+    "(e) => emit({x: e.offsetX / e.target.clientWidth, y: e.offsetY / e.target.clientHeight, "
+    "type: e.type, buttons: e.buttons, shift: e.shiftKey})"
+)
 # A slider that has the focus takes the arrow keys for itself.
 KEEP_ARROWS = "(e) => e.key.startsWith('Arrow') && e.stopPropagation()"
 
@@ -105,6 +109,7 @@ class Controls:
             self.image = ui.interactive_image(sanitize=False).classes("stage-image")
             self.map = self.image.add_layer()
             self.layers_above = self.image.add_layer()
+            self.brush_layer = self.image.add_layer()
         with ui.row().classes("view-bar justify-between min-h-6"):
             self.cursor = ui.label().classes("view-quiet cursor tabular-nums")
             self.colours = ui.html(sanitize=False)
@@ -112,8 +117,28 @@ class Controls:
             self.slice_label = ui.label().classes("w-48 shrink-0")
             self.slice = ui.slider(min=0, max=1, step=1, value=0).props('aria-label="Slice"')
             self.slice.on("keydown", js_handler=KEEP_ARROWS)
-        for part in (self.place, self.slice_row, self.window):
+        with ui.column().classes("w-full gap-1") as self.labels:
+            self.strip = ui.row().classes("strip")
+            self._build_label()
+        for part in (self.place, self.slice_row, self.window, self.labels):
             part.visible = False
+
+    def _build_label(self) -> None:
+        """The brush, and saving."""
+        with ui.row().classes("view-bar"):
+            self.label_text = ui.label().classes("font-bold label-text")
+            self.brush = ui.switch("Brush").props("dense")
+            with ui.row().classes("items-center no-wrap gap-2") as self.brush_row:
+                self.erase = ui.switch("Erase").props("dense")
+                self.radius = ui.slider(min=0.5, max=20, step=0.5, value=2).props('aria-label="Size of the brush"')
+                self.radius.classes("w-24").on("keydown", js_handler=KEEP_ARROWS)
+                self.undo = ui.button(icon="undo").props('flat dense round aria-label="Undo"')
+            self.brush_row.bind_visibility_from(self.brush, "value")
+            ui.space()
+            self.rater = ui.input("Rater", value=_find_user()).props("dense").classes("w-28")
+            self.save = ui.button("Save as label").props("dense padding='2px 12px'")
+            self.next = ui.button("Next").props("dense padding='2px 12px' outline")
+            self.queue_text = ui.label().classes("view-quiet")
 
     def _build_side(self, num_samples: int, seed: int) -> None:
         """Settings, threshold, sample, layers, and the tables."""
@@ -146,3 +171,11 @@ class Controls:
             text = ui.label().classes(f"shrink-0{extra}").style(KEY.format(colour))
             slider = ui.slider(**limits).props(f'aria-label="{label}"').classes("px-2")
             return text, slider.on("keydown", js_handler=KEEP_ARROWS)
+
+
+def _find_user() -> str:
+    """Name of the user of this computer; empty where it is not known."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""

@@ -13,8 +13,10 @@ from nicegui import app, run, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ...bundle.segmenter import Segmenter
+from ...data.labelled import list_labelled
 from ...ensemble.inferer import sampling_settings
 from ...errors import InputError
+from ...io.formats import list_inputs
 from ...io.planes import point_to_index
 from ...io.reading import DicomInput
 from ...predict.ensemble import Ensemble
@@ -22,16 +24,24 @@ from .bundles import Bundles
 from .case import OpenCase, Shown, open_case
 from .controls import CURSOR, WELCOME, Controls
 from .guard import Gate, Guard
+from .labelling import Labelling
+from .labels import save_label
 from .picker import Picker
 from .picture import MAPS, WINDOWS, colour_bar, encode, mark_point, render_layers, render_map, to_grey
+from .queue import Queue
 from .tables import describe_pixel, describe_raters, describe_sizes
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+# Samples by which waiting images are ordered: few, since the order needs no figure.
+SCORED_SAMPLES = 4
 KEYS = {
     "← →": "previous, next sample", "↑ ↓": "slice towards the head, the feet", "[ ]": "threshold down, up",
-    "+ − 0": "zoom in, out, fit", "1 2 3": "image, confidence, entropy", "?": "these keys",
+    "+ − 0": "zoom in, out, fit", "1 2 3": "image, confidence, entropy", "C": "choose the consensus",
+    "B E Z": "brush, erase (or hold Shift), undo", ", .": "smaller, larger brush", "S": "save as label",
+    "N": "next image",
+    "?": "these keys",
 }  # fmt: skip
 
 
@@ -45,10 +55,11 @@ def serve(
     host: str,
     port: int,
     show: bool,
+    labels: str | Path,
 ) -> None:
     """Serve the page until it is interrupted; the arguments are those of `view`, checked."""
     # Before the browser opens: a wrong path is an error of the command.
-    case = None if path is None else open_case(path, segmenter, raters)
+    opened = None if path is None else open_first(path, segmenter, raters, labels)
     # A page elsewhere must not reach this one under another name that leads to 127.0.0.1.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
     address = f"http://{host}:{port}"
@@ -59,7 +70,7 @@ def serve(
     bundles = Bundles(segmenter, seed)
 
     def root() -> None:
-        Page(bundles, lock, Controls(bundles.names, path, raters, num_samples, seed), case, point)
+        Page(bundles, lock, Controls(bundles.names, path, raters, num_samples, seed), opened, point, labels)
 
     print(f"Open {address}{gate.path} (Ctrl-C ends it)", flush=True)
     # A browser that was busy for a while comes back to the same page; without the last messages it would load again.
@@ -70,6 +81,20 @@ def serve(
     )  # fmt: skip
 
 
+def open_first(
+    path: str | Path, segmenter: Segmenter, raters: str | Sequence[str] | None, labels: str | Path
+) -> tuple[OpenCase, Queue | None]:
+    """Open an image; of a folder of pictures the first without a label, with the queue of all.
+
+    Raises:
+        InputError: see :func:`~medseglatdiff_monai.integrations.view.case.open_case`.
+    """
+    if not Path(path).is_dir() or (paths := list_inputs(Path(path))) == [Path(path)]:
+        return open_case(path, segmenter, raters), None
+    queue = Queue(paths, list_labelled(labels))
+    return open_case(queue.choose() or paths[0], segmenter, raters), queue
+
+
 class Page:
     """One visitor's page.
 
@@ -77,8 +102,9 @@ class Page:
         bundles: to choose from, shared by all visitors.
         lock: held while a bundle is loaded or masks are sampled.
         controls: its widgets.
-        case: image that is open at the beginning, or ``None``.
+        opened: image that is open at the beginning, and the queue that it is from, or ``None``.
         point: its nodule, LPS millimetres; segmented at once if given, or not needed.
+        labels: folder of the labels.
     """
 
     def __init__(
@@ -86,8 +112,9 @@ class Page:
         bundles: Bundles,
         lock: threading.Lock,
         controls: Controls,
-        case: OpenCase | None,
+        opened: tuple[OpenCase, Queue | None] | None,
         point: Sequence[float] | None,
+        labels: str | Path,
     ) -> None:
         self.bundles = bundles
         self.lock = lock
@@ -95,6 +122,10 @@ class Page:
         self.case: OpenCase | None = None
         self.shown: Shown | None = None
         self.point = point
+        self.labels = labels
+        self.labelling = Labelling(controls, self._choose)
+        self.queue: Queue | None = None
+        self.scoring = False
         self.done = 0
         # The image (C, H, W) that is seen, and its ensemble.
         self.on_stage: tuple[np.ndarray, Ensemble | None] | None = None
@@ -114,28 +145,35 @@ class Page:
         controls.help.on_click(self._show_keys)
         controls.segment.on_click(self._segment)
         controls.image.on("click", self._click, js_handler=CURSOR)
-        controls.image.on("pointermove", self._hover, js_handler=CURSOR, throttle=0.05)
-        controls.image.on("mouseleave", lambda: controls.cursor.set_text(""))
+        controls.image.on("pointermove", self._hover, js_handler=CURSOR, throttle=0.03)
+        for name in ("pointerdown", "pointerup"):
+            controls.image.on(name, self._hover, js_handler=CURSOR)
+        controls.image.on("mouseleave", self._leave)
+        controls.brush.on_value_change(self._show_brush)
+        controls.undo.on_click(self._undo)
+        controls.save.on_click(self._save)
+        controls.next.on_click(self._open_next)
         controls.place.on_value_change(self._show_place)
         for control in (controls.window, controls.base, controls.slice):
             control.on_value_change(self._show_image)
-        for slider in (controls.threshold, controls.sample):
-            slider.on_value_change(self._show_masks)
+        controls.threshold.on_value_change(self._move_threshold)
+        controls.sample.on_value_change(self._move_sample)
         for box in controls.layers.values():
             box.on_value_change(self._show_masks)
         ui.keyboard(self._press, ignore=["input", "textarea", "select"])
         ui.timer(0.5, self._show_progress)
-        ui.timer(0.05, lambda: self._begin(case), once=True)
+        ui.timer(2.0, self._score)
+        ui.timer(0.05, lambda: self._begin(opened), once=True)
 
     @property
     def scanning(self) -> bool:
         """Whether whole slices of a volume are shown, in which the nodule is pointed at."""
         return self.case is not None and self.case.needs_point and self.controls.place.value == "scan"
 
-    async def _begin(self, case: OpenCase | None) -> None:
+    async def _begin(self, opened: tuple[OpenCase, Queue | None] | None) -> None:
         ui.run_javascript("watchStage()")
-        if case is not None:
-            await self._take(case)
+        if opened is not None:
+            await self._take(*opened)
 
     async def _run(self, function: Callable[..., T], *arguments: Any) -> T | None:
         """The function's result, from another thread; ``None`` if it failed, or something else was asked for since."""
@@ -201,23 +239,30 @@ class Page:
     async def _open(self) -> None:
         controls = self.controls
         controls.segment.disable()
-        controls.result.visible = controls.place.visible = controls.slice_row.visible = False
+        for part in (controls.result, controls.place, controls.slice_row, controls.labels):
+            part.visible = False
         self.case = self.shown = self.point = self.on_stage = None
         controls.image.set_source("")
-        for part in (controls.map, controls.layers_above, controls.colours):
-            part.set_content("")
+        for layer in (controls.map, controls.layers_above, controls.brush_layer, controls.colours):
+            layer.set_content("")
         path, raters = controls.path.value.strip(), controls.raters.value.strip()
         if not path:
             controls.say(WELCOME)
             return
         controls.say("Opening …")
-        case = await self._run(open_case, path, self.segmenter, raters or None)
-        if case is not None:
-            await self._take(case)
+        opened = await self._run(open_first, path, self.segmenter, raters or None, self.labels)
+        if opened is not None:
+            await self._take(*opened)
 
-    async def _take(self, case: OpenCase) -> None:
+    async def _take(self, case: OpenCase, queue: Queue | None) -> None:
         """Show an opened image, and segment it if the place is known."""
         controls = self.controls
+        if queue is not None:
+            self.queue = queue
+        elif self.queue is not None and case.source.path not in self.queue.paths:
+            self.queue = None
+        if self.queue is not None:
+            controls.path.value = str(case.source.path)
         number = 0
         if case.needs_point:
             number = case.num_slices // 2 if self.point is None else case.find_slice(self.point)
@@ -299,8 +344,14 @@ class Page:
         if shown.ensemble.seen != (0, 0, *shown.ensemble.confidence.shape[1:]):
             notes.append("The network saw what is inside the dotted frame.")
         controls.say(" ".join([f"{count} masks sampled{where}.", *notes]))
-        controls.result.visible = True
+        self.labelling.begin(shown, "no nodule" if case.needs_point else "nothing")
+        controls.brush.value = False
+        controls.result.visible = controls.labels.visible = True
         controls.place.visible = case.needs_point
+        if self.queue is not None:
+            agreement = shown.ensemble.agreement()
+            self.queue.scores[case.source.path] = None if agreement is None else 1.0 - agreement
+        self._show_queue()
         controls.place.set_value("nodule" if case.needs_point else "scan")
         self.quiet = False
         self._show_place()
@@ -337,7 +388,7 @@ class Page:
         self.on_stage = values, plane
         controls.cursor.set_text("")
         controls.slice_label.text = f"Slice {number + 1} of {count}, from the feet"
-        pixels = to_grey(values, WINDOWS[controls.window.value] if case.needs_point else None)
+        pixels = to_grey(values, self._window)
         height, width = pixels.shape[:2]
         controls.stage.style(f"--aspect: {width / height:.4f}")
         controls.stage.classes(add="pixels" if max(height, width) <= 640 else "", remove="pixels")
@@ -348,6 +399,9 @@ class Page:
             bar = colour_bar(name)
         controls.map.set_content(svg)
         controls.colours.set_content(bar)
+        controls.labels.visible = plane is not None
+        if shown is not None and plane is not None:
+            self.labelling.show_strip(shown, pixels, number, float(controls.threshold.value))
         self._show_masks()
 
     def _show_masks(self) -> None:
@@ -364,24 +418,138 @@ class Page:
                 mark = mark_point(float(row), float(column), plane.shape[1:])
             controls.layers_above.set_content(mark)
             return
-        threshold, sample = float(controls.threshold.value), int(controls.sample.value) - 1
+        threshold, place = float(controls.threshold.value), int(controls.sample.value) - 1
+        sample = self.labelling.order[place]
         names = [name for name, box in controls.layers.items() if box.value and box.visible]
-        controls.layers_above.set_content(render_layers(shown, threshold, sample, number, names))
+        layers = render_layers(shown, threshold, sample, number, names)
+        controls.layers_above.set_content(layers + self.labelling.render(number))
         controls.threshold_label.text = f"Consensus ≥ {threshold:.2f} of samples"
-        controls.sample_label.text = f"Sample {sample + 1} of {len(shown.ensemble.samples)}"
+        controls.sample_label.text = f"Sample {place + 1} of {len(shown.ensemble.samples)} by shape (no. {sample + 1})"
         controls.sizes.set_content(describe_sizes(shown, threshold, sample, number))
         if shown.raters is not None:
             controls.comparison.set_content(describe_raters(shown, threshold))
 
     def _hover(self, event: Any) -> None:
-        case = self.case
+        """The value below the pointer, and the brush."""
+        case, controls = self.case, self.controls
         if case is None or self.on_stage is None:
             return
         image, plane = self.on_stage
-        row, column = (int(event.args[axis] * side) for axis, side in zip("yx", image.shape[1:], strict=True))
-        if 0 <= row < image.shape[1] and 0 <= column < image.shape[2]:
-            text = describe_pixel(image, row, column, "HU" if isinstance(case.source, DicomInput) else "", plane)
-            self.controls.cursor.set_text(text)
+        height, width = image.shape[1:]
+        y, x = event.args["y"] * height, event.args["x"] * width
+        if not (0 <= y < height and 0 <= x < width):
+            return
+        unit = "HU" if isinstance(case.source, DicomInput) else ""
+        controls.cursor.set_text(describe_pixel(image, int(y), int(x), unit, plane))
+        if plane is None or not self.labelling.brushing:
+            return
+        controls.brush_layer.set_content(self.labelling.render_brush(y - 0.5, x - 0.5, (height, width)))
+        if self.labelling.stroke(event.args, int(controls.slice.value), y - 0.5, x - 0.5):
+            self._show_masks()
+
+    def _leave(self) -> None:
+        self.controls.cursor.set_text("")
+        self.controls.brush_layer.set_content("")
+
+    def _show_brush(self) -> None:
+        brushing = bool(self.controls.brush.value)
+        self.controls.stage.classes(add="brushing" if brushing else "", remove="brushing")
+        self.controls.brush_layer.set_content("")
+
+    def _undo(self) -> None:
+        if self.labelling.draft is not None:
+            self.labelling.draft.undo()
+            self.labelling.describe()
+            self._show_masks()
+
+    def _choose(self, place: int | None) -> None:
+        """Accept a sample, by its place in the order, or the consensus; what the brush did is dropped."""
+        if self.shown is None:
+            return
+        self.labelling.accept(self.shown, place, float(self.controls.threshold.value))
+        if place is not None:
+            self.quiet = True
+            self.controls.sample.value = place + 1
+            self.quiet = False
+        self._show_masks()
+
+    def _move_sample(self) -> None:
+        """The slider chooses, too, unless there are corrections to lose."""
+        if self.shown is None or self.quiet:
+            return
+        draft = self.labelling.draft
+        if draft is None or not draft.corrected:
+            self.labelling.accept(self.shown, int(self.controls.sample.value) - 1, float(self.controls.threshold.value))
+        self._show_masks()
+
+    def _move_threshold(self) -> None:
+        if self.shown is None or self.quiet:
+            return
+        draft, threshold = self.labelling.draft, float(self.controls.threshold.value)
+        if draft is None or not draft.corrected:
+            self.labelling.accept(self.shown, None, threshold)
+        if self.on_stage is not None and self.on_stage[1] is not None:
+            pixels = to_grey(self.on_stage[0], self._window)
+            self.labelling.show_consensus(self.shown, pixels, int(self.controls.slice.value), threshold)
+        self._show_masks()
+
+    @property
+    def _window(self) -> tuple[float, float] | None:
+        volume = self.case is not None and self.case.needs_point
+        return WINDOWS[self.controls.window.value] if volume else None
+
+    async def _save(self) -> None:
+        case, shown, draft = self.case, self.shown, self.labelling.draft
+        if case is None or shown is None or draft is None:
+            return
+        saved = await self._run(save_label, case, shown, draft, self.labels, self.controls.rater.value or "")
+        if saved is None:
+            return
+        if self.queue is not None:
+            self.queue.done.add(case.source.path)
+        self.controls.say(saved)
+        ui.notify(f"Saved: {draft.describe()}", type="positive")
+        self._show_queue()
+
+    def _show_queue(self) -> None:
+        queue, controls = self.queue, self.controls
+        controls.next.visible = controls.queue_text.visible = queue is not None
+        controls.queue_text.text = "" if queue is None else queue.describe()
+
+    async def _open_next(self) -> None:
+        if self.queue is None or self.case is None:
+            return
+        path = self.queue.choose(self.case.source.path)
+        if path is None:
+            self.controls.say("Every image of the folder has a label.")
+            return
+        self.controls.path.value, self.controls.raters.value = str(path), ""
+        await self._open()
+
+    async def _score(self) -> None:
+        """Find out how far the samples of a waiting image disagree, while nothing else is to be done."""
+        queue = self.queue
+        if queue is None or self.scoring or self.controls.spinner.visible or self.case is None:
+            return
+        path = queue.find_unscored()
+        if path is None:
+            return
+        self.scoring = True
+        try:
+            queue.scores[path] = await run.io_bound(self._score_locked, path, self.segmenter)
+        except Exception as error:  # one bad picture must not end the others
+            queue.scores[path] = None
+            logger.warning("%s has no place in the order: %s", path, error)
+        finally:
+            self.scoring = False
+        self._show_queue()
+
+    def _score_locked(self, path: Path, segmenter: Segmenter) -> float | None:
+        steps = sampling_settings(segmenter.inferer, segmenter.network)["num_inference_steps"] or 1
+        with self.lock:
+            shown = open_case(path, segmenter).segment(SCORED_SAMPLES, steps, segmenter.inferer.seed)
+        agreement = shown.ensemble.agreement()
+        return None if agreement is None else 1.0 - agreement
 
     def _change_theme(self) -> None:
         """As the system has it, then dark, then light."""
@@ -395,15 +563,18 @@ class Page:
                 ui.label(key).classes("font-bold")
                 ui.label(what)
 
-    def _press(self, event: Any) -> None:
+    async def _press(self, event: Any) -> None:
         """A key."""
         if not event.action.keydown or event.modifiers.ctrl or event.modifiers.meta or event.modifiers.alt:
             return
         controls, key = self.controls, event.key.name
+        key = key.lower() if len(key) == 1 else key
         steps = {
             "ArrowLeft": (controls.sample, -1), "ArrowRight": (controls.sample, 1), "ArrowUp": (controls.slice, 1),
             "ArrowDown": (controls.slice, -1), "[": (controls.threshold, -0.05), "]": (controls.threshold, 0.05),
+            ",": (controls.radius, -0.5), ".": (controls.radius, 0.5),
         }  # fmt: skip
+        switches = {"b": controls.brush, "e": controls.erase}
         if key in steps:
             slider, step = steps[key]
             value = round(slider.value + step, 2)
@@ -414,3 +585,15 @@ class Page:
             controls.base.value = ["Image", *MAPS][int(key) - 1]
         elif key == "?":
             self._show_keys()
+        elif self.shown is None or event.action.repeat:
+            return
+        elif key in switches:
+            switches[key].value = not switches[key].value
+        elif key == "c":
+            self._choose(None)
+        elif key == "z":
+            self._undo()
+        elif key == "s":
+            await self._save()
+        elif key == "n":
+            await self._open_next()

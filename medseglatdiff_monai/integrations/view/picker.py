@@ -42,8 +42,9 @@ class Picker(ui.dialog):
             ui.notify(str(error), type="negative")
             return
         self.title.text = str(self.found.folder)
-        self.whole.text = f"Open this folder ({self.found.others} files)" if self.found.others else "Open this folder"
-        self.whole.enabled = bool(self.found.others)
+        count = len(self.found.files) + self.found.others
+        self.whole.text = f"Open this folder ({count} files)" if count else "Open this folder"
+        self.whole.enabled = count > 0
         self.part.value = ""
         self._list()
 

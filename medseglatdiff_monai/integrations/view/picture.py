@@ -23,6 +23,7 @@ from .case import Shown
 SIDE = 1600
 # Grey windows (low, high) of CT, Hounsfield units; None: from minimum to maximum.
 WINDOWS = {"Full range": None, "Lung": (-1350.0, 150.0), "Soft tissue": (-160.0, 240.0)}
+LABEL_COLOUR = "#ffffff"
 # Colour map, and the meaning of its values from 0 to 1.
 MAPS = {"Confidence": ("magma", "share of samples"), "Entropy": ("viridis", "entropy, bit")}
 

@@ -33,7 +33,7 @@ def describe_sizes(shown: Shown, threshold: float, sample: int, number: int) -> 
     first = measures[0]
     samples = "sample" if len(first["samples"]) == 1 else "median of samples"
     samples += "" if first["interval"] is None else " (5 % to 95 %)"
-    head = f"<tr><th></th><th>{samples}</th><th>consensus ≥ {threshold:.2f}</th><th>sample {sample + 1}</th></tr>"
+    head = f"<tr><th></th><th>{samples}</th><th>consensus ≥ {threshold:.2f}</th><th>this sample</th></tr>"
     return (
         f'<div class="headline">{first["name"]} {format_spread(first, first["unit"])}</div><div>{agreement}</div>'
         f'<table class="seg-table">{head}{"".join(rows)}</table>'
