@@ -104,7 +104,7 @@ def test_brush() -> None:
 def test_the_next_image() -> None:
     a, b, c, d = (Path(f"{name}.png") for name in "abcd")
     queue = Queue([a, b, c, d], {"b"})
-    assert (queue.find_unscored(), queue.choose(a), queue.describe()) == (a, c, "1 of 4 labelled, 0 ranked")
+    assert (queue.find_unscored(), queue.choose(a), queue.describe()) == (a, c, "1/4 labelled, 0 ranked")
     queue.scores |= {a: 0.1, c: 0.4, d: None}
     assert (queue.find_unscored(), queue.choose(), queue.choose(c)) == (None, c, a)
     queue.done |= {a, c}
@@ -233,7 +233,7 @@ def test_one_click_and_one_key(browser, lung: Path, crop_png: Path, tmp_path: Pa
         page.keyboard.press("n")
         page.wait_for_function("document.querySelector('.message').innerText.includes('4 masks sampled')")
         assert page.get_by_label("PNG, JPEG").input_value().endswith("b.png")
-        assert "1 of 2 labelled" in page.inner_text("body")
+        assert "1/2 labelled" in page.inner_text("body")
         page.keyboard.press("c")
         page.wait_for_function("document.querySelector('.label-text').innerText.includes('consensus')")
         page.set_viewport_size({"width": 400, "height": 800})

@@ -71,7 +71,7 @@ class Controls:
     def _build_head(self, bundles: Sequence[str], path: str | Path | None, raters: str | Sequence[str] | None) -> None:
         with ui.row().classes("view-head"):
             ui.label("medseglatdiff").classes("text-lg font-bold")
-            self.bundle = ui.select(list(bundles), value=bundles[0], label="Bundle").props("dense").classes("w-80")
+            self.bundle = ui.select(list(bundles), value=bundles[0], label="Bundle").props("dense").classes("view-bundle")
             self.path = ui.input("PNG, JPEG, NIfTI, or folder of a DICOM series", value=str(path or ""))
             text = raters if isinstance(raters, str) else ",".join(map(str, raters or ()))
             self.raters = ui.input("Raters' masks (may be empty; commas between)", value=text)
@@ -131,11 +131,11 @@ class Controls:
             with ui.row().classes("items-center no-wrap gap-2") as self.brush_row:
                 self.erase = ui.switch("Erase").props("dense")
                 self.radius = ui.slider(min=0.5, max=20, step=0.5, value=2).props('aria-label="Size of the brush"')
-                self.radius.classes("w-24").on("keydown", js_handler=KEEP_ARROWS)
+                self.radius.classes("w-20").on("keydown", js_handler=KEEP_ARROWS)
                 self.undo = ui.button(icon="undo").props('flat dense round aria-label="Undo"')
             self.brush_row.bind_visibility_from(self.brush, "value")
             ui.space()
-            self.rater = ui.input("Rater", value=_find_user()).props("dense").classes("w-28")
+            self.rater = ui.input("Rater", value=_find_user()).props("dense").classes("w-20")
             self.save = ui.button("Save as label").props("dense padding='2px 12px'")
             self.next = ui.button("Next").props("dense padding='2px 12px' outline")
             self.queue_text = ui.label().classes("view-quiet")

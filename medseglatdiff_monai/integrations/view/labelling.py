@@ -70,6 +70,12 @@ class Labelling:
             self.draft = Draft(ensemble.samples[self.order[place]], sample=self.order[place])
         for other, (button, _) in self._thumbs.items():
             button.classes(add="chosen" if other == place else "", remove="chosen")
+        if place in self._thumbs:
+            # By hand: scrollIntoView would move a narrow page as well.
+            ui.run_javascript(
+                f"const thumb = getHtmlElement({self._thumbs[place][0].id}), strip = thumb?.closest('.strip');"
+                "if (strip) strip.scrollLeft = thumb.offsetLeft - strip.clientWidth / 2"
+            )
         self.describe()
 
     def describe(self) -> None:

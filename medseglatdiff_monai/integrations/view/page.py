@@ -508,7 +508,7 @@ class Page:
         if self.queue is not None:
             self.queue.done.add(case.source.path)
         self.controls.say(saved)
-        ui.notify(f"Saved: {draft.describe()}", type="positive")
+        ui.notify(f"Saved: {draft.describe()}", type="positive", position="top")
         self._show_queue()
 
     def _show_queue(self) -> None:
@@ -555,7 +555,7 @@ class Page:
         """As the system has it, then dark, then light."""
         dark = self.controls.dark
         dark.value = {None: True, True: False, False: None}[dark.value]
-        ui.notify({None: "As your system", True: "Dark", False: "Light"}[dark.value], timeout=1000)
+        ui.notify({None: "As your system", True: "Dark", False: "Light"}[dark.value], timeout=1000, position="top")
 
     def _show_keys(self) -> None:
         with ui.dialog(value=True), ui.card(), ui.grid(columns="auto auto").classes("gap-x-6 gap-y-1"):

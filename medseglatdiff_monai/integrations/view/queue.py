@@ -33,6 +33,6 @@ class Queue:
         return next((path for path in waiting if path not in self.scores), None)
 
     def describe(self) -> str:
-        """How far it is: ``"3 of 12 labelled, 5 ranked"``."""
+        """How far it is: ``"3/12 labelled, 5 ranked"``."""
         ranked = sum(path not in self.done for path in self.scores)
-        return f"{len(self.done)} of {len(self.paths)} labelled, {ranked} ranked"
+        return f"{len(self.done)}/{len(self.paths)} labelled, {ranked} ranked"
