@@ -1,7 +1,7 @@
-"""A prepared folder that grows label by label, as masks are accepted on a page; `train` takes it at any time.
+"""A prepared folder that grows label by label, from the page of `view` or from MONAI Label; `train` takes it any time.
 
-Of every five groups the second goes to validation, the others to training, in the order in which they come; a group
-stays where it is. What is labelled again replaces its earlier label.
+Unless the caller says so, of every five groups the second goes to validation, the others to training, in the order in
+which they come; a group stays where it is. What is labelled again replaces its earlier label.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
 
 from .. import __version__
 from ..errors import InputError
@@ -24,14 +27,17 @@ SOURCE = "labels"
 VALIDATION_PLACE, CYCLE = 1, 5
 
 
-def add_labels(folder: str | Path, group: str, thing: str, cases: Sequence[PreparedCase]) -> Path:
+def add_labels(
+    folder: str | Path, group: str, thing: str, cases: Sequence[PreparedCase], part: str | None = None
+) -> Path:
     """Add the labelled cases of one thing, or put them in the place of its earlier ones.
 
     Args:
         folder: of the labels; made if there is none.
         group: what a split must keep together, such as a patient.
         thing: name of what is labelled, a picture or a nodule with all its slices.
-        cases: images of one kind with one mask each; their `extra` says who labelled them.
+        cases: images of one kind with one mask each; their `extra` may say who labelled them.
+        part: ``"training"`` or ``"validation"``, of a new group.
 
     Returns:
         The path of ``dataset.json``.
@@ -46,7 +52,8 @@ def add_labels(folder: str | Path, group: str, thing: str, cases: Sequence[Prepa
         _check_kind(path, dataset, cases[0])
         items = {part: list(dataset[part]) for part in SPLITS}
         groups = {item["group"]: part for part in SPLITS for item in items[part]}
-        part = groups.get(group, "validation" if len(groups) % CYCLE == VALIDATION_PLACE else "training")
+        if group in groups or part is None:
+            part = groups.get(group, "validation" if len(groups) % CYCLE == VALIDATION_PLACE else "training")
         added = [write_case(case, group, folder, [])[0] for case in cases]
         kept = [item for item in items[part] if item.get("thing") != thing]
         items[part] = sorted(
@@ -55,6 +62,14 @@ def add_labels(folder: str | Path, group: str, thing: str, cases: Sequence[Prepa
         channels = 3 if cases[0].image.ndim == 3 else 1
         save_json({**dataset, "num_channels": channels, **items}, path)
     return path
+
+
+def crop_case(name: str, plane: MetaTensor, mask: np.ndarray, **extra: Any) -> PreparedCase:
+    """The case of a plane (1, H, W) that was cut out of a volume, as 16-bit grey values, and its mask (H, W)."""
+    image = np.rint(plane.as_tensor()[0].numpy()).clip(-32768, 32767).astype(np.int16)
+    affine = np.asarray(plane.affine, dtype=float)
+    spacing = tuple(float(value) for value in np.linalg.norm(affine[:3, :2], axis=0))
+    return PreparedCase(name, image, mask[None], spacing, affine, extra)
 
 
 def list_labelled(folder: str | Path) -> set[str]:
@@ -70,7 +85,7 @@ def _begin() -> dict[str, Any]:
         "name": "Labels",
         "source": SOURCE,
         "modality": "unknown",
-        "description": "Masks that were accepted, or corrected, on the page of view.",
+        "description": "Masks that were outlined, accepted or corrected one by one.",
         "num_channels": None,
         "num_raters": 1,
         "labels": {"0": "background", "1": "foreground"},
@@ -85,7 +100,7 @@ def _check_kind(path: Path, dataset: dict[str, Any], case: PreparedCase) -> None
     """Raise the InputError of a folder that holds something else."""
     if dataset.get("source") != SOURCE:
         raise InputError(
-            f"{path}: a data set of the source {dataset.get('source')!r}; expected labels that were saved on the page. "
+            f"{path}: a data set of the source {dataset.get('source')!r}; expected labels that were saved one by one. "
             "Give another folder with --labels."
         )
     first = next((item for part in SPLITS for item in dataset[part]), None)

@@ -71,7 +71,9 @@ class Controls:
     def _build_head(self, bundles: Sequence[str], path: str | Path | None, raters: str | Sequence[str] | None) -> None:
         with ui.row().classes("view-head"):
             ui.label("medseglatdiff").classes("text-lg font-bold")
-            self.bundle = ui.select(list(bundles), value=bundles[0], label="Bundle").props("dense").classes("view-bundle")
+            self.bundle = (
+                ui.select(list(bundles), value=bundles[0], label="Bundle").props("dense").classes("view-bundle")
+            )
             self.path = ui.input("PNG, JPEG, NIfTI, or folder of a DICOM series", value=str(path or ""))
             text = raters if isinstance(raters, str) else ",".join(map(str, raters or ()))
             self.raters = ui.input("Raters' masks (may be empty; commas between)", value=text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class Labelling:
                 self._add_group(title, [self.order.index(i) for i in kind.members])
         self.accept(shown, None, shown.threshold)
 
-    def _add_group(self, title: str, places: list[int | None] | list[int]) -> None:
+    def _add_group(self, title: str, places: Sequence[int | None]) -> None:
         with ui.column().classes("gap-0 shrink-0"):
             ui.label(title).classes("view-quiet")
             with ui.row().classes("no-wrap gap-1"):

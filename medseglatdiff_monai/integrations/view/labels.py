@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from ...data.labelled import add_labels
+from ...data.labelled import add_labels, crop_case
 from ...data.sources.source import PreparedCase
 from ...errors import InputError
 from ...io.dicom_results import DicomWriter, SegmentedNodule, can_write_dicom
@@ -89,12 +89,12 @@ def save_label(case: OpenCase, shown: Shown, draft: Draft, folder: str | Path, w
 
 
 def _make_case(name: str, plane: MetaTensor, mask: np.ndarray, picture: bool, labelled: dict[str, Any]) -> PreparedCase:
-    """A plane (C, H, W) with its mask (H, W); a picture has no millimetres."""
-    values = np.rint(plane.as_tensor().numpy())
-    image = values.astype(np.uint8 if picture and values.max() <= 255 else np.int16)
-    image = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-    if picture:
-        return PreparedCase(name, image, mask[None], extra={"labelled": labelled})
-    affine = np.asarray(plane.affine, dtype=float)
-    spacing = tuple(float(value) for value in np.linalg.norm(affine[:3, :2], axis=0))
-    return PreparedCase(name, image, mask[None], spacing, affine, {"labelled": labelled})
+    """A plane (C, H, W) with its mask (H, W)."""
+    if not picture:
+        return crop_case(name, plane, mask, labelled=labelled)
+    values = plane.as_tensor().numpy()
+    image = values.astype(np.uint8 if values.max() <= 255 else np.int16)
+    # A picture has no millimetres.
+    return PreparedCase(
+        name, image[0] if len(image) == 1 else image.transpose(1, 2, 0), mask[None], extra={"labelled": labelled}
+    )
