@@ -421,6 +421,7 @@ def test_page_of_a_series(browser, lung: Path, series: Path, tmp_path: Path) -> 
     assert json.dumps(result["nodules"][0]["voxel"]) == json.dumps([COLUMN, ROW, SLICE])
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_page_on_narrow_and_wide_screens(browser, lung: Path, crop_png: Path, tmp_path: Path) -> None:
     pytest.importorskip("nicegui")

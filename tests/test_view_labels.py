@@ -103,13 +103,33 @@ def test_brush() -> None:
 
 def test_the_next_image() -> None:
     a, b, c, d = (Path(f"{name}.png") for name in "abcd")
-    queue = Queue([a, b, c, d], {"b"})
+    queue = Queue([a, b, c, d], [b])
     assert (queue.find_unscored(), queue.choose(a), queue.describe()) == (a, c, "1/4 labelled, 0 ranked")
     queue.scores |= {a: 0.1, c: 0.4, d: None}
     assert (queue.find_unscored(), queue.choose(), queue.choose(c)) == (None, c, a)
     queue.done |= {a, c}
     # An image that could not be segmented is not proposed.
     assert queue.choose() is None
+
+
+def test_the_folder_is_resumed_where_it_was_left(segmenter: Segmenter, crop_png: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nicegui")
+    from medseglatdiff_monai.integrations.view.page import open_first
+
+    for name in ("a 1", "b"):
+        (tmp_path / f"{name}.png").write_bytes(crop_png.read_bytes())
+    image, mask = np.zeros((6, 5), np.uint8), np.zeros((1, 6, 5), bool)
+    labels = tmp_path / "labels"
+    add_labels(labels, "a-1", "a-1", [PreparedCase("a-1", image, mask)])
+    case, queue = open_first(tmp_path, segmenter, None, labels)
+    assert case.source.path.name == "b.png"
+    assert queue is not None
+    assert queue.describe() == "1/2 labelled, 0 ranked"
+    # A prepared folder is a queue as well, a single image is none.
+    case, queue = open_first(labels, segmenter, None, tmp_path / "new")
+    assert case.source.path == labels / "images" / "a-1.png"
+    assert queue is not None
+    assert open_first(tmp_path / "b.png", segmenter, None, labels)[1] is None
 
 
 def test_labels_of_pictures_become_a_data_set(tmp_path: Path) -> None:

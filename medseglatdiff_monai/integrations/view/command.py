@@ -41,8 +41,8 @@ def view(
     Example: medseglatdiff view data/lidc/images/CASE.nii.gz --raters data/lidc/masks/CASE.nii.gz
 
     Args:
-        input: a PNG or JPEG image, a NIfTI file, a folder with one DICOM series, or a folder of pictures that come one
-            after the other; it can also be opened later.
+        input: a PNG or JPEG image, a NIfTI file, a folder with one DICOM series, or a folder of pictures or a prepared
+            one, whose images come one after the other; it can also be opened later.
         bundle: bundle folder, or a name under bundles/.
         raters: raters' masks: a prepared file with a channel per rater, or a PNG or NIfTI file per rater with commas
             between; of a volume NIfTI on its own grid.

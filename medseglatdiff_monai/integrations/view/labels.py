@@ -27,6 +27,11 @@ from .draft import Draft
 RUN_KEYS = ("bundle", "bundle_version", "weights_sha256", "num_samples", "num_inference_steps", "seed")
 
 
+def name_thing(stem: str) -> str:
+    """Name of a picture, or of the scan of a nodule, that can be a case id."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "case"
+
+
 def save_label(case: OpenCase, shown: Shown, draft: Draft, folder: str | Path, who: str) -> str:
     """Save a label.
 
@@ -58,7 +63,7 @@ def save_label(case: OpenCase, shown: Shown, draft: Draft, folder: str | Path, w
         "corrected": draft.corrected,
         **{key: run[key] for key in RUN_KEYS},
     }
-    thing = group = re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).lstrip("._-") or "case"
+    thing = group = name_thing(source.stem)
     numbers = np.flatnonzero(draft.mask.any((1, 2))).tolist() or [ensemble.clicked]
     if not isinstance(source, RasterInput) and case.needs_point:
         plane = ensemble.planes[ensemble.clicked]

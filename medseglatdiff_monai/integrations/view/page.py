@@ -13,10 +13,12 @@ from nicegui import app, run, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ...bundle.segmenter import Segmenter
+from ...data.datalist import load_dataset_info
 from ...data.labelled import list_labelled
+from ...data.splits import SPLITS
 from ...ensemble.inferer import sampling_settings
 from ...errors import InputError
-from ...io.formats import list_inputs
+from ...io.formats import NIFTI_SUFFIXES, RASTER_SUFFIXES, find_stem, list_inputs
 from ...io.planes import point_to_index
 from ...io.reading import DicomInput
 from ...predict.ensemble import Ensemble
@@ -25,7 +27,7 @@ from .case import OpenCase, Shown, open_case
 from .controls import CURSOR, WELCOME, Controls
 from .guard import Gate, Guard
 from .labelling import Labelling
-from .labels import save_label
+from .labels import name_thing, save_label
 from .picker import Picker
 from .picture import MAPS, WINDOWS, colour_bar, encode, mark_point, render_layers, render_map, to_grey
 from .queue import Queue
@@ -84,14 +86,23 @@ def serve(
 def open_first(
     path: str | Path, segmenter: Segmenter, raters: str | Sequence[str] | None, labels: str | Path
 ) -> tuple[OpenCase, Queue | None]:
-    """Open an image; of a folder of pictures the first without a label, with the queue of all.
+    """Open an image; of a prepared folder, or one of pictures, the first without a label, with the queue of all.
 
     Raises:
         InputError: see :func:`~medseglatdiff_monai.integrations.view.case.open_case`.
     """
-    if not Path(path).is_dir() or (paths := list_inputs(Path(path))) == [Path(path)]:
+    path = Path(path)
+    if (path / "dataset.json").is_file():
+        dataset = load_dataset_info(path)
+        paths = [path / item["image"] for part in SPLITS for item in dataset.get(part, [])]
+    else:
+        paths = list_inputs(path)
+    if paths == [path] or not paths:
         return open_case(path, segmenter, raters), None
-    queue = Queue(paths, list_labelled(labels))
+    labelled = list_labelled(labels)
+    queue = Queue(
+        paths, [entry for entry in paths if name_thing(find_stem(entry, RASTER_SUFFIXES + NIFTI_SUFFIXES)) in labelled]
+    )
     return open_case(queue.choose() or paths[0], segmenter, raters), queue
 
 
@@ -398,6 +409,7 @@ class Page:
             svg = render_map(name, plane.confidence if name == "Confidence" else plane.entropy())
             bar = colour_bar(name)
         controls.map.set_content(svg)
+        controls.stage.classes(add="mapped" if svg else "", remove="mapped")
         controls.colours.set_content(bar)
         controls.labels.visible = plane is not None
         if shown is not None and plane is not None:
@@ -500,7 +512,7 @@ class Page:
 
     async def _save(self) -> None:
         case, shown, draft = self.case, self.shown, self.labelling.draft
-        if case is None or shown is None or draft is None:
+        if case is None or shown is None or draft is None or self.controls.spinner.visible:
             return
         saved = await self._run(save_label, case, shown, draft, self.labels, self.controls.rater.value or "")
         if saved is None:

@@ -7,16 +7,16 @@ from pathlib import Path
 
 
 class Queue:
-    """The pictures of a folder.
+    """The images of a folder.
 
     Args:
         paths: in the order in which they come while nothing is known of them.
-        labelled: stems of those that have a label.
+        labelled: those that have a label.
     """
 
-    def __init__(self, paths: Sequence[Path], labelled: Collection[str] = ()) -> None:
+    def __init__(self, paths: Sequence[Path], labelled: Collection[Path] = ()) -> None:
         self.paths = list(paths)
-        self.done = {path for path in paths if path.stem in labelled}
+        self.done = set(labelled)
         # Disagreement in [0, 1]; ``None`` of an image that cannot be segmented.
         self.scores: dict[Path, float | None] = {}
 
