@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import dataclasses
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -276,6 +278,34 @@ def test_bad_input(segmenter: Segmenter, crop_png: Path, series: Path, tmp_path:
             view(crop_png, lung, port=taken.getsockname()[1])
 
 
+def test_no_error_leaves_the_page_waiting() -> None:
+    pytest.importorskip("nicegui")
+    from medseglatdiff_monai.integrations.view.page import Page
+
+    said: list[tuple[str, bool]] = []
+    page = Page.__new__(Page)
+    spinner = SimpleNamespace(visible=False)
+    page.asked = 0
+    page.controls = SimpleNamespace(spinner=spinner, say=lambda text, wrong: said.append((text, wrong)))
+
+    def fail(error: Exception, later: bool = False) -> None:
+        page.asked += later
+        raise error
+
+    async def ask() -> None:
+        assert await page._run(int, "3") == 3
+        assert await page._run(fail, InputError("a.png: no picture")) is None
+        assert await page._run(fail, ZeroDivisionError("x")) is None
+        assert not spinner.visible
+        # The answer to a question after which another was asked is nobody's.
+        assert await page._run(fail, InputError("late"), True) is None
+
+    asyncio.run(ask())
+    assert said == [
+        ("a.png: no picture", True), ("Unexpected error, please report it: ZeroDivisionError: x", True),
+    ]  # fmt: skip
+
+
 @contextlib.contextmanager
 def served(folder: Path, *arguments: object) -> Iterator[str]:
     """The real command; yields the address that it prints."""
@@ -369,6 +399,10 @@ def test_page_of_a_picture(browser, lung: Path, crop_png: Path, tmp_path: Path) 
         page.wait_for_function("document.body.innerText.includes('broken.png: unreadable')")
         assert page.get_by_label("Raters' masks").input_value() == ""
         assert not page.locator(".q-spinner").is_visible()
+        (tmp_path / "good.png").write_bytes(crop_png.read_bytes())
+        page.get_by_label("Choose a file").click()
+        page.get_by_text("good.png", exact=True).click()
+        page.wait_for_function("document.querySelector('.message').innerText.includes('4 masks sampled')")
         assert errors == []
         # Under another name, as a page elsewhere would come, there is no answer.
         host = address.partition("/?")[0]

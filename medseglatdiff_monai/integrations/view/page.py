@@ -198,8 +198,9 @@ class Page:
         except InputError as error:
             failure = str(error)
         except Exception as error:  # whatever it is, the page must not wait for ever
-            logger.exception("The page could not go on")
             failure = f"Unexpected error, please report it: {type(error).__name__}: {error}"
+            if number == self.asked:
+                logger.exception("The page could not do what it was asked for")
         if number != self.asked:
             return None
         self.controls.spinner.visible = False
@@ -322,6 +323,7 @@ class Page:
         controls.say("Sampling …")
         point = self.point if case.needs_point else None
         shown = await self._run(self._segment_locked, case, number, steps, seed, point)
+        self.done = 0
         controls.segment.enable()
         if shown is not None:
             self.shown = shown
@@ -330,7 +332,11 @@ class Page:
     def _segment_locked(
         self, case: OpenCase, number: int, steps: int, seed: int, point: Sequence[float] | None
     ) -> Shown:
+        asked = self.asked
+
         def report(done: int) -> None:
+            if asked != self.asked:
+                raise InputError("Something else was asked for: the remaining slices are of no use.")
             self.done = done
 
         with self.lock:
