@@ -35,6 +35,7 @@ from medseglatdiff_monai.integrations.view.picture import (
     colour_bar,
     encode,
     find_scale,
+    frame_seen,
     mark_point,
     render_layers,
     render_map,
@@ -110,6 +111,8 @@ def test_outline_and_layers() -> None:
     assert points == {(20.0, 15.0), (30.0, 15.0), (25.0, 10.0), (25.0, 20.0)}
     mask[:] = True
     assert to_path(mask, 10.0).count("M") == 1
+    # Four straight edges with cut corners, and the first point again.
+    assert to_path(mask, 10.0).count("L") == 8
     shown = make_shown()
     everything = ("Consensus", "Sample", "All samples", "Raters")
     svg = render_layers(shown, 0.5, 1, 1, everything)
@@ -129,7 +132,8 @@ def test_outline_and_layers() -> None:
 def test_a_frame_where_the_network_saw_a_part() -> None:
     shown = make_shown()
     part = dataclasses.replace(shown, ensemble=dataclasses.replace(shown.ensemble, seen=(1, 2, 4, 7)))
-    assert 'd="M2.0 1.0H7.0V4.0H2.0Z"' in render_layers(part, 0.5, 1, 1, [])
+    assert 'd="M2 1H7V4H2Z"' in frame_seen(part.ensemble)
+    assert frame_seen(shown.ensemble) == ""
 
 
 def test_the_samples_median_comes_first() -> None:

@@ -15,6 +15,8 @@ from .picture import MAPS, WINDOWS
 # A control wears the colour of the outline that it moves.
 KEY = "border-left: 6px solid {}; padding-left: 6px"
 FOLDER = Path(__file__).parent
+# From the lowest to the uppermost.
+OUTLINES = ("All samples", "Consensus", "Raters", "Sample")
 WELCOME = "Give the path of an image, and open it."
 # Where the pointer is in the image, in shares of its width and height.
 CURSOR = (
@@ -110,7 +112,10 @@ class Controls:
         with ui.element("div").classes("stage") as self.stage:
             self.image = ui.interactive_image(sanitize=False).classes("stage-image")
             self.map = self.image.add_layer()
-            self.layers_above = self.image.add_layer()
+            # One each, so that a move of the threshold sends the consensus alone.
+            self.outlines = {name: self.image.add_layer() for name in OUTLINES}
+            self.mark = self.image.add_layer()
+            self.label_layer = self.image.add_layer()
             self.brush_layer = self.image.add_layer()
         with ui.row().classes("view-bar justify-between min-h-6"):
             self.cursor = ui.label().classes("view-quiet cursor tabular-nums")

@@ -29,7 +29,7 @@ from .guard import Gate, Guard
 from .labelling import Labelling
 from .labels import name_thing, save_label
 from .picker import Picker
-from .picture import MAPS, WINDOWS, colour_bar, encode, mark_point, render_layers, render_map, to_grey
+from .picture import MAPS, WINDOWS, colour_bar, encode, frame_seen, mark_point, render_layers, render_map, to_grey
 from .queue import Queue
 from .tables import describe_pixel, describe_raters, describe_sizes
 
@@ -140,6 +140,8 @@ class Page:
         self.done = 0
         # The image (C, H, W) that is seen, and its ensemble.
         self.on_stage: tuple[np.ndarray, Ensemble | None] | None = None
+        # Slice, threshold or sample, and whether it is seen, of each outline.
+        self.rendered: dict[str, tuple[int, float | None, bool]] = {}
         # While several controls are set, nothing is shown.
         self.quiet = False
         # Counts what was asked for: an answer that comes after the next question is dropped.
@@ -255,7 +257,8 @@ class Page:
             part.visible = False
         self.case = self.shown = self.point = self.on_stage = None
         controls.image.set_source("")
-        for layer in (controls.map, controls.layers_above, controls.brush_layer, controls.colours):
+        self._clear_outlines()
+        for layer in (controls.map, controls.mark, controls.brush_layer, controls.colours):
             layer.set_content("")
         path, raters = controls.path.value.strip(), controls.raters.value.strip()
         if not path:
@@ -361,6 +364,7 @@ class Page:
         if shown.ensemble.seen != (0, 0, *shown.ensemble.confidence.shape[1:]):
             notes.append("The network saw what is inside the dotted frame.")
         controls.say(" ".join([f"{count} masks sampled{where}.", *notes]))
+        self.rendered = {}
         self.labelling.begin(shown, "no nodule" if case.needs_point else "nothing")
         controls.brush.value = False
         controls.result.visible = controls.labels.visible = True
@@ -422,6 +426,11 @@ class Page:
             self.labelling.show_strip(shown, pixels, number, float(controls.threshold.value))
         self._show_masks()
 
+    def _clear_outlines(self) -> None:
+        self.rendered = {}
+        for layer in (*self.controls.outlines.values(), self.controls.label_layer):
+            layer.set_content("")
+
     def _show_masks(self) -> None:
         """Outlines and numbers at the threshold."""
         shown, case, controls = self.shown, self.case, self.controls
@@ -434,13 +443,21 @@ class Page:
                 plane = case.read_slice(number)
                 row, column = point_to_index(self.point, np.asarray(plane.affine, dtype=float))[:2]
                 mark = mark_point(float(row), float(column), plane.shape[1:])
-            controls.layers_above.set_content(mark)
+            self._clear_outlines()
+            controls.mark.set_content(mark)
             return
         threshold, place = float(controls.threshold.value), int(controls.sample.value) - 1
         sample = self.labelling.order[place]
-        names = [name for name, box in controls.layers.items() if box.value and box.visible]
-        layers = render_layers(shown, threshold, sample, number, names)
-        controls.layers_above.set_content(layers + self.labelling.render(number))
+        moves = {"Consensus": threshold, "Sample": sample}
+        for name, layer in controls.outlines.items():
+            box = controls.layers[name]
+            key = number, moves.get(name), bool(box.value and box.visible)
+            # Outlines of vessels take a second to be found and sent.
+            if self.rendered.get(name) != key:
+                self.rendered[name] = key
+                layer.set_content(render_layers(shown, threshold, sample, number, [name]) if key[2] else "")
+        controls.mark.set_content(frame_seen(shown.ensemble))
+        controls.label_layer.set_content(self.labelling.render(number))
         controls.threshold_label.text = f"Consensus ≥ {threshold:.2f} of samples"
         controls.sample_label.text = f"Sample {place + 1} of {len(shown.ensemble.samples)} by shape (no. {sample + 1})"
         controls.sizes.set_content(describe_sizes(shown, threshold, sample, number))

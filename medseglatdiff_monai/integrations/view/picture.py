@@ -17,6 +17,7 @@ from skimage.measure import find_contours
 from ...files import png_uri
 from ...plots.comparison import RATER_COLOURS
 from ...plots.panel import CONSENSUS_COLOUR, SAMPLE_COLOUR
+from ...predict.ensemble import Ensemble
 from .case import Shown
 
 # Longest side of the picture that is sent, pixels; larger images are thinned out.
@@ -87,9 +88,12 @@ def to_path(mask: np.ndarray, scale: float) -> str:
     rows, columns = found[0]
     parts = []
     for line in find_contours(np.pad(mask[rows, columns], 1).astype(float), 0.5):
+        # Of a straight piece its ends are enough.
+        steps = np.diff(line, axis=0)
+        line = line[np.concatenate([[True], (steps[1:] != steps[:-1]).any(1), [True]])]
         # Undo the padding; a pixel's centre is half a pixel from its corner.
-        points = (line - 0.5 + [rows.start, columns.start]) * scale
-        parts.append("M" + "L".join(f"{column:.2f} {row:.2f}" for row, column in points) + "Z")
+        points = ((line - 0.5 + [rows.start, columns.start]) * scale).round(2).tolist()
+        parts.append("M" + "L".join(f"{column:g} {row:g}" for row, column in points) + "Z")
     return "".join(parts)
 
 
@@ -112,8 +116,18 @@ def mark_point(row: float, column: float, shape: Sequence[int]) -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="none" stroke="{SAMPLE_COLOUR}" stroke-width="2"/>'
 
 
+def frame_seen(ensemble: Ensemble) -> str:
+    """SVG of a frame around what the network saw, where that is not all."""
+    shape = ensemble.confidence.shape[-2:]
+    if ensemble.seen == (0, 0, *shape):
+        return ""
+    top, left, bottom, right = (side * find_scale(shape) for side in ensemble.seen)
+    corners = f"M{left:g} {top:g}H{right:g}V{bottom:g}H{left:g}Z"
+    return f'<path d="{corners}" fill="none" stroke="#fff" stroke-opacity="0.6" stroke-dasharray="2 4"/>'
+
+
 def render_layers(shown: Shown, threshold: float, sample: int, number: int, names: Sequence[str]) -> str:
-    """SVG of the outlines in slice `number`, and a frame around what the network saw of it.
+    """SVG of the outlines in slice `number`.
 
     Args:
         shown: the ensemble.
@@ -123,17 +137,12 @@ def render_layers(shown: Shown, threshold: float, sample: int, number: int, name
         names: some of "Consensus", "Sample", "All samples", "Raters".
     """
     ensemble = shown.ensemble
-    height, width = ensemble.confidence[number].shape
-    scale = find_scale((height, width))
+    scale = find_scale(ensemble.confidence[number].shape)
 
     def path(mask: np.ndarray) -> str:
         return to_path(mask[number], scale)
 
     layers = []
-    if ensemble.seen != (0, 0, height, width):
-        top, left, bottom, right = (side * scale for side in ensemble.seen)
-        corners = f"M{left} {top}H{right}V{bottom}H{left}Z"
-        layers.append(f'<path d="{corners}" fill="none" stroke="#fff" stroke-opacity="0.6" stroke-dasharray="2 4"/>')
     if "All samples" in names:
         layers += [to_svg(path(mask), SAMPLE_COLOUR, "all", width=0.8) for mask in ensemble.samples]
     if "Consensus" in names:
