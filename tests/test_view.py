@@ -403,10 +403,13 @@ def test_page_of_a_picture(browser, lung: Path, crop_png: Path, tmp_path: Path) 
         page.wait_for_function("document.body.innerText.includes('broken.png: unreadable')")
         assert page.get_by_label("Raters' masks").input_value() == ""
         assert not page.locator(".q-spinner").is_visible()
-        (tmp_path / "good.png").write_bytes(crop_png.read_bytes())
+        # A picture of more than a megabyte, which NiceGUI's own layers would send back until the connection ends.
+        noise = np.random.default_rng(0).integers(0, 255, (1200, 1200), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "good.png")
         page.get_by_label("Choose a file").click()
         page.get_by_text("good.png", exact=True).click()
         page.wait_for_function("document.querySelector('.message').innerText.includes('4 masks sampled')")
+        page.wait_for_selector(".nicegui-interactive-image-layer svg[viewBox='0 0 1200 1200'] path", state="attached")
         assert errors == []
         # Under another name, as a page elsewhere would come, there is no answer.
         host = address.partition("/?")[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nicegui import ui
+from nicegui.elements.interactive_image import InteractiveImageLayer
 
 from ...plots.panel import CONSENSUS_COLOUR, SAMPLE_COLOUR
 from .picture import MAPS, WINDOWS
@@ -111,12 +112,13 @@ class Controls:
                 self.opacity.on("keydown", js_handler=KEEP_ARROWS)
         with ui.element("div").classes("stage") as self.stage:
             self.image = ui.interactive_image(sanitize=False).classes("stage-image")
-            self.map = self.image.add_layer()
+            self.stack: list[InteractiveImageLayer] = []
+            self.map = self._add_layer()
             # One each, so that a move of the threshold sends the consensus alone.
-            self.outlines = {name: self.image.add_layer() for name in OUTLINES}
-            self.mark = self.image.add_layer()
-            self.label_layer = self.image.add_layer()
-            self.brush_layer = self.image.add_layer()
+            self.outlines = {name: self._add_layer() for name in OUTLINES}
+            self.mark = self._add_layer()
+            self.label_layer = self._add_layer()
+            self.brush_layer = self._add_layer()
         with ui.row().classes("view-bar justify-between min-h-6"):
             self.cursor = ui.label().classes("view-quiet cursor tabular-nums")
             self.colours = ui.html(sanitize=False)
@@ -171,6 +173,21 @@ class Controls:
             self.comparison = ui.html(sanitize=False).classes("comparison")
         self.result.visible = False
         ui.label("Research software: not for diagnosis.").classes("view-quiet")
+
+    def _add_layer(self) -> InteractiveImageLayer:
+        # Not `add_layer`: it has the browser send every picture back, and one of a megabyte ends the connection.
+        with self.image:
+            layer = InteractiveImageLayer(source="", content="", size=None, sanitize=False)
+        self.stack.append(layer.classes("nicegui-interactive-image-layer"))
+        return layer
+
+    def set_picture(self, source: str, width: int, height: int) -> None:
+        """Show a picture of this size, on which the layers lie."""
+        self.stage.style(f"--aspect: {width / height:.4f}")
+        self.stage.classes(add="pixels" if max(height, width) <= 640 else "", remove="pixels")
+        self.image.set_source(source)
+        for layer in self.stack:
+            layer.run_method("updateViewbox", width, height)
 
     @staticmethod
     def _add_slider(label: str, colour: str, extra: str = "", **limits: Any) -> tuple[ui.label, ui.slider]:

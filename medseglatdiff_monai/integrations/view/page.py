@@ -29,7 +29,18 @@ from .guard import Gate, Guard
 from .labelling import Labelling
 from .labels import name_thing, save_label
 from .picker import Picker
-from .picture import MAPS, WINDOWS, colour_bar, encode, frame_seen, mark_point, render_layers, render_map, to_grey
+from .picture import (
+    MAPS,
+    WINDOWS,
+    colour_bar,
+    encode,
+    find_scale,
+    frame_seen,
+    mark_point,
+    render_layers,
+    render_map,
+    to_grey,
+)
 from .queue import Queue
 from .tables import describe_pixel, describe_raters, describe_sizes
 
@@ -410,10 +421,8 @@ class Page:
         controls.cursor.set_text("")
         controls.slice_label.text = f"Slice {number + 1} of {count}, from the feet"
         pixels = to_grey(values, self._window)
-        height, width = pixels.shape[:2]
-        controls.stage.style(f"--aspect: {width / height:.4f}")
-        controls.stage.classes(add="pixels" if max(height, width) <= 640 else "", remove="pixels")
-        controls.image.set_source(encode(pixels))
+        scale = find_scale(pixels.shape)
+        controls.set_picture(encode(pixels), round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
         name, svg, bar = controls.base.value, "", ""
         if plane is not None and name in MAPS:
             svg = render_map(name, plane.confidence if name == "Confidence" else plane.entropy())
