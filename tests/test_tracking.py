@@ -19,7 +19,8 @@ from monai.bundle import ConfigParser
 from monai.handlers import MLFlowHandler
 from small_runs import LUNG, run_sizes, small_sizes, write_prepared
 
-from medseglatdiff_monai.bundle.config import bundles_dir, load_stage_config
+from medseglatdiff_monai.bundle.config import load_stage_config
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.integrations.mlflow.store import read_run_ids, sqlite_uri
 from medseglatdiff_monai.integrations.mlflow.tracking import RunTracker, compare_cases, tracked_values
 from medseglatdiff_monai.plots import ComparedCase, RebuiltImage

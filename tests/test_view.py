@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import dataclasses
 import io
 import json
 import re
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -18,17 +21,24 @@ from small_runs import SKIN, write_small_bundle
 from tiny_dicom import COLUMN, CORNER_MM, POINT, ROW, SLICE
 
 from medseglatdiff_monai.bundle.segmenter import Segmenter, load_segmenter
+from medseglatdiff_monai.ensemble.inferer import EnsembleInferer
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.integrations.view.case import Shown, open_case
 from medseglatdiff_monai.integrations.view.command import view
+from medseglatdiff_monai.integrations.view.folders import list_folder
 from medseglatdiff_monai.integrations.view.picture import (
-    describe_raters,
-    describe_sizes,
+    colour_bar,
+    encode,
     find_scale,
-    render,
+    frame_seen,
+    mark_point,
     render_layers,
+    render_map,
+    to_grey,
     to_path,
 )
+from medseglatdiff_monai.integrations.view.tables import describe_pixel, describe_raters, describe_sizes
+from medseglatdiff_monai.plots.panel import CONSENSUS_COLOUR
 from medseglatdiff_monai.predict.command import predict
 from medseglatdiff_monai.predict.ensemble import Ensemble
 
@@ -53,7 +63,7 @@ def make_shown(volume: bool = True) -> Shown:
         voxel_mm3=3.0 if volume else None,
         clicked=1,
     )
-    return Shown(ensemble, 0.5, np.stack([samples[2], np.zeros_like(samples[0])]))
+    return Shown(ensemble, EnsembleInferer(num_samples=4), np.stack([samples[2], np.zeros_like(samples[0])]))
 
 
 @pytest.mark.parametrize(("threshold", "pixels"), [(0.25, 6), (0.26, 4), (0.5, 4), (0.75, 2), (0.76, 0), (1.0, 0)])
@@ -94,6 +104,8 @@ def test_outline_and_layers() -> None:
     assert points == {(20.0, 15.0), (30.0, 15.0), (25.0, 10.0), (25.0, 20.0)}
     mask[:] = True
     assert to_path(mask, 10.0).count("M") == 1
+    # Four straight edges with cut corners, and the first point again.
+    assert to_path(mask, 10.0).count("L") == 8
     shown = make_shown()
     everything = ("Consensus", "Sample", "All samples", "Raters")
     svg = render_layers(shown, 0.5, 1, 1, everything)
@@ -103,7 +115,18 @@ def test_outline_and_layers() -> None:
     assert render_layers(shown, 0.5, 1, 1, ["Consensus"]) != render_layers(shown, 0.75, 1, 1, ["Consensus"])
     assert '<td class="volume_mm3">12</td>' in describe_sizes(shown, 0.5, 1, 1)
     assert '<td class="volume_mm3">6</td>' in describe_sizes(shown, 0.75, 1, 1)
+    # A rater is never taken for the consensus, and the consensus says from which share on.
+    assert CONSENSUS_COLOUR in render_layers(shown, 0.5, 1, 1, ["Consensus"])
+    assert CONSENSUS_COLOUR not in render_layers(shown, 0.5, 1, 1, ["Raters"])
+    assert "consensus ≥ 0.75 against" in describe_raters(shown, 0.75)
     assert "GED" in describe_raters(shown, 0.5)
+
+
+def test_a_frame_where_the_network_saw_a_part() -> None:
+    shown = make_shown()
+    part = dataclasses.replace(shown, ensemble=dataclasses.replace(shown.ensemble, seen=(1, 2, 4, 7)))
+    assert 'd="M2 1H7V4H2Z"' in frame_seen(part.ensemble)
+    assert frame_seen(shown.ensemble) == ""
 
 
 def test_the_samples_median_comes_first() -> None:
@@ -112,20 +135,55 @@ def test_the_samples_median_comes_first() -> None:
     assert "1 of 4 samples sees no nodule in this slice: the model is unsure whether there is one." in found
     assert "No sample sees a nodule in this slice." in describe_sizes(make_shown(), 0.5, 1, 0)
     # Of four samples no interval is stated.
-    assert "<th>median of samples</th><th>consensus ≥ 0.50</th><th>sample 2</th>" in found
+    assert "<th>median of samples</th><th>consensus ≥ 0.50</th><th>this sample</th>" in found
+
+
+def read_png(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))))
 
 
 def test_render() -> None:
-    def read(uri: str) -> np.ndarray:
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))))
+    plane = np.array([[[-2000.0, -1350.0], [150.0, 3000.0]]])
+    np.testing.assert_array_equal(read_png(encode(to_grey(plane, (-1350.0, 150.0)))), [[0, 0], [255, 255]])
+    assert to_grey(plane).tolist() == [[0, 33], [110, 255]]
+    colours = np.zeros((3, 3200, 2000), np.float32)
+    assert read_png(encode(to_grey(colours))).shape == (1600, 1000, 3)
+    assert (find_scale((3200, 2000)), find_scale((128, 128))) == (0.5, 1.0)
+    # The middle of pixel (10, 20), in the picture that is half as large.
+    assert 'cx="10.2" cy="5.2"' in mark_point(10, 20, (3200, 2000))
 
-    plane = np.array([[-2000.0, -1350.0], [150.0, 3000.0]])
-    pixels = read(render(plane, (-1350.0, 150.0)))
-    assert pixels.shape == (640, 640)
-    assert (pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1]) == (0, 0, 255, 255)
-    assert read(render(np.zeros((3000, 2000, 3)))).shape == (1280, 853, 3)
-    assert find_scale((3000, 2000)) == 1280 / 3000
-    assert read(render(np.ones((4, 4)), colours="magma")).shape[2] == 3
+
+def test_maps_and_their_colour_bars() -> None:
+    values = np.array([[0.0, 0.5, 1.0]])
+    svg = render_map("Confidence", values)
+    pixels = read_png(re.findall('href="([^"]*)"', svg)[0])
+    # Where no sample marks anything, the image is seen.
+    assert pixels[0, :, 3].tolist() == [0, 255, 255]
+    last = "#" + bytes(pixels[0, 2, :3].tolist()).hex()
+    assert f"{last})" in colour_bar("Confidence")
+    assert "share of samples" in colour_bar("Confidence")
+    assert colour_bar("Image") == ""
+
+
+def test_values_below_the_cursor() -> None:
+    plane = make_shown().ensemble.plane(1)
+    image = np.full((1, 5, 8), -512.0)
+    # Pixel 3 of the row is in the samples of 4 and of 6 pixels.
+    text = describe_pixel(image, 2, 3, "HU", plane)
+    assert text == "column 3, row 2 · -512 HU · 2 of 4 samples · confidence 0.50, entropy 1.00 bit"
+    colours = np.arange(3.0).reshape(3, 1, 1)
+    assert describe_pixel(colours, 0, 0, "") == "column 0, row 0 · RGB 0, 1, 2"
+
+
+def test_list_folder(tmp_path: Path) -> None:
+    for name in ("b.png", "a.NII.GZ", "slice.dcm", "notes.txt", ".hidden.png"):
+        (tmp_path / name).touch()
+    for name in ("scans", ".git"):
+        (tmp_path / name).mkdir()
+    found = list_folder(tmp_path / "b.png")
+    assert (found.folder, found.folders, found.files, found.others) == (tmp_path, ("scans",), ("a.NII.GZ", "b.png"), 2)
+    # A path that is no longer there begins where there still is something.
+    assert list_folder(tmp_path / "gone" / "x.png") == found
 
 
 def test_same_masks_as_predict(lung: Path, segmenter: Segmenter, crop_png: Path, series: Path, tmp_path: Path) -> None:
@@ -217,6 +275,34 @@ def test_bad_input(segmenter: Segmenter, crop_png: Path, series: Path, tmp_path:
             view(crop_png, lung, port=taken.getsockname()[1])
 
 
+def test_no_error_leaves_the_page_waiting() -> None:
+    pytest.importorskip("nicegui")
+    from medseglatdiff_monai.integrations.view.page import Page
+
+    said: list[tuple[str, bool]] = []
+    page = Page.__new__(Page)
+    spinner = SimpleNamespace(visible=False)
+    page.asked = 0
+    page.controls = SimpleNamespace(spinner=spinner, say=lambda text, wrong: said.append((text, wrong)))
+
+    def fail(error: Exception, later: bool = False) -> None:
+        page.asked += later
+        raise error
+
+    async def ask() -> None:
+        assert await page._run(int, "3") == 3
+        assert await page._run(fail, InputError("a.png: no picture")) is None
+        assert await page._run(fail, ZeroDivisionError("x")) is None
+        assert not spinner.visible
+        # The answer to a question after which another was asked is nobody's.
+        assert await page._run(fail, InputError("late"), True) is None
+
+    asyncio.run(ask())
+    assert said == [
+        ("a.png: no picture", True), ("Unexpected error, please report it: ZeroDivisionError: x", True),
+    ]  # fmt: skip
+
+
 def _drag(page, name: str, share: float) -> None:
     """Drag a slider to a share of its length, over many places between, as a hand does."""
     track = page.locator(f"[aria-label='{name}'] .q-slider__track").bounding_box()
@@ -270,6 +356,21 @@ def test_page_of_a_picture(browser, lung: Path, crop_png: Path, tmp_path: Path) 
         page.get_by_label("PNG, JPEG").fill(str(tmp_path / "missing.png"))
         page.get_by_role("button", name="Open").click()
         page.wait_for_function("document.body.innerText.includes('missing.png: no such file')")
+        assert page.locator("[role=alert]").count() == 1
+        # What is no image at all leaves no page that waits, either.
+        (tmp_path / "broken.png").write_bytes(b"no picture")
+        page.get_by_label("Choose a file").click()
+        page.get_by_text("broken.png", exact=True).click()
+        page.wait_for_function("document.body.innerText.includes('broken.png: unreadable')")
+        assert page.get_by_label("Raters' masks").input_value() == ""
+        assert not page.locator(".q-spinner").is_visible()
+        # A picture of more than a megabyte, which NiceGUI's own layers would send back until the connection ends.
+        noise = np.random.default_rng(0).integers(0, 255, (1200, 1200), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "good.png")
+        page.get_by_label("Choose a file").click()
+        page.get_by_text("good.png", exact=True).click()
+        page.wait_for_function("document.querySelector('.message').innerText.includes('4 masks sampled')")
+        page.wait_for_selector(".nicegui-interactive-image-layer svg[viewBox='0 0 1200 1200'] path", state="attached")
         assert errors == []
         # Under another name, as a page elsewhere would come, there is no answer.
         host = address.partition("/?")[0]
@@ -295,10 +396,10 @@ def test_page_of_a_series(browser, lung: Path, series: Path, tmp_path: Path) -> 
         page = browser.new_page(viewport={"width": 1280, "height": 1300})
         page.goto(address)
         page.wait_for_function("document.body.innerText.includes('Click on the nodule')", timeout=60_000)
-        page.wait_for_selector(".scout-image img")
+        page.wait_for_selector(".stage img[src^=data]")
         # The middle of the scan is slice 2 of 0 to 3.
         assert "Slice 3 of 4" in page.inner_text("body")
-        image = page.locator(".scout-image")
+        image = page.locator(".stage-image")
         box = image.bounding_box()
         image.click(position={"x": (COLUMN + 0.5) / 170 * box["width"], "y": (ROW + 0.5) / 150 * box["height"]})
         page.wait_for_selector(".sizes td.volume_mm3", timeout=60_000)
@@ -310,5 +411,57 @@ def test_page_of_a_series(browser, lung: Path, series: Path, tmp_path: Path) -> 
         # The browser reports whole pixels of the picture.
         assert list(map(float, place.groups())) == pytest.approx(POINT, abs=0.4)
         assert "Towards the head the scan ends" in message
+        # The nodule is shown now; its slice and what is below the cursor are said.
+        assert "Slice 3 of 4" in page.inner_text("body")
+        image.hover(position={"x": 100, "y": 100})
+        page.wait_for_function("document.querySelector('.cursor').innerText.includes('HU · ')")
+        page.keyboard.press("ArrowDown")
+        page.wait_for_function("document.body.innerText.includes('Slice 2 of 4')")
+        page.get_by_role("button", name="Scan").click()
+        page.wait_for_selector(".stage circle")
         page.close()
     assert json.dumps(result["nodules"][0]["voxel"]) == json.dumps([COLUMN, ROW, SLICE])
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_page_on_narrow_and_wide_screens(browser, lung: Path, crop_png: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nicegui")
+    with served(tmp_path, crop_png, "--bundle", lung, "--num-samples", 2) as address:
+        page = browser.new_page(viewport={"width": 1400, "height": 900}, color_scheme="dark")
+        page.goto(address)
+        page.wait_for_selector(".sizes td.area_pixels", timeout=60_000)
+        # As the system has it, until one chooses.
+        assert page.locator("body.body--dark").count() == 1
+        page.emulate_media(color_scheme="light")
+        page.wait_for_selector("body.body--light")
+        page.get_by_label("Light or dark").click()
+        page.wait_for_selector("body.body--dark")
+        # Nothing is cut off: the page is as wide and as high as the window, and most of it is the image.
+        sizes = "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+        assert page.evaluate(sizes) == [1400, 900]
+        wide = page.locator(".stage").bounding_box()
+        assert wide["width"] > 900
+        assert wide["height"] > 600
+        before = page.locator(".stage-image").bounding_box()
+        page.get_by_label("Zoom in").click()
+        assert page.locator(".stage-image").bounding_box()["width"] == pytest.approx(1.25 * before["width"], abs=1)
+        page.keyboard.press("0")
+        page.wait_for_function(
+            "w => Math.abs(document.querySelector('.stage-image').clientWidth - w) < 2", arg=before["width"]
+        )
+        page.get_by_role("button", name="Entropy").click()
+        page.wait_for_selector(".stage image", state="attached")
+        assert "entropy, bit" in page.inner_text("body")
+        _drag(page, "Opacity", 0.2)
+        opacity = "parseFloat(getComputedStyle(document.querySelector('.stage image')).opacity)"
+        page.wait_for_function(f"Math.abs({opacity} - 0.2) < 0.06")
+        page.set_viewport_size({"width": 400, "height": 800})
+        assert page.evaluate(sizes)[0] == 400
+        assert page.locator(".stage").bounding_box()["width"] > 360
+        # A grey picture for a bundle of colours: the other bundle is loaded, and the error looks like one.
+        page.get_by_label("Bundle").click()
+        page.get_by_role("option", name=SKIN).click()
+        page.wait_for_function("document.body.innerText.includes('three channels')", timeout=60_000)
+        assert page.locator("[role=alert].bg-negative").count() == 1
+        page.close()

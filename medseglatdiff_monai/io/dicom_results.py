@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ MANUFACTURER = "medseglatdiff_monai"
 # Numbers of the new series, above those that scanners use.
 SERIES_NUMBERS = {
     "seg_consensus": 9001, "seg_confidence": 9002, "report": 9003, "seg_levels": 9004, "map_confidence": 9005,
+    "seg_label": 9006,
 }  # fmt: skip
 # Percent of the samples that a voxel is in → colour (CIELab) in which a viewer may show it: wide and pale to narrow and
 # dark.
@@ -85,7 +87,7 @@ class DicomWriter:
             )
 
     def write(self, nodules: Sequence[SegmentedNodule], folder: Path, stem: str) -> dict[str, str]:
-        """Write ``STEM_KIND.dcm`` for each kind of :data:`SERIES_NUMBERS`.
+        """Write ``STEM_KIND.dcm`` for each kind of :data:`SERIES_NUMBERS` but the label.
 
         The objects refer only to the slices that were segmented. Segmentations store only frames with a voxel of a
         segment (all segmented slices if there is none).
@@ -93,24 +95,13 @@ class DicomWriter:
         Returns:
             The files' names by kind.
         """
-        numbers = sorted({nodule.start + k for nodule in nodules for k in range(nodule.consensus.shape[2])})
-        slices = [self.headers[number] for number in numbers]
-        shape = (len(numbers), *self.source.series.shape, len(nodules))
-        consensus, confidence = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
-        for place, nodule in enumerate(nodules):
-            first = numbers.index(nodule.start)
-            rows = slice(first, first + nodule.consensus.shape[2])
-            # (columns, rows, slices) → (slices, rows, columns)
-            consensus[rows, ..., place] = nodule.consensus.transpose(2, 1, 0)
-            confidence[rows, ..., place] = nodule.confidence.transpose(2, 1, 0)
+        slices, consensus, confidence = self._stack(nodules)
         measured = [nodule.measurements for nodule in nodules]
         # 0.1 has no exact value in single precision.
         levels = [confidence >= percent / 100 - 1e-6 for percent in LEVELS]
         # Segments in the order nodule 1 at 10, 50, 90%, nodule 2 …
-        nested = np.stack(levels, axis=-1).reshape(*shape[:3], -1).astype(np.uint8)
-        with warnings.catch_warnings():
-            # Names without a caret are common in research data, and are the source's own.
-            warnings.filterwarnings("ignore", message="The string .* is unlikely to represent the intended person name")
+        nested = np.stack(levels, axis=-1).reshape(*confidence.shape[:3], -1).astype(np.uint8)
+        with _names_as_they_are():
             segments = [
                 self._describe(number + 1, f"Nodule {number + 1}", NODULE_COLOURS[number % len(NODULE_COLOURS)], values)
                 for number, values in enumerate(measured)
@@ -139,6 +130,36 @@ class DicomWriter:
             names[kind] = f"{stem}_{kind}.dcm"
             dataset.save_as(folder / names[kind], enforce_file_format=True)
         return names
+
+    def write_label(self, nodule: SegmentedNodule, path: Path, who: str, what: str) -> None:
+        """Write a mask that somebody accepted as a Segmentation.
+
+        Args:
+            nodule: the mask is its consensus.
+            path: the file.
+            who: name of whoever accepted it.
+            what: was accepted, such as "sample 3, corrected".
+        """
+        slices, mask, _ = self._stack([nodule])
+        with _names_as_they_are():
+            segment = self._describe(1, "Nodule 1", NODULE_COLOURS[0], nodule.measurements)
+            seg = self._segment(slices, mask, "BINARY", [segment], "seg_label", f"Accepted: {what}"[:64], who)
+        # Whoever accepted it may have a name in any script.
+        seg.SpecificCharacterSet = "ISO_IR 192"
+        seg.save_as(path, enforce_file_format=True)
+
+    def _stack(self, nodules: Sequence[SegmentedNodule]) -> tuple[list[Any], np.ndarray, np.ndarray]:
+        """Headers of the slices with a nodule; consensus and confidence on them, (slices, rows, columns, nodules)."""
+        numbers = sorted({nodule.start + k for nodule in nodules for k in range(nodule.consensus.shape[2])})
+        shape = (len(numbers), *self.source.series.shape, len(nodules))
+        consensus, confidence = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
+        for place, nodule in enumerate(nodules):
+            first = numbers.index(nodule.start)
+            rows = slice(first, first + nodule.consensus.shape[2])
+            # (columns, rows, slices) → (slices, rows, columns)
+            consensus[rows, ..., place] = nodule.consensus.transpose(2, 1, 0)
+            confidence[rows, ..., place] = nodule.confidence.transpose(2, 1, 0)
+        return [self.headers[number] for number in numbers], consensus, confidence
 
     @property
     def _largest_value(self) -> int:
@@ -194,7 +215,14 @@ class DicomWriter:
         return segment
 
     def _segment(
-        self, slices: Sequence[Any], values: np.ndarray, kind: str, segments: list[Any], name: str, content: str
+        self,
+        slices: Sequence[Any],
+        values: np.ndarray,
+        kind: str,
+        segments: list[Any],
+        name: str,
+        content: str,
+        who: str = f"{MANUFACTURER}^",
     ) -> Any:
         from highdicom import UID
         from highdicom.seg import Segmentation
@@ -212,10 +240,10 @@ class DicomWriter:
             max_fractional_value=self._largest_value,
             # Nearly all of it is zeros; one bit a voxel cannot be compressed so.
             transfer_syntax_uid=ExplicitVRLittleEndian if kind == "BINARY" else RLELossless,
-            series_description=f"{content}, {self.record['num_samples']} samples",
+            series_description=f"{content}, {self.record['num_samples']} samples"[:64],
             content_description=content,
             content_label=name.removeprefix("seg_").upper(),
-            content_creator_name=f"{MANUFACTURER}^",
+            content_creator_name=who,
             **self._equipment,
         )
 
@@ -354,6 +382,14 @@ class DicomWriter:
             name = CodedConcept("MEAN-PAIR-IOU", OWN_SCHEME, "Mean pairwise intersection over union of samples")
             measurements.append(Measurement(name=name, value=agreement, unit=codes.UCUM.NoUnits))
         return measurements
+
+
+@contextmanager
+def _names_as_they_are() -> Iterator[None]:
+    """No warning of names without a caret: they are common in research data, and are the source's own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The string .* is unlikely to represent the intended person name")
+        yield
 
 
 def _join_notes(values: Mapping[str, Any]) -> str:

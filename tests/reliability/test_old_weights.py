@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from record import keep
 from small_runs import BUNDLES, LUNG
 
-from medseglatdiff_monai.bundle.config import bundles_dir
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.bundle.segmenter import Segmenter, load_segmenter
 from medseglatdiff_monai.bundle.trust import TRUST_VARIABLE
 from medseglatdiff_monai.predict.image import segment_image

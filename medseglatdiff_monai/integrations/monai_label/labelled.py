@@ -8,6 +8,7 @@ they are, so that latents keep their meaning; without, all stages are trained.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from scipy import ndimage
 
 from ...bundle.config import load_stage_config
 from ...bundle.folders import find_bundle
-from ...data.prepare import prepare
-from ...data.sources.images import IMAGE_SUFFIXES, image_stem
+from ...data.labelled import add_labels, crop_case
+from ...data.sources.images import image_stem, read_image, read_masks
+from ...data.sources.source import PreparedCase
+from ...data.splits import split_by_ratio
 from ...errors import InputError
 from ...io.planes import ExtractNoduleCrop, index_to_point
 from ...training.run import train
@@ -55,30 +58,20 @@ def prepare_labelled(
             f"{len(items)} labelled image(s); expected at least two, one to train on and one to validate. "
             "Submit more labels."
         )
-    output = Path(output_dir)
-    images, masks = output / "images", output / "masks"
-    for folder in (images, masks):
-        folder.mkdir(parents=True)
-    for number, item in enumerate(items):
-        image, label = Path(item["image"]), Path(item["label"])
-        # The number keeps apart what differs in characters that are not allowed in case ids; '_' ends the group.
-        stem = f"{number:05d}_{image_stem(image)}"
-        if crop_size is not None and image.name.lower().endswith(NIFTI_SUFFIXES) and _load(image).shape[2:3] > (1,):
-            _cut_nodules(image, label, images, masks, stem, crop_size)
-        else:
-            for source, folder in ((image, images), (label, masks)):
-                suffix = next((end for end in IMAGE_SUFFIXES if source.name.lower().endswith(end)), None)
-                if suffix is None:
-                    raise InputError(f"{source}: unknown format; expected {', '.join(IMAGE_SUFFIXES)}.")
-                (folder / f"{stem}{suffix}").symlink_to(source.resolve())
-    if not any(images.iterdir()):
+    prepared = Path(output_dir) / "prepared"
+    # A volume of which nothing is marked has no nodule to cut out.
+    groups = [
+        f"{number:05d}" for number, item in enumerate(items) if not _is_scan(item, crop_size) or _mark(item).any()
+    ]
+    if not groups:
         raise InputError(f"The labels of all {len(items)} images are empty: there is no nodule to train on.")
-    shares = f"{1.0 - val_split}:{val_split}:0"
-    prepared = output / "prepared"
-    prepare(
-        "folder", output_dir=prepared, images=str(images), masks=str(masks), group_pattern=r"^(\d+)_", ratios=shares,
-        workers=1,
-    )  # fmt: skip
+    parts = split_by_ratio(groups, f"{1.0 - val_split}:{val_split}:0", seed=0)
+    for group in groups:
+        item = items[int(group)]
+        # The number keeps apart what differs in characters that are not allowed in case ids.
+        name = f"{group}_{re.sub(r'[^A-Za-z0-9._-]+', '-', image_stem(Path(item['image'])))}"
+        cases = _cut_nodules(item, name, crop_size) if _is_scan(item, crop_size) else [_read_picture(item, name)]
+        add_labels(prepared, group, name, cases, parts[group])
     return prepared
 
 
@@ -114,28 +107,51 @@ def train_labelled(
     return train(root, prepared, output_dir=output / "run", initial_weights=start, plan=False, **overrides)
 
 
-def _load(path: Path) -> Any:
+def _load(path: str) -> Any:
     try:
         return nibabel.load(path)
     except Exception as error:  # nibabel raises many kinds
         raise InputError(f"{path}: unreadable, or no NIfTI ({error}). Save images and labels as .nii.gz.") from error
 
 
-def _cut_nodules(image: Path, label: Path, images: Path, masks: Path, stem: str, size: int) -> None:
-    """Write one crop per nodule and slice: NIfTI (column, row), int16 and uint8."""
-    volume, regions = _load(image), _load(label)
-    array = np.asarray(volume.dataobj, dtype=np.float32).reshape(volume.shape[:3])
+def _is_scan(item: Mapping[str, str], crop_size: int | None) -> bool:
+    """Whether nodules are cut out of the image."""
+    nifti = crop_size is not None and item["image"].lower().endswith(NIFTI_SUFFIXES)
+    return nifti and _load(item["image"]).shape[2:3] > (1,)
+
+
+def _mark(item: Mapping[str, str]) -> np.ndarray:
+    """What is marked in a volume, (X, Y, Z) bool."""
+    volume, regions = _load(item["image"]), _load(item["label"])
     marked = np.asarray(regions.dataobj).reshape(regions.shape[:3]) > 0
-    if marked.shape != array.shape or not np.allclose(regions.affine, volume.affine, atol=1e-2):
+    if marked.shape != volume.shape[:3] or not np.allclose(regions.affine, volume.affine, atol=1e-2):
         raise InputError(
-            f"{label}: shape {marked.shape} and affine {np.round(regions.affine, 3).tolist()}; expected those of its "
-            f"image {image}, {array.shape} and {np.round(volume.affine, 3).tolist()}. Draw the label on the image."
+            f"{item['label']}: shape {marked.shape} and affine {np.round(regions.affine, 3).tolist()}; expected those "
+            f"of its image {item['image']}, {volume.shape[:3]} and {np.round(volume.affine, 3).tolist()}. Draw the "
+            "label on the image."
         )
+    return marked
+
+
+def _read_picture(item: Mapping[str, str], name: str) -> PreparedCase:
+    """An image that is taken whole."""
+    path = Path(item["image"])
+    image = read_image(path)
+    masks = read_masks([Path(item["label"])], path, image.array, affine=image.affine)
+    return PreparedCase(name, image.array, masks, image.spacing_mm, image.affine)
+
+
+def _cut_nodules(item: Mapping[str, str], name: str, size: int | None) -> list[PreparedCase]:
+    """One crop per nodule and slice."""
+    assert size is not None  # `_is_scan` has looked
+    volume, marked = _load(item["image"]), _mark(item)
+    array = np.asarray(volume.dataobj, dtype=np.float32).reshape(volume.shape[:3])
     affine = torch.from_numpy(np.asarray(volume.affine, dtype=float))
     scan = MetaTensor(torch.from_numpy(array)[None], affine=affine)
     axis = int(np.flatnonzero(nibabel.orientations.io_orientation(volume.affine)[:, 0] == 2)[0])
     numbered, count = ndimage.label(marked, structure=np.ones((3, 3, 3)))
     cut = ExtractNoduleCrop(size)
+    cases = []
     for number in range(1, count + 1):
         nodule = numbered == number
         mask = MetaTensor(torch.from_numpy(nodule.astype(np.uint8))[None], affine=affine)
@@ -143,11 +159,6 @@ def _cut_nodules(image: Path, label: Path, images: Path, masks: Path, stem: str,
         for index in np.flatnonzero(nodule.any(axis=tuple(other for other in range(3) if other != axis))):
             center[axis] = index
             point = index_to_point(center, volume.affine)
-            crop = cut(scan, point)
-            pixels = np.rint(crop[0].numpy()).clip(-32768, 32767).astype(np.int16)
             outline = cut(mask, point)[0].numpy()
-            # (row, column) to (column, row), as NIfTI files of pictures are laid out.
-            grid = np.asarray(crop.affine, dtype=float)[:, [1, 0, 2, 3]]
-            name = f"{stem}-nodule{number}-slice{index}.nii.gz"
-            nibabel.Nifti1Image(pixels.T, grid).to_filename(images / name)
-            nibabel.Nifti1Image(np.ascontiguousarray(outline.T), grid).to_filename(masks / name)
+            cases.append(crop_case(f"{name}-nodule{number}-slice{index}", cut(scan, point), outline))
+    return cases

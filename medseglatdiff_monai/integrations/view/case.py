@@ -18,6 +18,7 @@ import numpy as np
 from monai.data import MetaTensor
 
 from ...bundle.segmenter import Segmenter
+from ...ensemble.inferer import EnsembleInferer
 from ...errors import InputError
 from ...io.places import find_points
 from ...io.planes import index_to_point, point_to_index
@@ -37,21 +38,20 @@ class Shown:
 
     Attributes:
         ensemble: over S slices, 1 for a picture.
-        threshold: the bundle's.
+        sampling: how it was sampled.
         raters: raters' masks (R, S, h, w) bool, or ``None``.
         notes: remarks for whoever reads the sizes.
     """
 
     ensemble: Ensemble
-    threshold: float
+    sampling: EnsembleInferer
     raters: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
     @property
-    def part(self) -> tuple[slice, slice]:
-        """Rows and columns of the planes that the network saw."""
-        top, left, bottom, right = self.ensemble.seen
-        return slice(top, bottom), slice(left, right)
+    def threshold(self) -> float:
+        """Of the consensus, as the bundle has it."""
+        return self.sampling.threshold
 
     def compare(self, threshold: float) -> dict[str, Any]:
         """The consensus at a threshold against each rater, and the ensemble against all of them.
@@ -156,7 +156,7 @@ class OpenCase:
         reasons = {"volume": "the scan ends", "reach": "the search ended"}
         notes = () if found.voxel_mm3 is None else tuple(found.note_cut_ends(reasons))
         raters = cut_masks(self.raters, found.planes, segmenter.crop_size)
-        return Shown(found, sampling.threshold, raters, notes)
+        return Shown(found, sampling, raters, notes)
 
 
 def open_case(

@@ -30,6 +30,7 @@ def view(
     device: str | None = None,
     port: int = 8080,
     show: bool = True,
+    labels: str | Path = "labels",
     **overrides: Any,
 ) -> None:
     """Look at an ensemble in the browser: page through samples, slide the threshold, compare with raters.
@@ -41,7 +42,8 @@ def view(
     Example: medseglatdiff view data/lidc/images/CASE.nii.gz --raters data/lidc/masks/CASE.nii.gz
 
     Args:
-        input: a PNG or JPEG image, a NIfTI file, or a folder with one DICOM series; it can also be opened later.
+        input: a PNG or JPEG image, a NIfTI file, a folder with one DICOM series, or a folder of pictures or a prepared
+            one, whose images come one after the other; it can also be opened later.
         bundle: a bundle's folder or name, see medseglatdiff bundles.
         raters: raters' masks: a prepared file with a channel per rater, or a PNG or NIfTI file per rater with commas
             between; of a volume NIfTI on its own grid.
@@ -53,6 +55,7 @@ def view(
         device: cpu, cuda, a numbered one such as cuda:1, or mps; by default CUDA if there is one.
         port: port of the page on 127.0.0.1.
         show: False: do not open the browser.
+        labels: folder into which accepted masks are saved, as train takes them.
         overrides: configuration keys.
 
     Raises:
@@ -72,7 +75,7 @@ def view(
     with heavy_imports():
         from .page import serve
 
-    serve(segmenter, input, raters, places[0][1] if places else None, num_samples, seed, HOST, port, show)
+    serve(segmenter, input, raters, places[0][1] if places else None, num_samples, seed, HOST, port, show, labels)
 
 
 def _check_port(port: int) -> None:

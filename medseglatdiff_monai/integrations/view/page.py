@@ -2,25 +2,60 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from nicegui import app, run, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ...bundle.segmenter import Segmenter
+from ...data.datalist import load_dataset_info
+from ...data.labelled import list_labelled
+from ...data.splits import SPLITS
 from ...ensemble.inferer import sampling_settings
 from ...errors import InputError
+from ...io.formats import NIFTI_SUFFIXES, RASTER_SUFFIXES, find_stem, list_inputs
 from ...io.planes import point_to_index
-from ...plots.panel import SAMPLE_COLOUR
+from ...io.reading import DicomInput
+from ...predict.ensemble import Ensemble
+from .bundles import Bundles
 from .case import OpenCase, Shown, open_case
-from .controls import Controls
+from .controls import CURSOR, WELCOME, Controls
 from .guard import Gate, Guard
-from .picture import WINDOWS, describe_raters, describe_sizes, find_scale, render, render_layers
+from .labelling import Labelling
+from .labels import name_thing, save_label
+from .picker import Picker
+from .picture import (
+    MAPS,
+    WINDOWS,
+    colour_bar,
+    encode,
+    find_scale,
+    frame_seen,
+    mark_point,
+    render_layers,
+    render_map,
+    to_grey,
+)
+from .queue import Queue
+from .tables import describe_pixel, describe_raters, describe_sizes
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+# Samples by which waiting images are ordered: few, since the order needs no figure.
+SCORED_SAMPLES = 4
+KEYS = {
+    "← →": "previous, next sample", "↑ ↓": "slice towards the head, the feet", "[ ]": "threshold down, up",
+    "+ − 0": "zoom in, out, fit", "1 2 3": "image, confidence, entropy", "C": "choose the consensus",
+    "B E Z": "brush, erase (or hold Shift), undo", ", .": "smaller, larger brush", "S": "save as label",
+    "N": "next image",
+    "?": "these keys",
+}  # fmt: skip
 
 
 def serve(
@@ -33,10 +68,11 @@ def serve(
     host: str,
     port: int,
     show: bool,
+    labels: str | Path,
 ) -> None:
     """Serve the page until it is interrupted; the arguments are those of `view`, checked."""
     # Before the browser opens: a wrong path is an error of the command.
-    case = None if path is None else open_case(path, segmenter, raters)
+    opened = None if path is None else open_first(path, segmenter, raters, labels)
     # A page elsewhere must not reach this one under another name that leads to 127.0.0.1.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
     address = f"http://{host}:{port}"
@@ -44,11 +80,10 @@ def serve(
     gate = Gate(port, lambda path: print(f"For another browser: {address}{path}", flush=True))
     app.add_middleware(Guard, gate=gate)
     lock = threading.Lock()
-    steps = sampling_settings(segmenter.inferer, segmenter.network)["num_inference_steps"]
+    bundles = Bundles(segmenter, seed)
 
     def root() -> None:
-        controls = Controls(segmenter.bundle_dir.name, path, raters, num_samples, steps, seed)
-        Page(segmenter, lock, controls, case, point)
+        Page(bundles, lock, Controls(bundles.names, path, raters, num_samples, seed), opened, point, labels)
 
     print(f"Open {address}{gate.path} (Ctrl-C ends it)", flush=True)
     # A browser that was busy for a while comes back to the same page; without the last messages it would load again.
@@ -59,203 +94,550 @@ def serve(
     )  # fmt: skip
 
 
+def open_first(
+    path: str | Path, segmenter: Segmenter, raters: str | Sequence[str] | None, labels: str | Path
+) -> tuple[OpenCase, Queue | None]:
+    """Open an image; of a prepared folder, or one of pictures, the first without a label, with the queue of all.
+
+    Raises:
+        InputError: see :func:`~medseglatdiff_monai.integrations.view.case.open_case`.
+    """
+    path = Path(path)
+    if (path / "dataset.json").is_file():
+        dataset = load_dataset_info(path)
+        paths = [path / item["image"] for part in SPLITS for item in dataset.get(part, [])]
+    else:
+        paths = list_inputs(path)
+    if paths == [path] or not paths:
+        return open_case(path, segmenter, raters), None
+    labelled = list_labelled(labels)
+    queue = Queue(
+        paths, [entry for entry in paths if name_thing(find_stem(entry, RASTER_SUFFIXES + NIFTI_SUFFIXES)) in labelled]
+    )
+    return open_case(queue.choose() or paths[0], segmenter, raters), queue
+
+
 class Page:
     """One visitor's page.
 
     Args:
-        segmenter: the loaded bundle, shared by all visitors.
-        lock: held while masks are sampled.
+        bundles: to choose from, shared by all visitors.
+        lock: held while a bundle is loaded or masks are sampled.
         controls: its widgets.
-        case: image that is open at the beginning, or ``None``.
+        opened: image that is open at the beginning, and the queue that it is from, or ``None``.
         point: its nodule, LPS millimetres; segmented at once if given, or not needed.
+        labels: folder of the labels.
     """
 
     def __init__(
         self,
-        segmenter: Segmenter,
+        bundles: Bundles,
         lock: threading.Lock,
         controls: Controls,
-        case: OpenCase | None,
+        opened: tuple[OpenCase, Queue | None] | None,
         point: Sequence[float] | None,
+        labels: str | Path,
     ) -> None:
-        self.segmenter = segmenter
+        self.bundles = bundles
         self.lock = lock
         self.controls = controls
         self.case: OpenCase | None = None
         self.shown: Shown | None = None
         self.point = point
+        self.labels = labels
+        self.labelling = Labelling(controls, self._choose)
+        self.queue: Queue | None = None
+        self.scoring = False
         self.done = 0
-        controls.path.on("keydown.enter", self._open)
-        controls.raters.on("keydown.enter", self._open)
+        # The image (C, H, W) that is seen, and its ensemble.
+        self.on_stage: tuple[np.ndarray, Ensemble | None] | None = None
+        # Slice, threshold or sample, and whether it is seen, of each outline.
+        self.rendered: dict[str, tuple[int, float | None, bool]] = {}
+        # While several controls are set, nothing is shown.
+        self.quiet = False
+        # Counts what was asked for: an answer that comes after the next question is dropped.
+        self.asked = 0
+        self.segmenter = bundles.load(bundles.first)
+        self._show_steps()
+        for field in (controls.path, controls.raters):
+            field.on("keydown.enter", self._open)
         controls.open.on_click(self._open)
+        controls.pick.on_click(self._pick)
+        controls.pick_raters.on_click(self._pick_raters)
+        controls.bundle.on_value_change(self._choose_bundle)
+        controls.theme.on_click(self._change_theme)
+        controls.help.on_click(self._show_keys)
         controls.segment.on_click(self._segment)
-        controls.scan_image.on_mouse(self._click)
-        controls.scan_slice.on_value_change(self._show_scan)
-        controls.window.on_value_change(self._show_all)
-        controls.base.on_value_change(self._show_base)
-        controls.slice.on_value_change(self._show_base)
-        controls.threshold.on_value_change(self._show_masks)
-        controls.sample.on_value_change(self._show_masks)
+        controls.image.on("click", self._click, js_handler=CURSOR)
+        controls.image.on("pointermove", self._hover, js_handler=CURSOR, throttle=0.03)
+        for name in ("pointerdown", "pointerup"):
+            controls.image.on(name, self._hover, js_handler=CURSOR)
+        controls.image.on("mouseleave", self._leave)
+        controls.brush.on_value_change(self._show_brush)
+        controls.undo.on_click(self._undo)
+        controls.save.on_click(self._save)
+        controls.next.on_click(self._open_next)
+        controls.place.on_value_change(self._show_place)
+        for control in (controls.window, controls.base, controls.slice):
+            control.on_value_change(self._show_image)
+        controls.threshold.on_value_change(self._move_threshold)
+        controls.sample.on_value_change(self._move_sample)
         for box in controls.layers.values():
             box.on_value_change(self._show_masks)
+        ui.keyboard(self._press, ignore=["input", "textarea", "select"])
         ui.timer(0.5, self._show_progress)
-        if case is not None:
-            ui.timer(0.05, lambda: self._take(case), once=True)
+        ui.timer(2.0, self._score)
+        ui.timer(0.05, lambda: self._begin(opened), once=True)
+
+    @property
+    def scanning(self) -> bool:
+        """Whether whole slices of a volume are shown, in which the nodule is pointed at."""
+        return self.case is not None and self.case.needs_point and self.controls.place.value == "scan"
+
+    async def _begin(self, opened: tuple[OpenCase, Queue | None] | None) -> None:
+        ui.run_javascript("watchStage()")
+        if opened is not None:
+            await self._take(*opened)
+
+    async def _run(self, function: Callable[..., T], *arguments: Any) -> T | None:
+        """The function's result, from another thread; ``None`` if it failed, or something else was asked for since."""
+        self.asked += 1
+        number = self.asked
+        self.controls.spinner.visible = True
+        failure = ""
+        result = None
+        try:
+            result = await run.io_bound(function, *arguments)
+        except InputError as error:
+            failure = str(error)
+        except Exception as error:  # whatever it is, the page must not wait for ever
+            failure = f"Unexpected error, please report it: {type(error).__name__}: {error}"
+            if number == self.asked:
+                logger.exception("The page could not do what it was asked for")
+        if number != self.asked:
+            return None
+        self.controls.spinner.visible = False
+        if failure:
+            self.controls.say(failure, wrong=True)
+        return result
+
+    def _pick(self) -> None:
+        async def take(chosen: str) -> None:
+            self.controls.path.value = chosen
+            # They belonged to the image before.
+            self.controls.raters.value = ""
+            await self._open()
+
+        Picker(self.controls.path.value, take)
+
+    def _pick_raters(self) -> None:
+        before = self.controls.raters.value.strip()
+
+        async def take(chosen: str) -> None:
+            self.controls.raters.value = f"{before}, {chosen}" if before else chosen
+            await self._open()
+
+        Picker(before.split(",")[-1].strip() or self.controls.path.value, take)
+
+    async def _choose_bundle(self) -> None:
+        name = self.controls.bundle.value
+        self.controls.say(f"Loading {name} …")
+        segmenter = await self._run(self._load_locked, name)
+        if segmenter is None:
+            return
+        self.segmenter = segmenter
+        self._show_steps()
+        if self.controls.path.value.strip():
+            await self._open()
+        else:
+            self.controls.say(WELCOME)
+
+    def _load_locked(self, name: str) -> Segmenter:
+        with self.lock:
+            return self.bundles.load(name)
+
+    def _show_steps(self) -> None:
+        """The bundle's own number of steps; a network of one mask takes none."""
+        steps = sampling_settings(self.segmenter.inferer, self.segmenter.network)["num_inference_steps"]
+        self.controls.steps.value = steps or 1
 
     async def _open(self) -> None:
         controls = self.controls
-        controls.result.visible = controls.scan.visible = False
         controls.segment.disable()
-        self.case = self.shown = None
+        for part in (controls.result, controls.place, controls.slice_row, controls.labels):
+            part.visible = False
+        self.case = self.shown = self.point = self.on_stage = None
+        controls.image.set_source("")
+        self._clear_outlines()
+        for layer in (controls.map, controls.mark, controls.brush_layer, controls.colours):
+            layer.set_content("")
         path, raters = controls.path.value.strip(), controls.raters.value.strip()
         if not path:
-            controls.message.text = "Give the path of an image, and open it."
+            controls.say(WELCOME)
             return
-        controls.message.text = "Opening …"
-        case = await self._run(open_case, path, self.segmenter, raters or None)
-        if case is not None:
-            await self._take(case)
+        controls.say("Opening …")
+        opened = await self._run(open_first, path, self.segmenter, raters or None, self.labels)
+        if opened is not None:
+            await self._take(*opened)
 
-    async def _run(self, function: Callable[..., T], *arguments: Any) -> T | None:
-        """The function's result, from another thread; ``None`` if it failed, or the server is stopping."""
-        try:
-            return await run.io_bound(function, *arguments)
-        except InputError as error:
-            self.controls.message.text = str(error)
-            return None
-
-    async def _take(self, case: OpenCase) -> None:
+    async def _take(self, case: OpenCase, queue: Queue | None) -> None:
         """Show an opened image, and segment it if the place is known."""
         controls = self.controls
+        if queue is not None:
+            self.queue = queue
+        elif self.queue is not None and case.source.path not in self.queue.paths:
+            self.queue = None
+        if self.queue is not None:
+            controls.path.value = str(case.source.path)
+        number = 0
         if case.needs_point:
             number = case.num_slices // 2 if self.point is None else case.find_slice(self.point)
-            if await self._run(case.read_slice, number) is None:
-                return
-        self.case = case
+        if await self._run(case.read_slice, number) is None:
+            return
+        self.case, self.shown, self.quiet = case, None, True
+        controls.place.set_value("scan")
+        controls.place.visible = False
+        controls.window.visible = case.needs_point
+        self._set_slices(case.num_slices, number)
+        ui.run_javascript("zoomStage(0)")
+        self.quiet = False
+        self._show_image()
         if case.needs_point:
-            controls.scan.visible = True
-            controls.scan_slice.props(f"max={case.num_slices - 1}")
-            controls.scan_slice.value = number
-            self._show_scan()
-            controls.message.text = "Click on the nodule."
+            controls.say("Click on the nodule.")
         if self.point is not None or not case.needs_point:
-            controls.segment.enable()
             await self._segment()
 
+    def _set_slices(self, count: int, number: int) -> None:
+        self.controls.slice.props(f"max={count - 1}")
+        self.controls.slice.set_value(number)
+        self.controls.slice_row.visible = count > 1
+
     async def _click(self, event: Any) -> None:
-        if self.case is None:
+        if self.case is None or not self.scanning:
             return
-        number = int(self.controls.scan_slice.value)
-        scale = find_scale(self.case.read_slice(number).shape[1:])
-        self.point = self.case.pixel_to_point(number, event.image_y / scale - 0.5, event.image_x / scale - 0.5)
-        self.controls.segment.enable()
-        self._show_scan()
+        number = int(self.controls.slice.value)
+        plane = self.case.read_slice(number)
+        self.point = self.case.pixel_to_point(
+            number, event.args["y"] * plane.shape[1] - 0.5, event.args["x"] * plane.shape[2] - 0.5
+        )
+        self._show_masks()
         await self._segment()
 
     async def _segment(self) -> None:
         case, controls = self.case, self.controls
-        if case is None:
+        if case is None or (case.needs_point and self.point is None):
             return
         try:
             number, steps, seed = (int(field.value) for field in (controls.number, controls.steps, controls.seed))
         except TypeError:
-            controls.message.text = "Samples, steps and seed must be whole numbers."
+            controls.say("Samples, steps and seed must be whole numbers.", wrong=True)
             return
         controls.segment.disable()
-        controls.spinner.visible = True
         self.done = 0
-        controls.message.text = "Sampling …"
+        controls.say("Sampling …")
         point = self.point if case.needs_point else None
-        try:
-            shown = await self._run(self._segment_locked, case, number, steps, seed, point)
-        finally:
-            controls.spinner.visible = False
-            controls.segment.enable()
-        # Another image may have been opened meanwhile.
-        if shown is not None and case is self.case:
+        shown = await self._run(self._segment_locked, case, number, steps, seed, point)
+        self.done = 0
+        controls.segment.enable()
+        if shown is not None:
             self.shown = shown
             self._show_ensemble(case, shown)
 
     def _segment_locked(
         self, case: OpenCase, number: int, steps: int, seed: int, point: Sequence[float] | None
     ) -> Shown:
+        asked = self.asked
+
         def report(done: int) -> None:
+            if asked != self.asked:
+                raise InputError("Something else was asked for: the remaining slices are of no use.")
             self.done = done
 
         with self.lock:
             return case.segment(number, steps, seed, point, progress=report)
 
     def _show_progress(self) -> None:
-        if self.controls.spinner.visible and self.case is not None and self.case.needs_point:
-            self.controls.message.text = f"Sampling … {self.done} slice(s) done"
+        if self.controls.spinner.visible and self.done and self.case is not None and self.case.needs_point:
+            self.controls.say(f"Sampling … {self.done} slice(s) done")
 
     def _show_ensemble(self, case: OpenCase, shown: Shown) -> None:
         controls = self.controls
         count, slices = shown.ensemble.samples.shape[:2]
+        self.quiet = True
         controls.sample.props(f"max={count}")
         controls.sample.value = 1
-        controls.slice.props(f"max={slices - 1}")
-        controls.slice.value = shown.ensemble.clicked
-        controls.slice_row.visible = slices > 1
         controls.threshold.value = shown.threshold
         controls.layers["Raters"].visible = controls.comparison.visible = shown.raters is not None
         where = ""
         if case.needs_point and self.point is not None:
-            where = f" at {', '.join(f'{value:.1f}' for value in self.point)} mm"
-        controls.message.text = " ".join([f"{count} masks sampled for {slices} slice(s){where}.", *shown.notes])
-        controls.result.visible = True
-        self._show_base()
+            where = f" for {slices} slice(s) at {', '.join(f'{value:.1f}' for value in self.point)} mm"
+        notes = list(shown.notes)
+        if shown.ensemble.seen != (0, 0, *shown.ensemble.confidence.shape[1:]):
+            notes.append("The network saw what is inside the dotted frame.")
+        controls.say(" ".join([f"{count} masks sampled{where}.", *notes]))
+        self.rendered = {}
+        self.labelling.begin(shown, "no nodule" if case.needs_point else "nothing")
+        controls.brush.value = False
+        controls.result.visible = controls.labels.visible = True
+        controls.place.visible = case.needs_point
+        if self.queue is not None:
+            agreement = shown.ensemble.agreement()
+            self.queue.scores[case.source.path] = None if agreement is None else 1.0 - agreement
+        self._show_queue()
+        controls.place.set_value("nodule" if case.needs_point else "scan")
+        self.quiet = False
+        self._show_place()
 
-    def _show_all(self) -> None:
-        self._show_scan()
-        self._show_base()
-
-    def _show_scan(self) -> None:
-        case, controls = self.case, self.controls
-        if case is None or not case.needs_point:
+    def _show_place(self) -> None:
+        """The whole scan, or the nodule."""
+        case, shown = self.case, self.shown
+        if case is None or self.quiet:
             return
-        number = int(controls.scan_slice.value)
-        plane = case.read_slice(number)
-        controls.scan_title.text = f"Slice {number + 1} of {case.num_slices}, from the feet"
-        controls.scan_image.set_source(render(plane.as_tensor().numpy()[0], WINDOWS[controls.window.value]))
-        mark = ""
-        if self.point is not None and case.find_slice(self.point) == number:
-            row, column = point_to_index(self.point, plane.affine)[:2]
-            scale = find_scale(plane.shape[1:])
-            x, y = (float(value + 0.5) * scale for value in (column, row))
-            mark = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="16" fill="none" stroke="{SAMPLE_COLOUR}" stroke-width="2"/>'
-        controls.scan_image.set_content(mark)
+        self.quiet = True
+        if self.scanning or shown is None:
+            self._set_slices(case.num_slices, 0 if self.point is None else case.find_slice(self.point))
+        else:
+            self._set_slices(len(shown.ensemble.confidence), shown.ensemble.clicked)
+        self.quiet = False
+        self._show_image()
 
-    def _show_base(self) -> None:
-        """The picture below the outlines, of the part that the network saw."""
-        shown, controls = self.shown, self.controls
-        if shown is None:
+    def _show_image(self) -> None:
+        """The image, and the map on it."""
+        case, shown, controls = self.case, self.shown, self.controls
+        if case is None or self.quiet:
             return
         number = int(controls.slice.value)
-        plane = shown.ensemble.plane(number)
-        controls.slice_label.text = f"Slice {number + 1} of {len(shown.ensemble.confidence)}"
-        if controls.base.value == "Image":
-            image = plane.planes[0].as_tensor().numpy()[:, shown.part[0], shown.part[1]]
-            window = WINDOWS[controls.window.value] if self.case is not None and self.case.needs_point else None
-            picture = render(image[0] if len(image) == 1 else image.transpose(1, 2, 0), window)
-        elif controls.base.value == "Confidence":
-            picture = render(plane.confidence[shown.part], colours="magma")
+        if shown is None or self.scanning:
+            try:
+                image, plane, count = case.read_slice(number), None, case.num_slices
+            except InputError as error:
+                controls.say(str(error), wrong=True)
+                return
         else:
-            picture = render(plane.entropy()[shown.part], colours="viridis")
-        controls.image.set_source(picture)
+            plane, count = shown.ensemble.plane(number), len(shown.ensemble.confidence)
+            image = plane.planes[0]
+        values = image.as_tensor().numpy()
+        self.on_stage = values, plane
+        controls.cursor.set_text("")
+        controls.slice_label.text = f"Slice {number + 1} of {count}, from the feet"
+        pixels = to_grey(values, self._window)
+        scale = find_scale(pixels.shape)
+        controls.set_picture(encode(pixels), round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
+        name, svg, bar = controls.base.value, "", ""
+        if plane is not None and name in MAPS:
+            svg = render_map(name, plane.confidence if name == "Confidence" else plane.entropy())
+            bar = colour_bar(name)
+        controls.map.set_content(svg)
+        controls.stage.classes(add="mapped" if svg else "", remove="mapped")
+        controls.colours.set_content(bar)
+        controls.labels.visible = plane is not None
+        if shown is not None and plane is not None:
+            self.labelling.show_strip(shown, pixels, number, float(controls.threshold.value))
         self._show_masks()
+
+    def _clear_outlines(self) -> None:
+        self.rendered = {}
+        for layer in (*self.controls.outlines.values(), self.controls.label_layer):
+            layer.set_content("")
 
     def _show_masks(self) -> None:
         """Outlines and numbers at the threshold."""
-        shown, controls = self.shown, self.controls
-        if shown is None:
+        shown, case, controls = self.shown, self.case, self.controls
+        if case is None or self.quiet:
             return
-        threshold, sample = float(controls.threshold.value), int(controls.sample.value) - 1
         number = int(controls.slice.value)
-        names = [name for name, box in controls.layers.items() if box.value and box.visible]
-        controls.image.set_content(render_layers(shown, threshold, sample, number, names))
+        if shown is None or self.scanning:
+            mark = ""
+            if self.point is not None and case.find_slice(self.point) == number:
+                plane = case.read_slice(number)
+                row, column = point_to_index(self.point, np.asarray(plane.affine, dtype=float))[:2]
+                mark = mark_point(float(row), float(column), plane.shape[1:])
+            self._clear_outlines()
+            controls.mark.set_content(mark)
+            return
+        threshold, place = float(controls.threshold.value), int(controls.sample.value) - 1
+        sample = self.labelling.order[place]
+        moves = {"Consensus": threshold, "Sample": sample}
+        for name, layer in controls.outlines.items():
+            box = controls.layers[name]
+            key = number, moves.get(name), bool(box.value and box.visible)
+            # Outlines of vessels take a second to be found and sent.
+            if self.rendered.get(name) != key:
+                self.rendered[name] = key
+                layer.set_content(render_layers(shown, threshold, sample, number, [name]) if key[2] else "")
+        controls.mark.set_content(frame_seen(shown.ensemble))
+        controls.label_layer.set_content(self.labelling.render(number))
         controls.threshold_label.text = f"Consensus ≥ {threshold:.2f} of samples"
-        controls.sample_label.text = f"Sample {sample + 1} of {len(shown.ensemble.samples)}"
+        controls.sample_label.text = f"Sample {place + 1} of {len(shown.ensemble.samples)} by shape (no. {sample + 1})"
         controls.sizes.set_content(describe_sizes(shown, threshold, sample, number))
         if shown.raters is not None:
             controls.comparison.set_content(describe_raters(shown, threshold))
+
+    def _hover(self, event: Any) -> None:
+        """The value below the pointer, and the brush."""
+        case, controls = self.case, self.controls
+        if case is None or self.on_stage is None:
+            return
+        image, plane = self.on_stage
+        height, width = image.shape[1:]
+        y, x = event.args["y"] * height, event.args["x"] * width
+        if not (0 <= y < height and 0 <= x < width):
+            return
+        unit = "HU" if isinstance(case.source, DicomInput) else ""
+        controls.cursor.set_text(describe_pixel(image, int(y), int(x), unit, plane))
+        if plane is None or not self.labelling.brushing:
+            return
+        controls.brush_layer.set_content(self.labelling.render_brush(y - 0.5, x - 0.5, (height, width)))
+        if self.labelling.stroke(event.args, int(controls.slice.value), y - 0.5, x - 0.5):
+            self._show_masks()
+
+    def _leave(self) -> None:
+        self.controls.cursor.set_text("")
+        self.controls.brush_layer.set_content("")
+
+    def _show_brush(self) -> None:
+        brushing = bool(self.controls.brush.value)
+        self.controls.stage.classes(add="brushing" if brushing else "", remove="brushing")
+        self.controls.brush_layer.set_content("")
+
+    def _undo(self) -> None:
+        if self.labelling.draft is not None:
+            self.labelling.draft.undo()
+            self.labelling.describe()
+            self._show_masks()
+
+    def _choose(self, place: int | None) -> None:
+        """Accept a sample, by its place in the order, or the consensus; what the brush did is dropped."""
+        if self.shown is None:
+            return
+        self.labelling.accept(self.shown, place, float(self.controls.threshold.value))
+        if place is not None:
+            self.quiet = True
+            self.controls.sample.value = place + 1
+            self.quiet = False
+        self._show_masks()
+
+    def _move_sample(self) -> None:
+        """The slider chooses, too, unless there are corrections to lose."""
+        if self.shown is None or self.quiet:
+            return
+        draft = self.labelling.draft
+        if draft is None or not draft.corrected:
+            self.labelling.accept(self.shown, int(self.controls.sample.value) - 1, float(self.controls.threshold.value))
+        self._show_masks()
+
+    def _move_threshold(self) -> None:
+        if self.shown is None or self.quiet:
+            return
+        draft, threshold = self.labelling.draft, float(self.controls.threshold.value)
+        if draft is None or not draft.corrected:
+            self.labelling.accept(self.shown, None, threshold)
+        if self.on_stage is not None and self.on_stage[1] is not None:
+            pixels = to_grey(self.on_stage[0], self._window)
+            self.labelling.show_consensus(self.shown, pixels, int(self.controls.slice.value), threshold)
+        self._show_masks()
+
+    @property
+    def _window(self) -> tuple[float, float] | None:
+        volume = self.case is not None and self.case.needs_point
+        return WINDOWS[self.controls.window.value] if volume else None
+
+    async def _save(self) -> None:
+        case, shown, draft = self.case, self.shown, self.labelling.draft
+        if case is None or shown is None or draft is None or self.controls.spinner.visible:
+            return
+        saved = await self._run(save_label, case, shown, draft, self.labels, self.controls.rater.value or "")
+        if saved is None:
+            return
+        if self.queue is not None:
+            self.queue.done.add(case.source.path)
+        self.controls.say(saved)
+        ui.notify(f"Saved: {draft.describe()}", type="positive", position="top")
+        self._show_queue()
+
+    def _show_queue(self) -> None:
+        queue, controls = self.queue, self.controls
+        controls.next.visible = controls.queue_text.visible = queue is not None
+        controls.queue_text.text = "" if queue is None else queue.describe()
+
+    async def _open_next(self) -> None:
+        if self.queue is None or self.case is None:
+            return
+        path = self.queue.choose(self.case.source.path)
+        if path is None:
+            self.controls.say("Every image of the folder has a label.")
+            return
+        self.controls.path.value, self.controls.raters.value = str(path), ""
+        await self._open()
+
+    async def _score(self) -> None:
+        """Find out how far the samples of a waiting image disagree, while nothing else is to be done."""
+        queue = self.queue
+        if queue is None or self.scoring or self.controls.spinner.visible or self.case is None:
+            return
+        path = queue.find_unscored()
+        if path is None:
+            return
+        self.scoring = True
+        try:
+            queue.scores[path] = await run.io_bound(self._score_locked, path, self.segmenter)
+        except Exception as error:  # one bad picture must not end the others
+            queue.scores[path] = None
+            logger.warning("%s has no place in the order: %s", path, error)
+        finally:
+            self.scoring = False
+        self._show_queue()
+
+    def _score_locked(self, path: Path, segmenter: Segmenter) -> float | None:
+        steps = sampling_settings(segmenter.inferer, segmenter.network)["num_inference_steps"] or 1
+        with self.lock:
+            shown = open_case(path, segmenter).segment(SCORED_SAMPLES, steps, segmenter.inferer.seed)
+        agreement = shown.ensemble.agreement()
+        return None if agreement is None else 1.0 - agreement
+
+    def _change_theme(self) -> None:
+        """As the system has it, then dark, then light."""
+        dark = self.controls.dark
+        dark.value = {None: True, True: False, False: None}[dark.value]
+        ui.notify({None: "As your system", True: "Dark", False: "Light"}[dark.value], timeout=1000, position="top")
+
+    def _show_keys(self) -> None:
+        with ui.dialog(value=True), ui.card(), ui.grid(columns="auto auto").classes("gap-x-6 gap-y-1"):
+            for key, what in KEYS.items():
+                ui.label(key).classes("font-bold")
+                ui.label(what)
+
+    async def _press(self, event: Any) -> None:
+        """A key."""
+        if not event.action.keydown or event.modifiers.ctrl or event.modifiers.meta or event.modifiers.alt:
+            return
+        controls, key = self.controls, event.key.name
+        key = key.lower() if len(key) == 1 else key
+        steps = {
+            "ArrowLeft": (controls.sample, -1), "ArrowRight": (controls.sample, 1), "ArrowUp": (controls.slice, 1),
+            "ArrowDown": (controls.slice, -1), "[": (controls.threshold, -0.05), "]": (controls.threshold, 0.05),
+            ",": (controls.radius, -0.5), ".": (controls.radius, 0.5),
+        }  # fmt: skip
+        switches = {"b": controls.brush, "e": controls.erase}
+        if key in steps:
+            slider, step = steps[key]
+            value = round(slider.value + step, 2)
+            slider.value = min(max(value, float(slider.props["min"])), float(slider.props["max"]))
+        elif key in "+=-0":
+            ui.run_javascript(f"zoomStage({ {'-': 0.8, '0': 0}.get(key, 1.25) })")
+        elif key in "123":
+            controls.base.value = ["Image", *MAPS][int(key) - 1]
+        elif key == "?":
+            self._show_keys()
+        elif self.shown is None or event.action.repeat:
+            return
+        elif key in switches:
+            switches[key].value = not switches[key].value
+        elif key == "c":
+            self._choose(None)
+        elif key == "z":
+            self._undo()
+        elif key == "s":
+            await self._save()
+        elif key == "n":
+            await self._open_next()
