@@ -16,7 +16,8 @@ from monai.data import MetaTensor
 from ...data.labelled import add_labels, crop_case
 from ...data.sources.source import PreparedCase
 from ...errors import InputError
-from ...io.dicom_results import DicomWriter, SegmentedNodule, can_write_dicom
+from ...extras import EXTRAS
+from ...io.dicom_results import DicomWriter, SegmentedNodule
 from ...io.planes import index_to_point, point_to_index
 from ...io.raster import RasterInput
 from ...io.reading import DicomInput
@@ -83,7 +84,7 @@ def save_label(case: OpenCase, shown: Shown, draft: Draft, folder: str | Path, w
     saved = f"Saved {draft.describe()} as label: {len(cases)} case(s) in {path}"
     if not isinstance(source, DicomInput):
         return f"{saved}."
-    if not can_write_dicom():
+    if not EXTRAS["dicom"].is_installed():
         return f"{saved}; no DICOM SEG, since highdicom (extra 'dicom') is not installed."
     start, mask = source.paste_stack(torch.from_numpy(draft.mask.astype(np.uint8)), ensemble.planes)
     target = path.parent / "dicom" / f"{thing}_label.dcm"
