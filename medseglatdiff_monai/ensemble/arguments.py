@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-from ..errors import InputError, check_count, did_you_mean
+from ..errors import InputError, check_integer, did_you_mean
 from ..extras import require
 
 FUSIONS = ("mean", "majority", "staple", "size_preserving")
 CONFIDENCES = ("samples", "probabilities")
 POSTPROCESSING = ("morphology",)
 COUNTS = ("num_samples", "num_inference_steps", "chunk_size")
+# Above it a typing error would keep the computer busy for days.
+MAX_COUNT = 100_000
 
 
 def check_fusion_name(fusion: str) -> None:
@@ -55,7 +57,8 @@ def check_settings(given: Mapping[str, Any]) -> None:
         plain.get("postprocess"),
     )  # fmt: skip
     for name in COUNTS:
-        check_count(name, plain.get(name))
+        if plain.get(name) is not None:
+            check_integer(name, plain[name], 1, MAX_COUNT)
 
 
 def describe_fusion(threshold: float, fusion: str = "mean", confidence: str = "samples") -> str:
