@@ -64,7 +64,7 @@ def assert_same(run: Path, whole: Path) -> None:
 
 
 def disturb(data: Path, run: Path, per_stage: int, rng: random.Random) -> Counter[str]:
-    """Train; in each stage kill the process so often at a random moment with a checkpoint on disk. Counts the kills."""
+    """Train; kill each stage so often at a random moment with a checkpoint on disk. Counts the kills of each."""
     log, kinds = run.with_name("log.txt"), Counter[str]()
     for weights in TRAINING_STAGES.values():
         state = state_path(run / "models" / weights)
