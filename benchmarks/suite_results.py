@@ -65,9 +65,13 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any]) ->
     where = (
         f"{cases} {dataset['split']} cases of {groups} {dataset['group_unit']}s; {budget}, on "
         f"{result['provenance']['threads']} core(s) of an {result['provenance']['processor']}. In brackets: 95% "
-        f"bootstrap intervals by {dataset['group_unit']}; an asterisk marks a significant difference from the "
-        "reference (its interval excludes 0, and p is below 5% after Holm's correction)."
+        f"bootstrap intervals by {dataset['group_unit']}."
     )
+    if result["comparisons"]:
+        where = where.removesuffix(".") + (
+            "; an asterisk marks a significant difference from the reference (its interval excludes 0, and p is below "
+            "5% after Holm's correction)."
+        )
     lines = [
         f"### {dataset['name']}", _answer(result, metric, suite["reference"]), _table(result, suite),
         _paper(result, suite), where, f"```\n{command}\n```",
@@ -111,7 +115,8 @@ def _curve(rows: Sequence[Mapping[str, Any]], label: str, digits: int) -> str:
     for system in dict.fromkeys(row["system"] for row in rows):
         own = {row["point"]: row["mean"] for row in rows if row["system"] == system and row["point"] is not None}
         last = max(own)
-        enough = min(point for point, mean in own.items() if abs(mean - own[last]) <= 0.005)
+        far = [point for point, mean in own.items() if abs(mean - own[last]) > 0.005]
+        enough = min(point for point in own if point > max(far, default=0))
         first = min(own)
         sentences.append(
             f"{system}: {label} {own[first]:.{digits}f} at {first:g}, {own[last]:.{digits}f} at {last:g}; from "

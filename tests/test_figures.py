@@ -66,7 +66,8 @@ def test_best_system_is_named_with_what_is_settled(suite_results: ModuleType) ->
 
 
 def test_curve_says_from_where_on_it_is_flat(suite_results: ModuleType) -> None:
-    means = {1: 0.7, 5: 0.796, 10: 0.8, 30: 0.8}
+    # At 3 it happens to be near the last one, and leaves it again.
+    means = {1: 0.7, 3: 0.799, 4: 0.78, 5: 0.796, 10: 0.8, 30: 0.8}
     found = result([measurement("Ours", mean, point) for point, mean in means.items()], [])
     answer = suite_results._answer(found, "dice", "Ours")
     assert answer == "**Ours: Dice 0.700 at 1, 0.800 at 30; from 5 on it is within 0.005 of the last.**"

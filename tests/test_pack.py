@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.bundle.hub import licence_id
 from medseglatdiff_monai.bundle.pack import pack
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
+from medseglatdiff_monai.cli import main
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.files import file_sha256
 
@@ -129,6 +131,9 @@ def test_hub_folder_holds_the_bundle_a_card_and_safetensors(tmp_path: Path) -> N
     card = hub.ModelCard.load(folder / "README.md")
     scores = json.loads((shipped / "configs" / "metadata.json").read_text())["eval_metrics"]
     assert {result.metric_type: result.metric_value for result in card.data.eval_results} == scores
+    assert {(result.dataset_name, result.dataset_type) for result in card.data.eval_results} == {
+        ("CVC-ClinicDB", "cvc-clinicdb")
+    }
     # CVC-ClinicDB has no licence with a name.
     assert (card.data.license, card.data.license_link) == ("other", "docs/data_license.txt")
     assert (folder / card.data.license_link).is_file()
@@ -165,6 +170,17 @@ def test_hub_folder_is_what_monai_takes_from_the_hub(tmp_path: Path, monkeypatch
 )
 def test_licence_of_the_data(source: str, licence: str | None) -> None:
     assert licence_id(source) == licence
+
+
+def test_command_packs_both_forms(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for form, name in (("zip", "polyp.zip"), ("huggingface", "polyp")):
+        arguments = ["medseglatdiff", "pack", POLYP, "--output-file", str(tmp_path / name), "--format", form]
+        monkeypatch.setattr(sys, "argv", arguments)
+        main()
+        assert f"Packed: {tmp_path / name}" in capsys.readouterr().out
+        assert (tmp_path / name).exists()
 
 
 def test_hub_folder_replaces_nothing(tmp_path: Path) -> None:

@@ -67,9 +67,12 @@ def model_card(bundle: Bundle) -> str:
     name = metadata.get("name") or bundle.root.name
     source = str(metadata.get("data_source") or "unknown")
     licence = licence_id(source)
+    # "CHASE_DB1 (CC BY 4.0), Kingston University, …": the name comes first.
+    data_set = re.split(r" \(|,", source)[0]
     results = [
         EvalResult(
-            task_type="image-segmentation", dataset_type=bundle.root.name, dataset_name=source.partition(",")[0],
+            task_type="image-segmentation", dataset_type=re.sub(r"[^a-z0-9]+", "-", data_set.lower()).strip("-"),
+            dataset_name=data_set,
             metric_type=metric, metric_value=value,
         )
         for metric, value in metadata.get("eval_metrics", {}).items()

@@ -94,6 +94,8 @@ def read_header(path: Path) -> SliceHeader:
             if texts["Modality"] != "CT" and texts["SeriesInstanceUID"]:
                 return SliceHeader(path, texts)
             start, rest = handle.read(12), os.fstat(handle.fileno()).st_size - handle.tell()
+    except _Fault as fault:
+        raise InputError(f"{path}: {fault}") from fault
     except Exception as error:  # pydicom raises many kinds: InvalidDicomError, EOFError, struct.error, ValueError, …
         raise InputError(
             f"{path}: unreadable DICOM file ({type(error).__name__}: {error}); download it again, or remove it."

@@ -43,41 +43,6 @@ def index_to_point(index: Point, affine: Any) -> np.ndarray:
     return (LPS_TO_RAS @ np.asarray(affine, dtype=float) @ [*_three(index, "index"), 1.0])[:3]
 
 
-def find_slice_points(volume: MetaTensor, roi: Sequence[float]) -> list[tuple[float, float, float]]:
-    """Points at which a box is cut: its centre in every axial slice it touches, from the feet to the head.
-
-    Args:
-        volume: (1, X, Y, Z).
-        roi: (x0, y0, z0, x1, y1, z1), two opposite corners in LPS millimetres, in either order.
-
-    Returns:
-        LPS points in millimetres, one per slice; a box thinner than a slice gives only the nearest slice.
-
-    Raises:
-        InputError: not six numbers, or the box's centre is outside the volume.
-    """
-    corners = np.asarray(roi, dtype=float).reshape(-1)
-    if corners.size != 6 or not np.isfinite(corners).all():
-        raise InputError(f"roi {list(roi)}: expected six numbers, x0,y0,z0,x1,y1,z1 in LPS millimetres.")
-    low, high = np.minimum(corners[:3], corners[3:]), np.maximum(corners[:3], corners[3:])
-    affine, shape = _geometry(volume)
-    center = point_to_index((low + high) / 2, affine)
-    _check_inside(center, shape, affine, (low + high) / 2)
-    axis, sign = _orientation(affine)[2]
-    # Of the box's eight corners, the outermost along the slice axis.
-    box = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
-    along = [point_to_index(corner, affine)[int(axis)] for corner in box]
-    first, last = max(0, int(np.ceil(min(along) - 1e-6))), min(shape[int(axis)] - 1, int(np.floor(max(along) + 1e-6)))
-    slices = list(range(first, last + 1)) or [_nearest(center[int(axis)])]
-    points = []
-    for index in slices if sign > 0 else slices[::-1]:
-        voxel = center.copy()
-        voxel[int(axis)] = index
-        x, y, z = index_to_point(voxel, affine)
-        points.append((float(x), float(y), float(z)))
-    return points
-
-
 class ExtractNoduleCrop(Transform):
     """Cut a square crop around a point out of the axial slice nearest to it, at native spacing.
 

@@ -16,7 +16,6 @@ from medseglatdiff_monai.io.planes import (
     ExtractNoduleCropd,
     ExtractSlice,
     ExtractSliced,
-    find_slice_points,
     index_to_point,
     paste_crop,
     point_to_index,
@@ -166,19 +165,6 @@ def test_bad_size_and_bad_paste() -> None:
         paste_crop(torch.zeros(1, 2, 2), crop.meta)
     with pytest.raises(InputError, match="crop_start"):
         paste_crop(torch.zeros(1, 3, 3), {})
-
-
-def test_box_gives_a_point_a_slice() -> None:
-    x0, y0, z0 = index_to_point((2, 1, 1), DICOM_AFFINE)
-    x1, y1, z1 = index_to_point((4, 3, 3), DICOM_AFFINE)
-    points = find_slice_points(make_volume(), (x1, y0, z1, x0, y1, z0))
-    assert [point_to_index(point, DICOM_AFFINE).round(6).tolist() for point in points] == [[3, 2, k] for k in (1, 2, 3)]
-    # Thinner than a slice: the nearest one.
-    assert len(find_slice_points(make_volume(), (x0, y0, z0 + 0.3, x1, y1, z0 + 0.4))) == 1
-    with pytest.raises(InputError, match="six numbers"):
-        find_slice_points(make_volume(), (1, 2, 3))
-    with pytest.raises(InputError, match="outside the volume"):
-        find_slice_points(make_volume(), (100, 100, 0, 110, 110, 5))
 
 
 def test_dictionary_forms_in_a_compose_and_a_loader() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from medseglatdiff_monai.files import save_json
 from medseglatdiff_monai.provenance import provenance
@@ -14,7 +13,7 @@ from medseglatdiff_monai.provenance import provenance
 VARIABLE = "MEDSEGLATDIFF_RELIABILITY"
 
 
-def keep(name: str, title: str, ended: Mapping[str, int], wrong: int = 0, **more: Any) -> None:
+def keep(name: str, title: str, ended: Mapping[str, int], wrong: int = 0) -> None:
     """Write one row of the table, where a folder for it is named.
 
     Args:
@@ -22,9 +21,8 @@ def keep(name: str, title: str, ended: Mapping[str, int], wrong: int = 0, **more
         title: what was tried.
         ended: how it may end, and how often it did.
         wrong: how often it ended otherwise.
-        more: further values.
     """
     folder = os.environ.get(VARIABLE)
     if folder:
-        row = {"title": title, "ended": dict(ended), "wrong": wrong, **more, "provenance": provenance("cpu")}
+        row = {"title": title, "ended": dict(ended), "wrong": wrong, "provenance": provenance("cpu")}
         save_json(row, Path(folder) / f"{name}.json")

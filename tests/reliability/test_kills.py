@@ -194,7 +194,9 @@ def disturb_predictions(lung: Path, tmp_path: Path, times: int) -> int:
     predict(lung, pictures, tmp_path / "whole")
     expected = read_predictions(tmp_path / "whole")
     rng, out, log, killed = random.Random(0), tmp_path / "out", tmp_path / "log.txt", 0
-    while killed < times:
+    for _ in range(10 * times):
+        if killed == times:
+            break
         process = start(PREDICT, log, lung, pictures, out)
         end = time.monotonic() + PATIENCE
         while not list(out.glob(".tmp-*")) and process.is_alive() and time.monotonic() < end:
@@ -211,6 +213,7 @@ def disturb_predictions(lung: Path, tmp_path: Path, times: int) -> int:
         for name in found:
             if name.endswith("_prediction.json"):
                 assert set(json.loads(found[name])["files"].values()) <= found.keys()
+    assert killed == times, "predictions ended before they were killed"
     predict(lung, pictures, out)
     assert read_predictions(out) == expected
     assert not list(out.glob(".tmp-*"))
