@@ -62,6 +62,26 @@ def test_normalize_crop_of_hounsfield_units_by_hand():
     assert torch.equal(NormalizeCrop()(normalized), normalized)
 
 
+@pytest.mark.parametrize(("value", "end"), [(3071.0, 1.0), (-8192.0, 0.0)])
+def test_a_few_outliers_do_not_take_the_grey_values_of_the_tissue(value: float, end: float) -> None:
+    crop = torch.linspace(-1000.0, 400.0, 128 * 128).reshape(1, 128, 128)
+    expected = NormalizeCrop()(crop)
+    spoilt = crop.clone()
+    spoilt[0, 60, 60:70] = value
+    normalized = NormalizeCrop()(spoilt)
+    assert (normalized[0, 60, 60:70] == end).all()
+    others = spoilt == crop
+    # The tissue's own last thousandth is clipped with them: one grey value of 255.
+    assert float((normalized - expected)[others].abs().max()) <= 1.01 / 255
+    # Bone that takes half of the range is no outlier, nor is a tenth of the crop.
+    bright = crop.clone()
+    bright[0, 60, 60:70] = 1500.0
+    assert float(NormalizeCrop()(bright)[0, 60, 60]) == 1.0
+    assert float(NormalizeCrop()(bright).median()) < float(expected.median()) - 0.1
+    bright[0, :13] = 3071.0
+    assert float(NormalizeCrop()(bright).median()) < 0.25
+
+
 def test_normalize_crop_of_a_constant_crop_is_0_and_of_nan_an_error():
     assert not NormalizeCrop()(torch.full((1, 4, 4), -1000.0)).any()
     with pytest.raises(InputError, match="not finite"):
