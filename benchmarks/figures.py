@@ -47,6 +47,7 @@ CARD = {
     "codec_mask_dice": "reconstruction of non-empty masks",
     "codec_mask_ged": "",
 }
+ENCODER_METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "ece_band", "samples_nonempty")
 IN_METADATA = ("dice", "iou", "ged_v", "hm_iou")
 # How far the costs of systems can be trusted.
 TIMES = (
@@ -163,6 +164,22 @@ def encoder() -> str:
         "in brackets 95% bootstrap intervals by sequence. Every system was trained from scratch for the same time on "
         f"one shared core.\n\nFrom `benchmarks/results/{name}.json`."
     )
+
+
+def lung_encoder() -> str:
+    """Markdown table of the lung bundle with and without an ImageNet encoder beside its context."""
+    rows = []
+    for name, source in (
+        ("as shipped, without encoder", "lung_validation"),
+        ("with encoder", "lung_encoder_validation"),
+        ("mean of both weights", "lung_encoder_mean_validation"),
+    ):
+        result = read(source)
+        if result is not None:
+            summary = result["summary"]
+            rows.append((name, *(f"{summary[metric]:.3f}" for metric in ENCODER_METRICS)))
+    titles = " | ".join(COLUMNS[metric].label for metric in ENCODER_METRICS)
+    return markdown(f"| 300 validation slices, 16 samples | {titles} |", rows)
 
 
 def example_file(path: Path) -> str:
@@ -540,6 +557,7 @@ def render() -> dict[Path, str]:
         ("systems.md", "comparison", comparison("ambiguity_laptop", "an older configuration, without context")),
         ("variants.md", "drawing", sampling_choices()),
         ("systems.md", "encoder", encoder()),
+        ("variants.md", "lung encoder", lung_encoder()),
         *(("speed.md", key.replace("_", " "), speed(read(key), key, image)) for key, image in SPEED_PLOTS.items()),
     ]
     for page, mark, source, describe in (
