@@ -501,6 +501,7 @@ def run_page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         "D": lambda path: write_prepared(path, LUNG),
         "data/chase": lambda path: write_prepared(path, RETINA),
         "data/isic": lambda path: write_prepared(path, SKIN),
+        "labels": lambda path: write_prepared(path, LUNG),
         "LIDC-IDRI-slices": lambda path: path.symlink_to(unpack("lidc_idri_slices_train_val.tar.xz", *SOME_PATIENTS)),
         "ISIC2018": lambda path: path.symlink_to(unpack("isic2018_task1_256_train_val.tar", r"ISIC_000000\d")),
         "CVC-ClinicDB": lambda path: path.symlink_to(unpack("cvc_clinicdb_seq01-23.tar", r"/(1|384)\.png$")),
