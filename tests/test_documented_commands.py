@@ -391,6 +391,8 @@ SIZES = {"val_num_samples": 2, "max_train_cases": 8, "max_val_cases": 2, **run_s
 # sizes come before these.
 SMALLER: dict[str, dict[str, Any]] = {
     r"^medseglatdiff train .*volumetric": {**SIZES, "image_size": 16},
+    # The shipped weights do not fit small networks.
+    r"^medseglatdiff train .*initial-weights": {**SIZES, "initial-weights": "None"},
     r"^medseglatdiff train": SIZES,
     r"^medseglatdiff benchmark ambiguity ": {**SIZES, "max_cases": 2, "systems": "nnU-Net,Ours"},
     r"^medseglatdiff benchmark recipe": {**SIZES, "max_cases": 2, "systems": "Ours,Quantised latents"},
