@@ -39,10 +39,10 @@ def locked(folder: str | Path) -> Iterator[None]:
     except Timeout:
         raise InputError(
             f"{folder} is in use: {_describe_holder(folder / HOLDER_NAME)} writes to it. Wait until it has ended, or "
-            "choose another --output-dir."
+            "choose another folder."
         ) from None
     except OSError as error:
-        raise InputError(f"--output-dir {folder}: cannot write there ({error}); choose another folder.") from error
+        raise InputError(f"{folder}: cannot write there ({error}); choose another folder.") from error
     try:
         holder = {
             "pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S"),

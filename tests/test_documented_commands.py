@@ -391,6 +391,8 @@ SIZES = {"val_num_samples": 2, "max_train_cases": 8, "max_val_cases": 2, **run_s
 # sizes come before these.
 SMALLER: dict[str, dict[str, Any]] = {
     r"^medseglatdiff train .*volumetric": {**SIZES, "image_size": 16},
+    # The shipped weights do not fit small networks.
+    r"^medseglatdiff train .*initial-weights": {**SIZES, "initial-weights": "None"},
     r"^medseglatdiff train": SIZES,
     r"^medseglatdiff benchmark ambiguity ": {**SIZES, "max_cases": 2, "systems": "nnU-Net,Ours"},
     r"^medseglatdiff benchmark recipe": {**SIZES, "max_cases": 2, "systems": "Ours,Quantised latents"},
@@ -501,6 +503,7 @@ def run_page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         "D": lambda path: write_prepared(path, LUNG),
         "data/chase": lambda path: write_prepared(path, RETINA),
         "data/isic": lambda path: write_prepared(path, SKIN),
+        "labels": lambda path: write_prepared(path, LUNG),
         "LIDC-IDRI-slices": lambda path: path.symlink_to(unpack("lidc_idri_slices_train_val.tar.xz", *SOME_PATIENTS)),
         "ISIC2018": lambda path: path.symlink_to(unpack("isic2018_task1_256_train_val.tar", r"ISIC_000000\d")),
         "CVC-ClinicDB": lambda path: path.symlink_to(unpack("cvc_clinicdb_seq01-23.tar", r"/(1|384)\.png$")),

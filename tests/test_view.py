@@ -465,3 +465,26 @@ def test_page_on_narrow_and_wide_screens(browser, lung: Path, crop_png: Path, tm
         page.wait_for_function("document.body.innerText.includes('three channels')", timeout=60_000)
         assert page.locator("[role=alert].bg-negative").count() == 1
         page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_a_bundle_that_cannot_be_loaded_is_not_shown(browser, lung: Path, crop_png: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nicegui")
+    broken = tmp_path / "bundles" / "broken"
+    for name, content in (("configs/metadata.json", "{}"), ("models/model.pt", "none")):
+        (broken / name).parent.mkdir(parents=True)
+        (broken / name).write_text(content)
+    with served(tmp_path, crop_png, "--bundle", lung, "--num-samples", 2) as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_function("document.querySelector('.message').innerText.includes('2 masks sampled')")
+        page.locator(".view-bundle").click()
+        page.get_by_role("option", name="broken").click()
+        page.wait_for_function("document.querySelector('.message').innerText.includes('broken')")
+        page.wait_for_function(f"document.querySelector('.view-bundle').innerText.includes('{lung.name}')")
+        assert "broken" not in page.inner_text(".view-bundle")
+        # It still works, with the bundle that it shows.
+        page.get_by_text("Sample masks").click()
+        page.wait_for_function("document.querySelector('.message').innerText.includes('2 masks sampled')")
+        page.close()

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+import torch
+from monai.data import MetaTensor
+from PIL import Image
 from small_runs import LUNG, run_sizes, small_sizes
 from test_view import read_png, served
-from tiny_dicom import POINT
+from tiny_dicom import CORNER_MM, POINT, write_series
 
 from medseglatdiff_monai.bundle.segmenter import Segmenter, load_segmenter
 from medseglatdiff_monai.data.datalist import load_dataset_info
-from medseglatdiff_monai.data.labelled import add_labels, list_labelled
+from medseglatdiff_monai.data.labelled import add_labels, crop_case, list_labelled
+from medseglatdiff_monai.data.schema import CASE_ID
 from medseglatdiff_monai.data.sources.source import PreparedCase
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.integrations.view.case import open_case
@@ -27,7 +35,7 @@ from medseglatdiff_monai.integrations.view.choices import (
     render_thumbnail,
 )
 from medseglatdiff_monai.integrations.view.draft import Draft
-from medseglatdiff_monai.integrations.view.labels import save_label
+from medseglatdiff_monai.integrations.view.labels import name_thing, save_label
 from medseglatdiff_monai.integrations.view.queue import Queue
 from medseglatdiff_monai.training.run import train
 
@@ -108,8 +116,20 @@ def test_the_next_image() -> None:
     queue.scores |= {a: 0.1, c: 0.4, d: None}
     assert (queue.find_unscored(), queue.choose(), queue.choose(c)) == (None, c, a)
     queue.done |= {a, c}
-    # An image that could not be segmented is not proposed.
-    assert queue.choose() is None
+    # An image that could not be segmented comes last, and counts as none that is ranked.
+    assert (queue.choose(), queue.choose(d), queue.describe()) == (d, None, "3/4 labelled, 0 ranked")
+    del queue.scores[a]
+    queue.done.remove(a)
+    assert queue.choose() == a
+
+
+def test_every_file_name_is_another_thing() -> None:
+    names = ("a.png", "a.jpg", "a.jpeg", "a.nii.gz", "A.PNG", "a b.png", "a-b.png", "снимок.png", "срез.png",
+             "Ödem.png", "Ädem.png", "dem.png", "_a.png", "x" * 150 + "1.png", "x" * 150 + "2.png")  # fmt: skip
+    things = [name_thing(Path(name)) for name in names]
+    assert len(set(things)) == len(names)
+    assert all(CASE_ID.fullmatch(f"{thing}-100_100_100-slice100") for thing in things)
+    assert (things[0], things[6]) == ("a", "a-b")
 
 
 def test_the_folder_is_resumed_where_it_was_left(segmenter: Segmenter, crop_png: Path, tmp_path: Path) -> None:
@@ -120,14 +140,15 @@ def test_the_folder_is_resumed_where_it_was_left(segmenter: Segmenter, crop_png:
         (tmp_path / f"{name}.png").write_bytes(crop_png.read_bytes())
     image, mask = np.zeros((6, 5), np.uint8), np.zeros((1, 6, 5), bool)
     labels = tmp_path / "labels"
-    add_labels(labels, "a-1", "a-1", [PreparedCase("a-1", image, mask)])
+    thing = name_thing(tmp_path / "a 1.png")
+    add_labels(labels, thing, thing, [PreparedCase(thing, image, mask)], ("a 1.png", "1"))
     case, queue = open_first(tmp_path, segmenter, None, labels)
     assert case.source.path.name == "b.png"
     assert queue is not None
     assert queue.describe() == "1/2 labelled, 0 ranked"
     # A prepared folder is a queue as well, a single image is none.
     case, queue = open_first(labels, segmenter, None, tmp_path / "new")
-    assert case.source.path == labels / "images" / "a-1.png"
+    assert case.source.path == labels / "images" / f"{thing}.png"
     assert queue is not None
     assert open_first(tmp_path / "b.png", segmenter, None, labels)[1] is None
 
@@ -138,13 +159,15 @@ def test_labels_of_pictures_become_a_data_set(tmp_path: Path) -> None:
     folder = tmp_path / "labels"
     assert list_labelled(folder) == set()
     for number in range(7):
-        add_labels(folder, f"g{number}", f"g{number}", [PreparedCase(f"g{number}", image, mask)])
+        add_labels(
+            folder, f"g{number}", f"g{number}", [PreparedCase(f"g{number}", image, mask)], (f"{number}.png", "1")
+        )
     dataset = load_dataset_info(folder)
     assert [item["case"] for item in dataset["validation"]] == ["g1", "g6"]
     assert (dataset["num_channels"], dataset["num_raters"], len(dataset["training"])) == (3, 1, 5)
     # Again: the label is replaced, and stays in its part.
     mask[0, 2, 3] = True
-    add_labels(folder, "g1", "g1", [PreparedCase("g1", image, mask, extra={"labelled": {"by": "x"}})])
+    add_labels(folder, "g1", "g1", [PreparedCase("g1", image, mask, extra={"labelled": {"by": "x"}})], ("1.png", "1"))
     dataset = load_dataset_info(folder)
     assert [item["case"] for item in dataset["validation"]] == ["g1", "g6"]
     assert dataset["validation"][0]["labelled"] == {"by": "x"}
@@ -152,10 +175,40 @@ def test_labels_of_pictures_become_a_data_set(tmp_path: Path) -> None:
     np.testing.assert_array_equal(saved > 0, mask[0])
     assert list_labelled(folder) == {f"g{number}" for number in range(7)}
     with pytest.raises(InputError, match=r"3 channel\(s\) of 8 bits, n has 1 channel\(s\) of 16 bits"):
-        add_labels(folder, "n", "n", [PreparedCase("n", image[..., 0].astype(np.int16), mask)])
+        add_labels(folder, "n", "n", [PreparedCase("n", image[..., 0].astype(np.int16), mask)], ("n.png", "1"))
+    # Another file must not take the place of this one, nor write over its files.
+    for thing, message in (("g1", r"g1 is labelled already, from another file '1\.png'"), ("n", "a label of 'g1'")):
+        with pytest.raises(InputError, match=message):
+            add_labels(folder, thing, thing, [PreparedCase("g1", image + 1, mask)], ("other.png", "2"))
+    assert not np.asarray(Image.open(folder / "images" / "g1.png")).any()
     (tmp_path / "dataset.json").write_text(json.dumps({"source": "lidc"}))
     with pytest.raises(InputError, match="source 'lidc'; expected labels"):
-        add_labels(tmp_path, "n", "n", [PreparedCase("n", image, mask)])
+        add_labels(tmp_path, "n", "n", [PreparedCase("n", image, mask)], ("n.png", "1"))
+
+
+@pytest.mark.parametrize("top", [200, 300, 32767])
+def test_pictures_of_16_bits_keep_their_values(segmenter: Segmenter, tmp_path: Path, top: int) -> None:
+    pixels = np.linspace(0, top, 128 * 128).astype(np.uint16).reshape(128, 128)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    case = open_case(tmp_path / "a.png", segmenter)
+    shown = case.segment(2, 1, 0)
+    labels = tmp_path / "labels"
+    save_label(case, shown, Draft(shown.ensemble.samples[0], sample=0), labels, "Ada")
+    (item,) = load_dataset_info(labels)["training"]
+    assert item["file"] == "a.png"
+    np.testing.assert_array_equal(np.asarray(nibabel.load(labels / item["image"]).dataobj), pixels)
+    # A picture of this name from another folder, and values that int16 cannot hold.
+    Image.fromarray(pixels + np.uint16(1)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="another file 'a.png'" if top < 32767 else "expected whole numbers"):
+        save_label(open_case(tmp_path / "a.png", segmenter), shown, Draft(shown.ensemble.samples[0]), labels, "Ada")
+
+
+def test_only_hounsfield_units_are_rounded() -> None:
+    plane, mask = MetaTensor(torch.full((1, 4, 4), 0.6), affine=torch.eye(4)), np.zeros((4, 4), bool)
+    with pytest.raises(InputError, match=r"scan\.nii\.gz: values from 0\.6.*expected whole numbers"):
+        crop_case("a", plane, mask, Path("scan.nii.gz"))
+    np.testing.assert_array_equal(crop_case("a", plane, mask, Path("series"), hounsfield=True).image, 1)
+    assert crop_case("a", plane * 5, mask, Path("scan.nii.gz")).image.tolist() == [[3] * 4] * 4
 
 
 def test_label_of_a_nodule(segmenter: Segmenter, series: Path, ct: np.ndarray, tmp_path: Path) -> None:
@@ -181,6 +234,79 @@ def test_label_of_a_nodule(segmenter: Segmenter, series: Path, ct: np.ndarray, t
     save_label(case, shown, Draft(np.zeros_like(draft.mask), threshold=0.5), tmp_path, "Ada")
     (only,) = load_dataset_info(tmp_path)["training"]
     assert (only["case"], only["labelled"]["threshold"]) == (clicked["case"], 0.5)
+    for folder in ("images", "masks"):
+        assert [path.name for path in (tmp_path / folder).iterdir()] == [f"{only['case']}.nii.gz"]
+    # Another patient's series in a folder of the same name, and a click on the same voxel.
+    other = shutil.copytree(series, tmp_path / "other" / series.name)
+    for path in other.iterdir():
+        header = pydicom.dcmread(path)
+        header.PatientID = "OTHER"
+        header.save_as(path)
+    save_label(open_case(other, segmenter), shown, draft, tmp_path, "Ada")
+    dataset = load_dataset_info(tmp_path)
+    assert (len(dataset["training"]), len(dataset["validation"])) == (1, 2)
+    assert "OTHER" not in json.dumps(dataset)
+
+
+def test_a_series_that_takes_no_dicom_seg_is_labelled(segmenter: Segmenter, ct: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    series = write_series(tmp_path / "series", ct)
+    for path in series.iterdir():
+        header = pydicom.dcmread(path)
+        del header.FrameOfReferenceUID
+        header.save_as(path)
+    case = open_case(series, segmenter)
+    shown = case.segment(2, 1, 0, POINT)
+    message = save_label(case, shown, Draft(shown.ensemble.samples[0], sample=0), tmp_path / "labels", "Ada")
+    assert message.startswith("Saved sample no. 1 as label")
+    assert "; no DICOM SEG: " in message
+    assert "no FrameOfReferenceUID" in message
+    assert "--" not in message
+    assert load_dataset_info(tmp_path / "labels")["training"]
+
+
+def test_slices_at_their_true_places(segmenter: Segmenter, ct: np.ndarray, tmp_path: Path) -> None:
+    series = write_series(tmp_path / "series", ct)
+    for path in series.iterdir():
+        header = pydicom.dcmread(path)
+        number = round((float(header.ImagePositionPatient[2]) - CORNER_MM[2]) / 2)
+        header.ImagePositionPatient[2] = CORNER_MM[2] + (0.0, 2.0, 4.8, 7.0)[number]
+        header.save_as(path)
+    case = open_case(series, segmenter)
+    # 1.45 mm from slice 1 and 1.35 mm from slice 2; with equal distances it would be nearer to slice 1.
+    assert case.find_slice((*POINT[:2], CORNER_MM[2] + 3.45)) == 2
+
+
+def test_the_list_shows_the_bundle_that_is_loaded() -> None:
+    pytest.importorskip("nicegui")
+    from medseglatdiff_monai.integrations.view.page import Page
+
+    page: Any = Page.__new__(Page)
+    page.bundle = page.bundle_shown = "A"
+    page.segmenter, page.queue = "segmenter A", Queue([Path("a.png")])
+    page.queue.scores[Path("a.png")] = 0.5
+    page.controls = SimpleNamespace(
+        bundle=SimpleNamespace(value="A"), path=SimpleNamespace(value=""), say=lambda text: None
+    )
+    page._show_steps = lambda: None
+
+    async def choose(name: str, segmenter: str | None, meanwhile: str | None = None) -> tuple[str, str]:
+        async def run(function: object, asked: str) -> str | None:
+            if meanwhile is not None:
+                page.controls.bundle.value = page.bundle_shown = meanwhile
+            return segmenter
+
+        page._run = run
+        page.controls.bundle.value = name
+        await page._choose_bundle()
+        return page.controls.bundle.value, page.segmenter
+
+    assert asyncio.run(choose("B", None)) == ("A", "segmenter A")
+    # What was chosen meanwhile has yet to come.
+    assert asyncio.run(choose("B", None, meanwhile="C")) == ("C", "segmenter A")
+    assert page.queue.scores
+    assert asyncio.run(choose("B", "segmenter B")) == ("B", "segmenter B")
+    assert page.queue.scores == {}
 
 
 def test_label_as_dicom(segmenter: Segmenter, series: Path, tmp_path: Path) -> None:

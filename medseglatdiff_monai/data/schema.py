@@ -23,6 +23,11 @@ CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 CASE_ID_MEANS = "at most 200 of letters, digits, '.', '_' and '-', a letter or digit first"
 
 
+def make_case_id(stem: str) -> str:
+    """A case id of a file's stem, as like it as can be; of several stems it may be the same one."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "case"
+
+
 def _check_case(case: str) -> str:
     if not CASE_ID.fullmatch(case):
         raise PydanticCustomError("case", "{means}", {"means": f"a name for files: {CASE_ID_MEANS}"})

@@ -75,7 +75,7 @@ class DicomWriter:
     """
 
     def __init__(self, source: DicomInput, record: Mapping[str, Any]) -> None:
-        require("dicom", "DICOM SEG and a structured report", "With --dicom False only NIfTI is written.")
+        require("dicom", "DICOM SEG and a structured report")
         self.record = record
         self.source = source
         self.headers = [_read_header(path) for path in source.series.files]
@@ -83,7 +83,7 @@ class DicomWriter:
         if len(frames) > 1:
             raise InputError(
                 f"{source.path}: its slices have {len(frames)} FrameOfReferenceUIDs; expected one. Slices of several "
-                "series were merged: give one of them, or --dicom False to write only NIfTI."
+                "series were merged: give one of them."
             )
 
     def write(self, nodules: Sequence[SegmentedNodule], folder: Path, stem: str) -> dict[str, str]:
@@ -404,7 +404,7 @@ def _read_header(path: str) -> Any:
     if not header.get("FrameOfReferenceUID"):
         raise InputError(
             f"{path}: no FrameOfReferenceUID; expected the one of the series, without which a DICOM SEG has no place. "
-            "Fix the series, or give --dicom False to write only NIfTI."
+            "Fix the series."
         )
     for keyword in COPIED_KEYWORDS:
         if keyword not in header:

@@ -66,7 +66,10 @@ def predict_inputs(
     ]
     run = describe_run(segmenter, experiment, seed)
     wanted = EXTRAS["dicom"].is_installed() if dicom is None else dicom
-    writers = [DicomWriter(source, run) if wanted and isinstance(source, DicomInput) else None for source in opened]
+    try:
+        writers = [DicomWriter(source, run) if wanted and isinstance(source, DicomInput) else None for source in opened]
+    except InputError as error:
+        raise InputError(f"{error} With --dicom False only NIfTI is written.") from error
     results: list[dict[str, Any]] = []
     progress = Progress("Predicting", len(opened), "inputs")
     for source, where, at, writer in zip(opened, places, points, writers, strict=True):

@@ -43,6 +43,7 @@ def write_scans(folder: Path, number: int = 2) -> list[dict[str, str]]:
 def test_every_slice_of_every_nodule_becomes_a_crop(tmp_path: Path) -> None:
     prepared = prepare_labelled(write_scans(tmp_path), tmp_path / "data", crop_size=128)
     info = json.loads((prepared / "dataset.json").read_text())
+    assert info["split"]["method"] == "a share of 0.2 of the images for validation, drawn with seed 0"
     # The slices of a volume stay together.
     assert [len(info[part]) for part in ("training", "validation", "test")] == [3, 3, 0]
     assert {item["group"] for item in info["training"]} != {item["group"] for item in info["validation"]}
@@ -85,11 +86,27 @@ def test_too_few_or_unsuitable_labels_are_errors(tmp_path: Path) -> None:
     items = write_scans(tmp_path)
     with pytest.raises(InputError, match="expected at least two"):
         prepare_labelled(items[:1], tmp_path / "one", 128)
+    with pytest.raises(InputError, match="0 labelled image"):
+        prepare_labelled([], tmp_path / "none", 128)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").touch()
+    with pytest.raises(InputError, match="used: holds files; expected a new or empty folder"):
+        prepare_labelled(items, tmp_path / "used", 128)
     with pytest.raises(InputError, match="val_split"):
         prepare_labelled(items, tmp_path / "split", 128, val_split=0)
     nibabel.Nifti1Image(np.ones((10, 10, 5), np.uint8), AFFINE).to_filename(items[0]["label"])
     with pytest.raises(InputError, match="Draw the label on the image"):
         prepare_labelled(items, tmp_path / "shape", 128)
+    label = np.zeros((150, 140, 5), np.uint8)
+    nibabel.Nifti1Image(label, AFFINE).to_filename(items[0]["label"])
+    # One of them has nothing to train on.
+    with pytest.raises(InputError, match=r"1 labelled image.*expected at least two"):
+        prepare_labelled(items, tmp_path / "half", 128)
+    nibabel.Nifti1Image(np.full((150, 140, 5), 0.5, np.float32), AFFINE).to_filename(tmp_path / "float.nii.gz")
+    label[40:51, 60:65, 1:3] = 1
+    nibabel.Nifti1Image(label, AFFINE).to_filename(items[0]["label"])
+    with pytest.raises(InputError, match=r"float\.nii\.gz: .*expected whole numbers"):
+        prepare_labelled([items[1], {**items[0], "image": str(tmp_path / "float.nii.gz")}], tmp_path / "float", 128)
     for item in items:
         nibabel.Nifti1Image(np.zeros((150, 140, 5), np.uint8), AFFINE).to_filename(item["label"])
     with pytest.raises(InputError, match="are empty"):

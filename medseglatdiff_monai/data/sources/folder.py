@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...errors import InputError
-from ..schema import CASE_ID, CASE_ID_MEANS
+from ..schema import CASE_ID, CASE_ID_MEANS, make_case_id
 from .images import IMAGE_SUFFIXES, find_images, read_image, read_masks
 from .source import Case, PreparedCase, Source, SourceInfo, natural_key
 
@@ -114,7 +114,7 @@ class FolderSource(Source):
                         "nothing)."
                     )
                 found.append(str(mask))
-            case_id = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "case"
+            case_id = make_case_id(stem)
             if not CASE_ID.fullmatch(case_id):
                 raise InputError(f"{path}: its name is no name of a case; expected {CASE_ID_MEANS}. Rename it.")
             group = self._find_group(stem, path)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
+from ...io.formats import NIFTI_SUFFIXES
 from ...io.nifti import open_nifti
 from ...io.pictures import read_picture
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *NIFTI_SUFFIXES)
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
 # Values of a mask that are neither dark nor bright are its edges. Where they are more than this share of all, and so
@@ -74,13 +74,13 @@ def read_image(path: Path, volume: bool = False) -> RasterImage:
     """
     if path.name.lower().endswith(NIFTI_SUFFIXES):
         array, spacing_mm, affine = _read_nifti(path, volume)
-        return RasterImage(_to_int16(array, path), spacing_mm, affine)
+        return RasterImage(to_int16(array, path), spacing_mm, affine)
     _refuse_raster(path, volume)
     image = read_picture(path)
     if image.mode in ("L", "1", "LA", "La"):
         return RasterImage(np.array(image.convert("L")))
     if image.mode.startswith(("I", "F")):
-        return RasterImage(_to_int16(np.array(image), path))
+        return RasterImage(to_int16(np.array(image), path))
     return RasterImage(np.array(image.convert("RGB")))
 
 
@@ -244,8 +244,12 @@ def _read_nifti(path: Path, volume: bool = False) -> tuple[np.ndarray, tuple[flo
     return array, tuple(float(width) for width in np.linalg.norm(affine[:3, :dims], axis=0)), affine
 
 
-def _to_int16(array: np.ndarray, path: Path) -> np.ndarray:
-    """Whole numbers as uint8 where the file of an image says so, else as int16."""
+def to_int16(array: np.ndarray, path: Path) -> np.ndarray:
+    """Whole numbers as uint8 where the file of an image says so, else as int16.
+
+    Raises:
+        InputError: values that are no whole numbers, or that int16 cannot hold.
+    """
     if array.dtype == np.uint8 and array.ndim == 2:
         return np.ascontiguousarray(array)
     if array.ndim not in (2, 3) or array.dtype.kind not in "iufb":

@@ -8,7 +8,6 @@ they are, so that latents keep their meaning; without, all stages are trained.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,17 @@ from scipy import ndimage
 from ...bundle.config import load_stage_config
 from ...bundle.folders import find_bundle
 from ...data.labelled import add_labels, crop_case
+from ...data.schema import make_case_id
 from ...data.sources.images import image_stem, read_image, read_masks
 from ...data.sources.source import PreparedCase
 from ...data.splits import split_by_ratio
 from ...errors import InputError
+from ...files import file_sha256
+from ...io.formats import NIFTI_SUFFIXES
 from ...io.planes import ExtractNoduleCrop, index_to_point
 from ...training.run import train
 
 logger = logging.getLogger(__name__)
-
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
 
 def prepare_labelled(
@@ -49,29 +49,35 @@ def prepare_labelled(
         The prepared folder.
 
     Raises:
-        InputError: fewer than two labelled images, a label that does not fit its image, or labels that are all empty.
+        InputError: fewer than two labelled images with something to train on, a label that does not fit its image,
+            grey values that are no whole numbers of 16 bits, or a folder that is not empty.
     """
     if not 0.0 < val_split < 1.0:
         raise InputError(f"val_split is {val_split}; expected a share in (0, 1), e.g. 0.2.")
-    if len(items) < 2:
-        raise InputError(
-            f"{len(items)} labelled image(s); expected at least two, one to train on and one to validate. "
-            "Submit more labels."
-        )
-    prepared = Path(output_dir) / "prepared"
+    output_dir = Path(output_dir)
+    if output_dir.is_dir() and any(output_dir.iterdir()):
+        raise InputError(f"{output_dir}: holds files; expected a new or empty folder. Choose another folder.")
+    prepared = output_dir / "prepared"
     # A volume of which nothing is marked has no nodule to cut out.
     groups = [
         f"{number:05d}" for number, item in enumerate(items) if not _is_scan(item, crop_size) or _mark(item).any()
     ]
-    if not groups:
+    if items and not groups:
         raise InputError(f"The labels of all {len(items)} images are empty: there is no nodule to train on.")
+    if len(groups) < 2:
+        raise InputError(
+            f"{len(groups)} labelled image(s), not counting {len(items) - len(groups)} in which no nodule is marked; "
+            "expected at least two, one to train on and one to validate. Submit more labels."
+        )
     parts = split_by_ratio(groups, f"{1.0 - val_split}:{val_split}:0", seed=0)
+    split = f"a share of {val_split} of the images for validation, drawn with seed 0"
     for group in groups:
         item = items[int(group)]
         # The number keeps apart what differs in characters that are not allowed in case ids.
-        name = f"{group}_{re.sub(r'[^A-Za-z0-9._-]+', '-', image_stem(Path(item['image'])))}"
+        name = f"{group}_{make_case_id(image_stem(Path(item['image'])))}"
         cases = _cut_nodules(item, name, crop_size) if _is_scan(item, crop_size) else [_read_picture(item, name)]
-        add_labels(prepared, group, name, cases, parts[group])
+        file = Path(item["image"])
+        add_labels(prepared, group, name, cases, (file.name, file_sha256(file)), parts[group], split)
     return prepared
 
 
@@ -160,5 +166,7 @@ def _cut_nodules(item: Mapping[str, str], name: str, size: int | None) -> list[P
             center[axis] = index
             point = index_to_point(center, volume.affine)
             outline = cut(mask, point)[0].numpy()
-            cases.append(crop_case(f"{name}-nodule{number}-slice{index}", cut(scan, point), outline))
+            cases.append(
+                crop_case(f"{name}-nodule{number}-slice{index}", cut(scan, point), outline, Path(item["image"]))
+            )
     return cases

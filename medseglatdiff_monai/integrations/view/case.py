@@ -111,7 +111,12 @@ class OpenCase:
         """Number of the slice of an LPS point, for `read_slice`."""
         assert isinstance(self.source, VolumeInput)
         axis, upwards = _slice_axis(self.source)
-        index = round(float(point_to_index(point, self.source.affine)[axis]))
+        if axis == 2:
+            index = self.source.find_slice(point)
+        else:
+            # Halves go up along the body, as in `VolumeInput.open_planes`.
+            sign = 1 if upwards else -1
+            index = int(sign * np.floor(sign * point_to_index(point, self.source.affine)[axis] + 0.5))
         return min(max(index if upwards else self.num_slices - 1 - index, 0), self.num_slices - 1)
 
     def pixel_to_point(self, number: int, row: float, column: float) -> tuple[float, float, float]:

@@ -18,7 +18,7 @@ from ...data.labelled import list_labelled
 from ...data.splits import SPLITS
 from ...ensemble.inferer import sampling_settings
 from ...errors import InputError
-from ...io.formats import NIFTI_SUFFIXES, RASTER_SUFFIXES, find_stem, list_inputs
+from ...io.formats import list_inputs
 from ...io.planes import point_to_index
 from ...io.reading import DicomInput
 from ...predict.ensemble import Ensemble
@@ -111,9 +111,7 @@ def open_first(
     if paths == [path] or not paths:
         return open_case(path, segmenter, raters), None
     labelled = list_labelled(labels)
-    queue = Queue(
-        paths, [entry for entry in paths if name_thing(find_stem(entry, RASTER_SUFFIXES + NIFTI_SUFFIXES)) in labelled]
-    )
+    queue = Queue(paths, [entry for entry in paths if name_thing(entry) in labelled])
     return open_case(queue.choose() or paths[0], segmenter, raters), queue
 
 
@@ -157,6 +155,8 @@ class Page:
         self.quiet = False
         # Counts what was asked for: an answer that comes after the next question is dropped.
         self.asked = 0
+        # The bundle that is loaded, and the one that the list shows or is to show.
+        self.bundle = self.bundle_shown = bundles.first
         self.segmenter = bundles.load(bundles.first)
         self._show_steps()
         for field in (controls.path, controls.raters):
@@ -241,16 +241,31 @@ class Page:
 
     async def _choose_bundle(self) -> None:
         name = self.controls.bundle.value
+        if name == self.bundle_shown:
+            return
+        self.bundle_shown = name
         self.controls.say(f"Loading {name} …")
         segmenter = await self._run(self._load_locked, name)
         if segmenter is None:
+            # Unless another one was chosen meanwhile, which has yet to come.
+            if self.bundle_shown == name:
+                self._show_bundle()
             return
-        self.segmenter = segmenter
+        self.segmenter, self.bundle = segmenter, name
+        self._show_bundle()
+        if self.queue is not None:
+            # They are of the samples of the bundle before.
+            self.queue.scores.clear()
         self._show_steps()
         if self.controls.path.value.strip():
             await self._open()
         else:
             self.controls.say(WELCOME)
+
+    def _show_bundle(self) -> None:
+        """The bundle that is loaded, in the list."""
+        self.bundle_shown = self.bundle
+        self.controls.bundle.value = self.bundle
 
     def _load_locked(self, name: str) -> Segmenter:
         with self.lock:
@@ -565,7 +580,7 @@ class Page:
             return
         path = self.queue.choose(self.case.source.path)
         if path is None:
-            self.controls.say("Every image of the folder has a label.")
+            self.controls.say("No other image is left.")
             return
         self.controls.path.value, self.controls.raters.value = str(path), ""
         await self._open()
@@ -579,13 +594,16 @@ class Page:
         if path is None:
             return
         self.scoring = True
+        segmenter, score = self.segmenter, None
         try:
-            queue.scores[path] = await run.io_bound(self._score_locked, path, self.segmenter)
+            score = await run.io_bound(self._score_locked, path, segmenter)
         except Exception as error:  # one bad picture must not end the others
-            queue.scores[path] = None
             logger.warning("%s has no place in the order: %s", path, error)
         finally:
             self.scoring = False
+        # Another bundle's samples disagree elsewhere.
+        if segmenter is self.segmenter:
+            queue.scores[path] = score
         self._show_queue()
 
     def _score_locked(self, path: Path, segmenter: Segmenter) -> float | None:

@@ -17,7 +17,7 @@ class Queue:
     def __init__(self, paths: Sequence[Path], labelled: Collection[Path] = ()) -> None:
         self.paths = list(paths)
         self.done = set(labelled)
-        # Disagreement in [0, 1]; ``None`` of an image that cannot be segmented.
+        # Disagreement in [0, 1]; ``None`` where there is none: one sample, or an image that cannot be segmented.
         self.scores: dict[Path, float | None] = {}
 
     def find_unscored(self) -> Path | None:
@@ -25,14 +25,17 @@ class Queue:
         return next((path for path in self.paths if path not in self.done and path not in self.scores), None)
 
     def choose(self, current: Path | None = None) -> Path | None:
-        """The next image, not the current one; ``None`` if all have a label."""
+        """The next image, not the current one; ``None`` if no other lacks a label.
+
+        Those whose disagreement is known come first, then the unknown ones, then those without one.
+        """
         waiting = [path for path in self.paths if path not in self.done and path != current]
         known = [path for path in waiting if self.scores.get(path) is not None]
         if known:
             return max(known, key=lambda path: self.scores[path] or 0.0)
-        return next((path for path in waiting if path not in self.scores), None)
+        return next((path for path in waiting if path not in self.scores), waiting[0] if waiting else None)
 
     def describe(self) -> str:
         """How far it is: ``"3/12 labelled, 5 ranked"``."""
-        ranked = sum(path not in self.done for path in self.scores)
+        ranked = sum(path not in self.done for path, score in self.scores.items() if score is not None)
         return f"{len(self.done)}/{len(self.paths)} labelled, {ranked} ranked"
