@@ -99,7 +99,7 @@ def pack(bundle: str | Path, output_file: str | Path, format: str = "zip") -> Pa
     Args:
         bundle: a bundle's folder or name, see medseglatdiff bundles; a finished run is a bundle.
         output_file: the zip, or the new folder.
-        format: "zip" or "huggingface".
+        format: zip or huggingface.
 
     Returns:
         The zip or the folder.
