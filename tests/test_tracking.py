@@ -295,16 +295,27 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def test_unreachable_server_stops_nothing(data: Path, tmp_path: Path, caplog, monkeypatch) -> None:
-    # A bundle's logging.conf, which an earlier test may have applied, keeps the package's lines from the root.
-    monkeypatch.setattr(logging.getLogger("medseglatdiff_monai"), "propagate", True)
+class Listener(logging.Handler):
+    """Hears one logger, whatever handlers a bundle's logging.conf has given to those above it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def test_unreachable_server_stops_nothing(data: Path, tmp_path: Path, monkeypatch) -> None:
+    listener = Listener()
+    monkeypatch.setattr(logging.getLogger(RunTracker.__module__), "handlers", [listener])
     uri = f"http://me:secret@127.0.0.1:{free_port()}"
     begin = time.monotonic()
     run = train(LUNG, data, output_dir=tmp_path, **{**SIZES, "max_epochs": 1, "tracking_uri": uri})
     assert time.monotonic() - begin < 120
     assert {path.name for path in (run / "models").iterdir()} == set(TRAINING_STAGES.values())
     # Every stage tries the server anew.
-    said = [message for message in caplog.messages if message.startswith("MLflow: ")]
+    said = [message for message in listener.messages if message.startswith("MLflow: ")]
     assert len(said) == 4
     assert all("does not answer" in text and sqlite_uri(run) in text and "secret" not in text for text in said)
     ids = read_run_ids(run, sqlite_uri(run))

@@ -338,7 +338,10 @@ def test_runs_are_tracked_in_one_file(data: Path, tmp_path: Path, monkeypatch: p
         rows = database.execute(
             "SELECT name, runs.status, key, value, step FROM runs JOIN metrics USING (run_uuid)"
         ).fetchall()
-    assert {name for name, *_ in rows} == set(TRAINING_STAGES) - {"train"} | {"diffusion"}
+    stages = set(TRAINING_STAGES) - {"train"} | {"diffusion"}
+    # Beside the stages their parent, with what came out of each.
+    assert {name for name, *_ in rows} == stages | {run.name}
+    assert {f"{stage}.minutes" for stage in stages} <= {key for name, _, key, *_ in rows if name == run.name}
     assert {status for _, status, *_ in rows} == {"FINISHED"}
     # Twenty iterations a stage: the loss is noted once.
     losses = {name: (value, step) for name, _, key, value, step in rows if key == "Loss"}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.lines import Line2D
 
 from .panel import SAMPLE_COLOUR, TEXT_COLOUR, make_figure, outline, shorten_name
 
@@ -62,6 +61,8 @@ def plot_comparison(
     height = HEAD_INCHES + len(cases) * tall + FOOT_INCHES
     figure = make_figure(width, height, 0.3, title, subtitle)
     if rater_names:
+        from matplotlib.lines import Line2D
+
         lines = [Line2D([], [], color=RATER_COLOURS[i % len(RATER_COLOURS)], lw=2) for i in range(len(rater_names))]
         figure.legend(
             lines, [shorten_name(name) for name in rater_names], loc="upper right", ncols=len(lines), frameon=False,
