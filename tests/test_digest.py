@@ -44,7 +44,7 @@ def test_flipped_bytes_are_refused(tmp_path: Path) -> None:
     # Nobody vouches for these: the check sums within the file speak.
     for path in (elsewhere, weights):
         forget_digest(path)
-        with pytest.raises(InputError, match="check sum of .* is wrong"):
+        with pytest.raises(InputError, match=r"check sum of .* is wrong"):
             load_tensors(path)
 
 
