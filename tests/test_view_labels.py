@@ -134,7 +134,7 @@ def test_every_file_name_is_another_thing() -> None:
 
 def test_the_folder_is_resumed_where_it_was_left(segmenter: Segmenter, crop_png: Path, tmp_path: Path) -> None:
     pytest.importorskip("nicegui")
-    from medseglatdiff_monai.integrations.view.page import open_first
+    from medseglatdiff_monai.integrations.view.queue import open_first
 
     for name in ("a 1", "b"):
         (tmp_path / f"{name}.png").write_bytes(crop_png.read_bytes())

@@ -10,7 +10,6 @@ optional: extra ``dicom``.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,9 +21,9 @@ import numpy as np
 
 from ..errors import InputError
 from ..extras import require
+from .dicom_report import MANUFACTURER, OWN_SCHEME, build_report, join_notes
 from .reading import DicomInput
 
-MANUFACTURER = "medseglatdiff_monai"
 # Numbers of the new series, above those that scanners use.
 SERIES_NUMBERS = {
     "seg_consensus": 9001, "seg_confidence": 9002, "report": 9003, "seg_levels": 9004, "map_confidence": 9005,
@@ -35,8 +34,6 @@ SERIES_NUMBERS = {
 LEVELS = {10: (85.0, -10.0, 60.0), 50: (65.0, 35.0, 60.0), 90: (45.0, 65.0, 35.0)}
 # Colours of the nodules: green, orange, blue, violet.
 NODULE_COLOURS = ((75.0, -50.0, 45.0), (70.0, 30.0, 65.0), (60.0, -10.0, -45.0), (55.0, 50.0, -45.0))
-# The standard's code lists have no percentiles and no agreement of samples: these codes are ours, as "99" marks them.
-OWN_SCHEME = "99MEDSEGLATDIFF"
 # What the standard requires, even if empty (type 2), and highdicom copies.
 COPIED_KEYWORDS = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
@@ -123,7 +120,7 @@ class DicomWriter:
                     slices, nested, "BINARY", nested_segments, "seg_levels", "Levels of the share of sampled masks"
                 ),
                 "map_confidence": self._map(slices, confidence.max(-1)),
-                "report": self._report(slices, seg, measured),
+                "report": build_report(slices, seg, measured, self.record, SERIES_NUMBERS["report"]),
             }
         names = {}
         for kind, dataset in datasets.items():
@@ -210,7 +207,7 @@ class DicomWriter:
             anatomic_regions=[codes.SCT.Lung],
             display_color=CIELabColor(*colour),
         )
-        if notes := _join_notes(values):
+        if notes := join_notes(values):
             segment.SegmentDescription = notes
         return segment
 
@@ -289,100 +286,6 @@ class DicomWriter:
         dataset.Laterality = ""
         return dataset
 
-    def _report(self, slices: Sequence[Any], seg: Any, measured: Sequence[Mapping[str, Any]]) -> Any:
-        import highdicom.sr as sr
-        from highdicom import UID
-        from pydicom.sr.codedict import codes
-
-        observer = sr.ObserverContext(
-            observer_type=codes.DCM.Device,
-            observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
-                uid=self._device_uid(), name=MANUFACTURER, manufacturer_name=MANUFACTURER,
-                model_name=self.record["bundle"][:64], serial_number=self.record["weights_sha256"][:16],
-            ),
-        )  # fmt: skip
-        sources = [sr.SourceImageForSegmentation.from_source_image(header) for header in slices]
-        groups = [
-            sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-                tracking_identifier=sr.TrackingIdentifier(uid=segment.TrackingUID, identifier=segment.TrackingID),
-                referenced_segment=sr.ReferencedSegment(
-                    sop_class_uid=seg.SOPClassUID,
-                    sop_instance_uid=seg.SOPInstanceUID,
-                    segment_number=int(segment.SegmentNumber),
-                    source_images=sources,
-                ),
-                finding_type=codes.SCT.Nodule,
-                finding_category=codes.SCT.MorphologicallyAbnormalStructure,
-                finding_sites=[sr.FindingSite(anatomic_location=codes.SCT.Lung)],
-                measurements=self._measure(values),
-                algorithm_id=sr.AlgorithmIdentification(
-                    name=self.record["bundle"], version=str(self.record["bundle_version"])
-                ),
-            )
-            for segment, values in zip(seg.SegmentSequence, measured, strict=True)
-        ]
-        for group, values in zip(groups, measured, strict=True):
-            if notes := _join_notes(values):
-                # The template has no place for remarks, and may be extended.
-                group[0].ContentSequence.append(
-                    sr.TextContentItem(
-                        name=codes.DCM.Comment, value=notes, relationship_type=sr.RelationshipTypeValues.CONTAINS
-                    )
-                )
-        report = sr.MeasurementReport(
-            observation_context=sr.ObservationContext(observer_device_context=observer),
-            procedure_reported=sr.CodedConcept("24627-2", "LN", "CT Chest"),
-            imaging_measurements=groups,
-            title=codes.DCM.ImagingMeasurementReport,
-        )
-        return sr.Comprehensive3DSR(
-            evidence=[*slices, seg],
-            content=report[0],
-            series_instance_uid=UID(),
-            series_number=SERIES_NUMBERS["report"],
-            sop_instance_uid=UID(),
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            is_complete=all(values.get("complete", True) for values in measured),
-            series_description="Nodule measurements with intervals over sampled masks",
-        )
-
-    def _device_uid(self) -> str:
-        """The same for the same weights, as a device keeps its own (PS3.5 B.2: 2.25 and a UUID as an integer)."""
-        digest = hashlib.sha256(f"{MANUFACTURER}/{self.record['weights_sha256']}".encode()).digest()
-        return f"2.25.{int.from_bytes(digest[:16], 'big')}"
-
-    @staticmethod
-    def _measure(values: Mapping[str, Any]) -> list[Any]:
-        """Consensus, median and interval of each measurement, and the agreement; what is ``None`` is left out."""
-        from highdicom.sr import CodedConcept, Measurement
-        from pydicom.sr.codedict import codes
-
-        derivations = [
-            (codes.SCT.Median, "median", None),
-            (CodedConcept("P05", OWN_SCHEME, "5th percentile of sampled masks"), "interval", 0),
-            (CodedConcept("P95", OWN_SCHEME, "95th percentile of sampled masks"), "interval", 1),
-        ]
-        measurements = []
-        for key, name, unit in (
-            ("volume_mm3", codes.SCT.Volume, codes.UCUM.CubicMillimeter),
-            ("longest_diameter_mm", codes.SCT.LongAxis, codes.UCUM.Millimeter),
-        ):
-            numbers = values[key]
-            if numbers is None:
-                continue
-            measurements.append(Measurement(name=name, value=numbers["consensus"], unit=unit))
-            for derivation, entry, place in derivations:
-                if numbers[entry] is None:
-                    continue
-                number = numbers[entry] if place is None else numbers[entry][place]
-                measurements.append(Measurement(name=name, value=number, unit=unit, derivation=derivation))
-        agreement = values["agreement"]["mean_pairwise_iou"]
-        if agreement is not None:
-            name = CodedConcept("MEAN-PAIR-IOU", OWN_SCHEME, "Mean pairwise intersection over union of samples")
-            measurements.append(Measurement(name=name, value=agreement, unit=codes.UCUM.NoUnits))
-        return measurements
-
 
 @contextmanager
 def _names_as_they_are() -> Iterator[None]:
@@ -390,11 +293,6 @@ def _names_as_they_are() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The string .* is unlikely to represent the intended person name")
         yield
-
-
-def _join_notes(values: Mapping[str, Any]) -> str:
-    """Remarks about a nodule as one text, of at most the 1024 characters that a short text holds."""
-    return " ".join(values.get("notes", ()))[:1024]
 
 
 def _read_header(path: str) -> Any:

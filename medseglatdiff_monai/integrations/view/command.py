@@ -73,7 +73,7 @@ def view(
     check_overrides({**overrides, "num_samples": num_samples, "device": device})
     segmenter = load_segmenter(bundle, weights, experiment, device, num_samples=num_samples, seed=seed, **overrides)
     with heavy_imports():
-        from .page import serve
+        from .server import serve
 
     serve(segmenter, input, raters, places[0][1] if places else None, num_samples, seed, HOST, port, show, labels)
 

@@ -9,25 +9,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from nicegui import app, run, ui
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from nicegui import run, ui
 
 from ...bundle.segmenter import Segmenter
-from ...data.datalist import load_dataset_info
-from ...data.labelled import list_labelled
-from ...data.splits import SPLITS
 from ...ensemble.inferer import sampling_settings
 from ...errors import InputError
-from ...io.formats import list_inputs
 from ...io.planes import point_to_index
 from ...io.reading import DicomInput
 from ...predict.ensemble import Ensemble
 from .bundles import Bundles
-from .case import OpenCase, Shown, open_case
+from .case import OpenCase, Shown
 from .controls import CURSOR, WELCOME, Controls
-from .guard import Gate, Guard
+from .keys import Keyboard, show_keys
 from .labelling import Labelling
-from .labels import name_thing, save_label
+from .labels import save_label
 from .picker import Picker
 from .picture import (
     MAPS,
@@ -41,78 +36,11 @@ from .picture import (
     render_map,
     to_grey,
 )
-from .queue import Queue
+from .queue import Queue, find_disagreement, open_first, score_image
 from .tables import describe_pixel, describe_raters, describe_sizes
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-# Samples by which waiting images are ordered: few, since the order needs no figure.
-SCORED_SAMPLES = 4
-KEYS = {
-    "← →": "previous, next sample", "↑ ↓": "slice towards the head, the feet", "[ ]": "threshold down, up",
-    "+ − 0": "zoom in, out, fit", "1 2 3": "image, confidence, entropy", "C": "choose the consensus",
-    "B E Z": "brush, erase (or hold Shift), undo", ", .": "smaller, larger brush", "S": "save as label",
-    "N": "next image",
-    "?": "these keys",
-}  # fmt: skip
-
-
-def serve(
-    segmenter: Segmenter,
-    path: str | Path | None,
-    raters: str | Sequence[str] | None,
-    point: Sequence[float] | None,
-    num_samples: int,
-    seed: int,
-    host: str,
-    port: int,
-    show: bool,
-    labels: str | Path,
-) -> None:
-    """Serve the page until it is interrupted; the arguments are those of `view`, checked."""
-    # Before the browser opens: a wrong path is an error of the command.
-    opened = None if path is None else open_first(path, segmenter, raters, labels)
-    # A page elsewhere must not reach this one under another name that leads to 127.0.0.1.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
-    address = f"http://{host}:{port}"
-    # Flushed: the address is wanted now, also through a pipe.
-    gate = Gate(port, lambda path: print(f"For another browser: {address}{path}", flush=True))
-    app.add_middleware(Guard, gate=gate)
-    lock = threading.Lock()
-    bundles = Bundles(segmenter, seed)
-
-    def root() -> None:
-        Page(bundles, lock, Controls(bundles.names, path, raters, num_samples, seed), opened, point, labels)
-
-    print(f"Open {address}{gate.path} (Ctrl-C ends it)", flush=True)
-    # A browser that was busy for a while comes back to the same page; without the last messages it would load again.
-    ui.run(
-        root, host=host, port=port, title="medseglatdiff", favicon="🫁", reload=False,
-        show=gate.path if show else False, show_welcome_message=False, message_history_length=100,
-        reconnect_timeout=30.0,
-    )  # fmt: skip
-
-
-def open_first(
-    path: str | Path, segmenter: Segmenter, raters: str | Sequence[str] | None, labels: str | Path
-) -> tuple[OpenCase, Queue | None]:
-    """Open an image; of a prepared folder, or one of pictures, the first without a label, with the queue of all.
-
-    Raises:
-        InputError: see :func:`~medseglatdiff_monai.integrations.view.case.open_case`.
-    """
-    path = Path(path)
-    if (path / "dataset.json").is_file():
-        dataset = load_dataset_info(path)
-        paths = [path / item["image"] for part in SPLITS for item in dataset.get(part, [])]
-    else:
-        paths = list_inputs(path)
-    if paths == [path] or not paths:
-        return open_case(path, segmenter, raters), None
-    labelled = list_labelled(labels)
-    queue = Queue(paths, [entry for entry in paths if name_thing(entry) in labelled])
-    return open_case(queue.choose() or paths[0], segmenter, raters), queue
 
 
 class Page:
@@ -166,7 +94,7 @@ class Page:
         controls.pick_raters.on_click(self._pick_raters)
         controls.bundle.on_value_change(self._choose_bundle)
         controls.theme.on_click(self._change_theme)
-        controls.help.on_click(self._show_keys)
+        controls.help.on_click(show_keys)
         controls.segment.on_click(self._segment)
         controls.image.on("click", self._click, js_handler=CURSOR)
         controls.image.on("pointermove", self._hover, js_handler=CURSOR, throttle=0.03)
@@ -184,7 +112,8 @@ class Page:
         controls.sample.on_value_change(self._move_sample)
         for box in controls.layers.values():
             box.on_value_change(self._show_masks)
-        ui.keyboard(self._press, ignore=["input", "textarea", "select"])
+        chosen = {"c": lambda: self._choose(None), "z": self._undo, "s": self._save, "n": self._open_next}
+        Keyboard(controls, chosen, lambda: self.shown is not None)
         ui.timer(0.5, self._show_progress)
         ui.timer(2.0, self._score)
         ui.timer(0.05, lambda: self._begin(opened), once=True)
@@ -396,8 +325,7 @@ class Page:
         controls.result.visible = controls.labels.visible = True
         controls.place.visible = case.needs_point
         if self.queue is not None:
-            agreement = shown.ensemble.agreement()
-            self.queue.scores[case.source.path] = None if agreement is None else 1.0 - agreement
+            self.queue.scores[case.source.path] = find_disagreement(shown.ensemble)
         self._show_queue()
         controls.place.set_value("nodule" if case.needs_point else "scan")
         self.quiet = False
@@ -607,55 +535,11 @@ class Page:
         self._show_queue()
 
     def _score_locked(self, path: Path, segmenter: Segmenter) -> float | None:
-        steps = sampling_settings(segmenter.inferer, segmenter.network)["num_inference_steps"] or 1
         with self.lock:
-            shown = open_case(path, segmenter).segment(SCORED_SAMPLES, steps, segmenter.inferer.seed)
-        agreement = shown.ensemble.agreement()
-        return None if agreement is None else 1.0 - agreement
+            return score_image(path, segmenter)
 
     def _change_theme(self) -> None:
         """As the system has it, then dark, then light."""
         dark = self.controls.dark
         dark.value = {None: True, True: False, False: None}[dark.value]
         ui.notify({None: "As your system", True: "Dark", False: "Light"}[dark.value], timeout=1000, position="top")
-
-    def _show_keys(self) -> None:
-        with ui.dialog(value=True), ui.card(), ui.grid(columns="auto auto").classes("gap-x-6 gap-y-1"):
-            for key, what in KEYS.items():
-                ui.label(key).classes("font-bold")
-                ui.label(what)
-
-    async def _press(self, event: Any) -> None:
-        """A key."""
-        if not event.action.keydown or event.modifiers.ctrl or event.modifiers.meta or event.modifiers.alt:
-            return
-        controls, key = self.controls, event.key.name
-        key = key.lower() if len(key) == 1 else key
-        steps = {
-            "ArrowLeft": (controls.sample, -1), "ArrowRight": (controls.sample, 1), "ArrowUp": (controls.slice, 1),
-            "ArrowDown": (controls.slice, -1), "[": (controls.threshold, -0.05), "]": (controls.threshold, 0.05),
-            ",": (controls.radius, -0.5), ".": (controls.radius, 0.5),
-        }  # fmt: skip
-        switches = {"b": controls.brush, "e": controls.erase}
-        if key in steps:
-            slider, step = steps[key]
-            value = round(slider.value + step, 2)
-            slider.value = min(max(value, float(slider.props["min"])), float(slider.props["max"]))
-        elif key in "+=-0":
-            ui.run_javascript(f"zoomStage({ {'-': 0.8, '0': 0}.get(key, 1.25) })")
-        elif key in "123":
-            controls.base.value = ["Image", *MAPS][int(key) - 1]
-        elif key == "?":
-            self._show_keys()
-        elif self.shown is None or event.action.repeat:
-            return
-        elif key in switches:
-            switches[key].value = not switches[key].value
-        elif key == "c":
-            self._choose(None)
-        elif key == "z":
-            self._undo()
-        elif key == "s":
-            await self._save()
-        elif key == "n":
-            await self._open_next()

@@ -5,6 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from ...bundle.segmenter import Segmenter
+from ...data.datalist import load_dataset_info
+from ...data.labelled import list_labelled
+from ...data.splits import SPLITS
+from ...ensemble.inferer import sampling_settings
+from ...io.formats import list_inputs
+from ...predict.ensemble import Ensemble
+from .case import OpenCase, open_case
+from .labels import name_thing
+
+# Samples by which waiting images are ordered: few, since the order needs no figure.
+SCORED_SAMPLES = 4
+
 
 class Queue:
     """The images of a folder.
@@ -39,3 +52,36 @@ class Queue:
         """How far it is: ``"3/12 labelled, 5 ranked"``."""
         ranked = sum(path not in self.done for path, score in self.scores.items() if score is not None)
         return f"{len(self.done)}/{len(self.paths)} labelled, {ranked} ranked"
+
+
+def open_first(
+    path: str | Path, segmenter: Segmenter, raters: str | Sequence[str] | None, labels: str | Path
+) -> tuple[OpenCase, Queue | None]:
+    """Open an image; of a prepared folder, or one of pictures, the first without a label, with the queue of all.
+
+    Raises:
+        InputError: see :func:`~medseglatdiff_monai.integrations.view.case.open_case`.
+    """
+    path = Path(path)
+    if (path / "dataset.json").is_file():
+        dataset = load_dataset_info(path)
+        paths = [path / item["image"] for part in SPLITS for item in dataset.get(part, [])]
+    else:
+        paths = list_inputs(path)
+    if paths == [path] or not paths:
+        return open_case(path, segmenter, raters), None
+    labelled = list_labelled(labels)
+    queue = Queue(paths, [entry for entry in paths if name_thing(entry) in labelled])
+    return open_case(queue.choose() or paths[0], segmenter, raters), queue
+
+
+def find_disagreement(ensemble: Ensemble) -> float | None:
+    """1 - mean IoU of two different samples; ``None`` of a single one."""
+    agreement = ensemble.agreement()
+    return None if agreement is None else 1.0 - agreement
+
+
+def score_image(path: Path, segmenter: Segmenter) -> float | None:
+    """Disagreement of a few samples of an image that is not open."""
+    steps = sampling_settings(segmenter.inferer, segmenter.network)["num_inference_steps"] or 1
+    return find_disagreement(open_case(path, segmenter).segment(SCORED_SAMPLES, steps, segmenter.inferer.seed).ensemble)
