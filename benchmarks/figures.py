@@ -496,6 +496,16 @@ def preparation(record: dict) -> str:
     return f"{markdown(titles, rows)}\n\n{note}"
 
 
+def guards(result: dict) -> str:
+    """Markdown table of what the checks of an input cost beside a prediction with it."""
+    rows = [
+        (row["name"], f"{1000 * row['seconds']:.0f}", f"{row['seconds'] / row['prediction_seconds']:.1%}")
+        for row in result["rows"]
+    ]
+    head = f"Processor time, medians of {result['repeats']} calls, on a core of an {result['provenance']['processor']}."
+    return section(head, markdown("| input | ms | share of a prediction |", rows), "guards")
+
+
 def reliability() -> str:
     """Markdown table of what the reliability tests tried, one row per file that they left."""
     found = [json.loads(path.read_text()) for path in sorted((RESULTS / "reliability").glob("*.json"))]
@@ -562,6 +572,7 @@ def render() -> dict[Path, str]:
     ]
     for page, mark, source, describe in (
         ("how-to/dicom.md", "volumes", "volume_coverage", volumes),
+        ("reference/reliability.md", "guards", "guards", guards),
         ("how-to/prepare-lidc.md", "prepare_lidc figures", "prepare_lidc", preparation),
         ("systems.md", "system costs", "system_costs", system_costs),
         ("variants.md", "volume costs", "system_costs", volume_costs),
