@@ -222,6 +222,20 @@ def test_results_do_not_depend_on_the_batch_size(bundle: Path, data: Path, tmp_p
         assert one[case]["ged_v"] == pytest.approx(four[case]["ged_v"], abs=2e-3)
 
 
+def test_named_raters_are_scored_by_name(bundle: Path, data: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(data, tmp_path / "data")
+    info = json.loads((copy / "dataset.json").read_text())
+    names = ["anna", "ben", "cleo", "dan"]
+    (copy / "dataset.json").write_text(json.dumps({**info, "raters": names}))
+    found = evaluate(bundle, copy, tmp_path / "scores", num_samples=NUM_SAMPLES, save_samples=True)["raters"]
+    assert list(found) == names
+    saved = [np.load(path) for path in (tmp_path / "scores" / "samples").iterdir()]
+    for number, name in enumerate(names):
+        dice = [overlap(case["consensus"], case["raters"][number])[0] for case in saved if case["raters"][number].any()]
+        assert found[name] == {"dice": pytest.approx(np.mean(dice)), "num_cases": len(dice)}
+    assert found["cleo"]["num_cases"] == found["ben"]["num_cases"] + 1
+
+
 def test_a_case_that_is_there_twice_is_refused(bundle: Path, data: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(data, tmp_path / "data")
     info = json.loads((copy / "dataset.json").read_text())

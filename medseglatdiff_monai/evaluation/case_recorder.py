@@ -30,6 +30,7 @@ from ..ensemble.inferer import EnsembleInferer, sampling_settings
 from ..files import save_with
 from ..io.prepared import LoadCased
 from ..metrics.masks import mean_mask
+from ..metrics.overlap import dice_score
 from ..networks.codecs import CodecBase, IdentityCodec
 from ..networks.weights import load_weights
 from ..provenance import provenance
@@ -37,7 +38,7 @@ from .arguments import check_scoring
 from .codec import rebuild_image, rebuild_masks
 from .columns import COLUMNS, why_undefined
 from .picture import plot_cases
-from .result import ScoredCase, pool_bins, reliability, summarize, write_result
+from .result import ScoredCase, pool_bins, reliability, score_raters, summarize, write_result
 from .scored import ScoredMasks
 
 
@@ -62,7 +63,8 @@ class CaseRecorder:
         surface_tolerance: distance in pixels of that grid up to which surface Dice takes two outlines as equal.
         save_samples: write ``samples/<case>.npz``.
         record: further entries of the provenance.
-        dataset_dir: prepared folder whose ``dataset.json`` may name the raters.
+        dataset_dir: prepared folder whose ``dataset.json`` may name the raters: ``metrics.json`` then says how each agrees
+            with the consensus.
     """
 
     def __init__(
@@ -128,7 +130,8 @@ class CaseRecorder:
             row.update({name: float(values[i]) for name, values in codecs.items()})
             row["seconds"] = seconds
             bins = {name: scored.bins(c.pooled)[0].numpy() for name, c in COLUMNS.items() if c.pooled is not None}
-            self.cases.append(ScoredCase(row, bins, scored.raters.shape[1]))
+            with_raters = dice_score(scored.consensus.expand_as(scored.raters), scored.raters, ignore_empty=True)
+            self.cases.append(ScoredCase(row, bins, with_raters[0].numpy()))
             if self.save_samples:
                 self._save(case, scored)
 
@@ -215,11 +218,13 @@ class CaseRecorder:
         cases = sorted(cases, key=lambda case: order[case.row["case"]])
         summary = self._summary(cases)
         parameter = next(self.network.parameters(), None)
+        names = [] if self.dataset_dir is None else load_dataset_info(self.dataset_dir).get("raters", [])
         write_result(
             self.output_dir,
             cases,
             summary,
-            self._not_applicable(summary, max(case.num_raters for case in cases)),
+            self._not_applicable(summary, max(len(case.rater_dice) for case in cases)),
+            raters=score_raters(cases, names),
             calibration={name: reliability(pool_bins(cases, name)) for name in cases[0].bins},
             settings={
                 "threshold": self.inferer.threshold,
@@ -231,7 +236,6 @@ class CaseRecorder:
             },
             provenance={**self.record, **provenance("cpu" if parameter is None else parameter.device)},
         )
-        names = [] if self.dataset_dir is None else load_dataset_info(self.dataset_dir).get("raters", [])
         plot_cases(cases, self._sample_again, self.output_dir / "cases.png", names)
         engine.state.metrics.update({k: v for k, v in summary.items() if isinstance(v, float)})
 

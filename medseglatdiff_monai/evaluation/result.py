@@ -27,16 +27,31 @@ VERSION_ADVICE = (
 
 
 class ScoredCase(NamedTuple):
-    """The record of one case: its row of the table, the bins of its pooled columns, its number of raters."""
+    """The record of one case.
+
+    Attributes:
+        row: column → value.
+        bins: pooled column → bins (3, number of bins).
+        rater_dice: (R,) of the consensus, NaN where the rater marked nothing.
+    """
 
     row: dict[str, Any]
     bins: dict[str, np.ndarray]
-    num_raters: int
+    rater_dice: np.ndarray
 
 
 def pool_bins(cases: Sequence[ScoredCase], name: str) -> np.ndarray:
     """Bins (3, number of bins) of a column, of the pixels of all cases together."""
     return np.sum([case.bins[name] for case in cases], axis=0)
+
+
+def score_raters(cases: Sequence[ScoredCase], names: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
+    """Mean Dice of the consensus with each named rater, over the cases in which the rater marked something."""
+    scores = {}
+    for rater, name in enumerate(names):
+        values = [float(case.rater_dice[rater]) for case in cases if math.isfinite(case.rater_dice[rater])]
+        scores[name] = {"dice": statistics.fmean(values) if values else None, "num_cases": len(values)}
+    return scores
 
 
 def reliability(bins: np.ndarray) -> dict[str, list[float]]:

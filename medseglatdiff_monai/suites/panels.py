@@ -57,7 +57,7 @@ def _render_system(request: Request, part: Scored) -> list[dict[str, str]]:
     panels = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "panel.png"
-        plot_comparison(compared, path, system, "Raters and samples of the same cases")
+        plot_comparison(compared, path, system, "Raters and samples of the same cases", request.info.get("raters", ()))
         panels.append({"title": f"{system}: raters and samples", "png": _base64(path)})
         plot_panel(image, masks["samples"], confidence, masks["consensus"], entropy, path, case, system)
         panels.append({"title": f"{system}: {case}", "png": _base64(path)})
