@@ -11,6 +11,7 @@ import re
 import socket
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -277,25 +278,24 @@ def test_bad_input(segmenter: Segmenter, crop_png: Path, series: Path, tmp_path:
 
 def test_no_error_leaves_the_page_waiting() -> None:
     pytest.importorskip("nicegui")
-    from medseglatdiff_monai.integrations.view.page import Page
+    from medseglatdiff_monai.integrations.view.asking import Asking
 
     said: list[tuple[str, bool]] = []
-    page = Page.__new__(Page)
     spinner = SimpleNamespace(visible=False)
-    page.asked = 0
-    page.controls = SimpleNamespace(spinner=spinner, say=lambda text, wrong: said.append((text, wrong)))
+    controls: Any = SimpleNamespace(spinner=spinner, say=lambda text, wrong: said.append((text, wrong)))
+    asking = Asking(controls)
 
     def fail(error: Exception, later: bool = False) -> None:
-        page.asked += later
+        asking.number += later
         raise error
 
     async def ask() -> None:
-        assert await page._run(int, "3") == 3
-        assert await page._run(fail, InputError("a.png: no picture")) is None
-        assert await page._run(fail, ZeroDivisionError("x")) is None
+        assert await asking.ask(int, "3") == 3
+        assert await asking.ask(fail, InputError("a.png: no picture")) is None
+        assert await asking.ask(fail, ZeroDivisionError("x")) is None
         assert not spinner.visible
         # The answer to a question after which another was asked is nobody's.
-        assert await page._run(fail, InputError("late"), True) is None
+        assert await asking.ask(fail, InputError("late"), True) is None
 
     asyncio.run(ask())
     assert said == [

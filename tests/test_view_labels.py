@@ -296,7 +296,7 @@ def test_the_list_shows_the_bundle_that_is_loaded() -> None:
                 page.controls.bundle.value = page.bundle_shown = meanwhile
             return segmenter
 
-        page._run = run
+        page.asking = SimpleNamespace(ask=run)
         page.controls.bundle.value = name
         await page._choose_bundle()
         return page.controls.bundle.value, page.segmenter

@@ -63,8 +63,8 @@ class CaseRecorder:
         surface_tolerance: distance in pixels of that grid up to which surface Dice takes two outlines as equal.
         save_samples: write ``samples/<case>.npz``.
         record: further entries of the provenance.
-        dataset_dir: prepared folder whose ``dataset.json`` may name the raters: ``metrics.json`` then says how each agrees
-            with the consensus.
+        dataset_dir: prepared folder whose ``dataset.json`` may name the raters; ``metrics.json`` then says how each
+            agrees with the consensus.
     """
 
     def __init__(

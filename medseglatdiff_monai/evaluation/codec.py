@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..bundle.segmenter import inference_config
@@ -79,7 +80,7 @@ def evaluate_codec(
             item = items[len(cases)]
             row: dict[str, Any] = {"case": item["case"], "group": item.get("group", "")}
             row.update({name: float(values[i]) for name, values in scores.items()})
-            cases.append(ScoredCase(row, {}, 1))
+            cases.append(ScoredCase(row, {}, np.empty(0)))
     means = summarize(cases)
     why = "no mask has a pixel" if codec == "mask_codec" else "images have no overlap"
     write_result(
