@@ -36,7 +36,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(RUN) -m pytest -q
   -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo label-server test lint integration reliability bundles docs wheels clean
+.PHONY: help setup demo label-server test lint integration reliability audit bundles docs wheels clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -94,6 +94,18 @@ lint: $(STAMP)
 	$(RUN) -m mypy
 	@echo "lint: passed"
 
+# For maintainers: known vulnerabilities of the tested versions, where the service that lists them can be reached, and the
+# page of licences.
+audit: $(STAMP)
+	$(RUN) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet pip-audit pip-licenses
+	(sed '/^<!-- licences -->/q' docs/reference/licences.md; .venv-audit/bin/pip-licenses --python $(RUN) --from=mixed \
+	  --order=license --no-version --format=markdown | sed -E 's/ +\|/ |/g; s/-{4,}/---/g'; \
+	  echo '<!-- /licences -->') > licences.tmp
+	mv licences.tmp docs/reference/licences.md
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	@echo "audit: no known vulnerability; licences in docs/reference/licences.md"
+
 # For maintainers: the bundles' stage files are built from configs/; a test fails when they differ.
 bundles: $(STAMP)
 	$(RUN) -m medseglatdiff_monai.bundle
@@ -115,4 +127,4 @@ wheels: $(STAMP)
 	@echo "wheels: pip install dist/*.whl"
 
 clean:
-	rm -rf $(VENV) $(LABEL_VENV) demo_output build dist *.egg-info bundles/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LABEL_VENV) .venv-audit demo_output build dist *.egg-info bundles/*.egg-info .pytest_cache .mypy_cache .ruff_cache
