@@ -21,6 +21,7 @@ FOLDER = Path(__file__).resolve().parent / "results" / "suites"
 # Suite → what it asks, and the metric that answers it.
 QUESTIONS = {
     "paper-table-1": ("What do the codecs keep of masks and images?", "dice"),
+    "mask-codecs": ("What do the mask codec's loss, weight and latent keep?", "dice"),
     "paper-table-2": ("How good is one mask of each one-to-one system?", "dice"),
     "paper-table-3": ("How good is the ensemble's consensus?", "dice"),
     "paper-figure-3": ("How many samples does the consensus need?", "dice"),
