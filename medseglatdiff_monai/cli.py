@@ -173,6 +173,9 @@ def _say_scores(result: Mapping[str, Any], arguments: Mapping[str, Any]) -> None
     summary, output_dir = result["summary"], arguments["output_dir"]
     names = [name for name in ("ged_v", "ged_u", "hm_iou", "dice", "iou") if summary[name] is not None]
     print("  ".join(f"{name} {summary[name]:.4f}" for name in names), f" ({summary['num_cases']} cases)")
+    if "bundle" not in arguments:
+        print(f"Results: {output_dir}/metrics.json, {output_dir}/cases.csv")
+        return
     print(f"Results: {output_dir}/metrics.json, {output_dir}/cases.csv, {output_dir}/cases.png")
     _say_next("predict", arguments["bundle"], "IMAGE", "--output-dir", "out")
 
@@ -251,12 +254,14 @@ COMMANDS: dict[str, Command] = {
     "prepare": Command("data.prepare:prepare", 2, _say_prepared),
     "train": Command("training.run:train", 1, _say_run),
     "evaluate": Command("evaluation.run:evaluate", 1, _say_scores),
+    "score": Command("evaluation.predictions:score", 1, _say_scores),
     "benchmark": Command("suites.command:run_suite", 1, _say_suite, aliases={"run": "runs"}),
     "predict": Command("predict.command:predict", 2, _say_predictions, several=True),
     "report": Command("predict.report:report", 1, _say_report),
     "view": Command("integrations.view.command:view", 1),
     "export": Command("integrations.export.export:export", 1, "Exported"),
     "pack": Command("bundle.pack:pack", 1, _say_packed),
+    "to-nnunet": Command("integrations.nnunet:to_nnunet", 1, "Written"),
     "register": Command("integrations.mlflow.register:register", 1, _say_registered),
     "new-bundle": Command("bundle.new:new_bundle", 1, _say_new_bundle, aliases={"from": "source"}),
     "check-bundle": Command("bundle.check:check_bundle", 1, _say_checked),

@@ -35,7 +35,7 @@ def write_case(case: PreparedCase, group: str, output: Path, written: list[Path]
         affine = np.diag([*((case.spacing_mm or (1.0, 1.0)) + (1.0, 1.0))[:3], 1.0])
 
     if image.dtype == np.int16 and image.ndim == (3 if volume else 2):
-        suffix, image_bytes = ".nii.gz", _encode_nifti(image, affine)
+        suffix, image_bytes = ".nii.gz", encode_nifti(image, affine)
     elif image.dtype == np.uint8 and not volume and (image.ndim == 2 or image.shape[2:] == (3,)):
         suffix, image_bytes = ".png", _encode_png(image)
     else:
@@ -51,7 +51,7 @@ def write_case(case: PreparedCase, group: str, output: Path, written: list[Path]
         "spacing_mm": None if case.spacing_mm is None else [float(value) for value in case.spacing_mm],
         **case.extra,
     }
-    label_bytes = _encode_nifti(np.moveaxis(masks, 0, -1).astype(np.uint8), affine)
+    label_bytes = encode_nifti(np.moveaxis(masks, 0, -1).astype(np.uint8), affine)
     for name, content in ((item["image"], image_bytes), (item["label"], label_bytes)):
         # Thousands of files: the disk is waited for once, before dataset.json calls them complete.
         save_bytes(content, output / name, sync=False)
@@ -68,7 +68,8 @@ def _encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _encode_nifti(array: np.ndarray, affine: np.ndarray) -> bytes:
+def encode_nifti(array: np.ndarray, affine: np.ndarray) -> bytes:
+    """Bytes of a ``.nii.gz``, the same for the same array and affine; millimetres."""
     import nibabel
 
     image = nibabel.Nifti1Image(np.ascontiguousarray(array), np.asarray(affine, dtype=np.float64))

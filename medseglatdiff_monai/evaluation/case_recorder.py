@@ -30,7 +30,6 @@ from ..ensemble.inferer import EnsembleInferer, sampling_settings
 from ..files import save_with
 from ..io.prepared import LoadCased
 from ..metrics.masks import mean_mask
-from ..metrics.overlap import dice_score
 from ..networks.codecs import CodecBase, IdentityCodec
 from ..networks.weights import load_weights
 from ..provenance import provenance
@@ -38,7 +37,7 @@ from .arguments import check_scoring
 from .codec import rebuild_image, rebuild_masks
 from .columns import COLUMNS, why_undefined
 from .picture import plot_cases
-from .result import ScoredCase, pool_bins, reliability, score_raters, summarize, write_result
+from .result import ScoredCase, pool_bins, reliability, score_case, score_raters, summarize, write_result
 from .scored import ScoredMasks
 
 
@@ -122,18 +121,11 @@ class CaseRecorder:
                 "network": self._masks(samples[i], labels[i], confidence[i]),
                 "native": self._native_masks(case, item["image"], samples[i], confidence[i]),
             }
-            scored = grids[self.score_at]
-            row = {"case": case, "group": self.items[case].get("group", "")}
-            for name, column in COLUMNS.items():
-                if column.score is not None and column.grid != self.score_at:
-                    row[name] = float(column.score(grids[column.grid or self.score_at]))
-            row.update({name: float(values[i]) for name, values in codecs.items()})
-            row["seconds"] = seconds
-            bins = {name: scored.bins(c.pooled)[0].numpy() for name, c in COLUMNS.items() if c.pooled is not None}
-            with_raters = dice_score(scored.consensus.expand_as(scored.raters), scored.raters, ignore_empty=True)
-            self.cases.append(ScoredCase(row, bins, with_raters[0].numpy()))
+            found = score_case(case, self.items[case].get("group", ""), grids, self.score_at)
+            found.row.update({name: float(values[i]) for name, values in codecs.items()}, seconds=seconds)
+            self.cases.append(found)
             if self.save_samples:
-                self._save(case, scored)
+                self._save(case, grids[self.score_at])
 
     def _masks(self, samples: torch.Tensor, raters: torch.Tensor, confidence: torch.Tensor) -> ScoredMasks:
         """Samples (N, H, W) and raters (R, H, W) bool, confidence (1, H, W), as this evaluation fuses them."""

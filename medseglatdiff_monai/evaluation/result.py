@@ -1,4 +1,4 @@
-"""Writing and reading the files of an evaluation, ``metrics.json`` and ``cases.csv``."""
+"""The score of a case, and the files of an evaluation: ``metrics.json`` and ``cases.csv``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import torch
 from ..errors import InputError
 from ..files import read_versioned, save_json, save_text
 from ..metrics.calibration import calibration_error
+from ..metrics.overlap import dice_score
 from .columns import COLUMNS
+from .scored import ScoredMasks
 
 # Raised with every change in the meaning of a column: results of two versions must not be compared.
 RESULT_VERSION = 2
@@ -38,6 +40,19 @@ class ScoredCase(NamedTuple):
     row: dict[str, Any]
     bins: dict[str, np.ndarray]
     rater_dice: np.ndarray
+
+
+def score_case(case: str, group: str, grids: Mapping[str, ScoredMasks], score_at: str) -> ScoredCase:
+    """Score an ensemble of one case (B = 1) on the grid ``score_at``; the columns of another grid where it is given."""
+    scored = grids[score_at]
+    row: dict[str, Any] = {"case": case, "group": group}
+    for name, column in COLUMNS.items():
+        grid = column.grid or score_at
+        if column.score is not None and column.grid != score_at and grid in grids:
+            row[name] = float(column.score(grids[grid]))
+    bins = {name: scored.bins(c.pooled)[0].numpy() for name, c in COLUMNS.items() if c.pooled is not None}
+    with_raters = dice_score(scored.consensus.expand_as(scored.raters), scored.raters, ignore_empty=True)
+    return ScoredCase(row, bins, with_raters[0].numpy())
 
 
 def pool_bins(cases: Sequence[ScoredCase], name: str) -> np.ndarray:

@@ -111,15 +111,14 @@ def _mean_over_seeds(scored: Sequence[Scored]) -> dict[Key, Table]:
 def _measure(key: Key, table: Table, suite: Suite, notes: Notes) -> Iterator[dict[str, Any]]:
     """One row for each metric that the suite shows of a table."""
     first = table.parts[0]
-    evaluation, system = first.evaluation, first.member.system
+    evaluation = first.evaluation
     costs = _costs([part.member for part in table.parts])
     for metric in suite.shown(evaluation):
         yield {
             "system": key.system, "evaluation": evaluation.name, "key": key.evaluation,
             "axis": "num_samples" if evaluation.subsample else evaluation.axis, "point": key.point,
             "metric": metric, **_figure(metric, table, notes), "num_seeds": len(table.parts), **costs,
-            # A codec alone does not sample.
-            "seconds_per_sample": None if system.reconstruction else _seconds_per_sample(table),
+            "seconds_per_sample": _seconds_per_sample(table),
         }  # fmt: skip
 
 
@@ -143,7 +142,11 @@ def _figure(metric: str, table: Table, notes: Notes) -> dict[str, Any]:
     return figure
 
 
-def _seconds_per_sample(table: Table) -> float:
+def _seconds_per_sample(table: Table) -> float | None:
+    member = table.parts[0].member
+    if member.system.reconstruction or member.predicted:
+        # A codec alone does not sample, and another program has not said.
+        return None
     # A deterministic network is called once, however many equal samples are made of its mask.
     return fmean(
         part.result["summary"]["seconds_per_case"]

@@ -162,7 +162,7 @@ def plan_scoring(
 
 def _estimate(member: Member, evaluation: Evaluation, request: Request) -> float:
     """Seconds that one case takes; 0 if it cannot be estimated."""
-    if member.system.reconstruction:
+    if member.system.reconstruction or member.predicted:
         return 0.0
     try:
         return _seconds_per_case(member, evaluation, request)

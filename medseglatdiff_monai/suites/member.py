@@ -10,6 +10,7 @@ from typing import Any
 from ..bundle.config import load_stage_config
 from ..bundle.folders import find_bundle
 from ..errors import InputError
+from ..evaluation.predictions import SUFFIXES
 from ..networks.weights import stage_finished
 from ..training.run import TRAINING_STAGES
 from .request import Request
@@ -38,10 +39,20 @@ class Member:
         return self.system.name if self.given else f"{self.system.name}, seed {self.seed}"
 
     @property
+    def predicted(self) -> bool:
+        """Whether the run is a folder of masks that another program predicted."""
+        return self.given and not (self.run / "configs").is_dir()
+
+    @property
     def weights(self) -> Path:
         """The weights that it is scored with."""
         stage = self.system.reconstruction
         return self.run / "models" / (TRAINING_STAGES[stage] if stage else "model.pt")
+
+    @property
+    def scorable(self) -> bool:
+        """Whether there is something to score."""
+        return self.predicted or self.weights.is_file()
 
     @property
     def trained(self) -> bool:
@@ -70,20 +81,21 @@ def choose_members(
 ) -> tuple[list[Member], list[str]]:
     """Members of a suite, and the names of the systems that were not asked for.
 
-    All systems are taken if ``systems`` is ``None``. ``runs`` has the folder of a run or the name of a bundle for each
-    system that is not to be trained; it counts once, whatever the seeds.
+    All systems are taken if ``systems`` is ``None``. For each system that is not to be trained ``runs`` has the folder
+    of a run, the name of a bundle, or a folder of another program's masks; it counts once, whatever the seeds.
 
     Raises:
-        InputError: an unknown system; a given run without weights.
+        InputError: an unknown system; a given run without weights; see
+            :func:`~medseglatdiff_monai.evaluation.predictions.find_predictions`.
     """
     known = {slug(system.name): system for system in request.suite.systems}
     for name in [*(systems or []), *runs]:
         if slug(name) not in known:
             names = ", ".join(system.name for system in known.values())
             raise InputError(f"The suite {request.suite.name} has no system {name!r}; it has {names}.")
-    given = {slug(name): find_bundle(folder) for name, folder in runs.items()}
+    given = {slug(name): Path(folder) if _holds_masks(folder) else find_bundle(folder) for name, folder in runs.items()}
     for name, place in given.items():
-        if not any((place / "models").glob("*.pt")):
+        if not _holds_masks(place) and not any((place / "models").glob("*.pt")):
             raise InputError(f"--run {name}={place}: no weights in its models/. Train it, or give another folder.")
     wanted = known if systems is None else {slug(name) for name in systems}
     members, others = [], []
@@ -97,6 +109,14 @@ def choose_members(
             run = folder or request.output / "runs" / f"{source}_seed{seed}"
             members.append(Member(system, seed, run, folder is not None))
     return members, others
+
+
+def _holds_masks(folder: str | Path) -> bool:
+    """Whether a folder holds masks and not a bundle."""
+    place = Path(folder)
+    return (
+        place.is_dir() and not (place / "configs").is_dir() and any(p.name.endswith(SUFFIXES) for p in place.iterdir())
+    )
 
 
 def merge_overrides(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,11 +25,12 @@ def render_panels(request: Request, scored: Sequence[Scored]) -> list[dict[str, 
     """What the report shows, as title and PNG in base64.
 
     For each evaluation that asks for panels: raters beside samples for some of its cases, and the first one in detail.
-    A codec on its own has no samples. What cannot be plotted is logged: a report is not lost with a picture.
+    A codec on its own has no samples, and another program's masks are not kept.
+    What cannot be plotted is logged: a report is not lost with a picture.
     """
     panels = []
     for part in scored:
-        if part.evaluation.panels and not part.member.system.reconstruction:
+        if part.evaluation.panels and not part.member.system.reconstruction and not part.member.predicted:
             try:
                 panels += _render_system(request, part)
             except Exception:

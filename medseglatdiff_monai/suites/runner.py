@@ -164,7 +164,7 @@ def _score_all(
         owns = not member.given and member.system.shares is None
         for stage in record.ended_by_budget(member.run) if owns and member.run not in notes.refused else ():
             notes.leave_out(f"{member.label}, {stage}", "the budget ended it before its last epoch")
-        if member.run in notes.refused or not member.weights.is_file():
+        if member.run in notes.refused or not member.scorable:
             if not notes.explains(member):
                 why = "their training failed" if member.run in notes.refused else "there are no weights"
                 notes.explain(member, f"not scored: {why}")

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..errors import InputError
 from ..evaluation import RESULT_VERSION, evaluate, evaluate_codec, load_result
+from ..evaluation.predictions import SUFFIXES, hash_predictions, score
 from ..evaluation.result import VERSION_ADVICE
 from ..files import file_sha256, read_versioned, save_json
 from .member import Member, merge_overrides
@@ -92,7 +94,14 @@ def score_member(member: Member, evaluation: Evaluation, request: Request, max_c
     folder = _folder(member, evaluation, request)
     shutil.rmtree(folder, ignore_errors=True)
     system, codec = member.system, member.system.reconstruction
-    if codec is not None:
+    if member.predicted:
+        if codec is not None or evaluation.subsample or evaluation.axis is not None:
+            raise InputError(
+                f"{member.run} holds masks as they were predicted; this evaluation samples others. Leave it out, or "
+                "give a run."
+            )
+        score(member.run, request.dataset_dir, folder, request.split, max_cases=max_cases, seed=EVALUATION_SEED)
+    elif codec is not None:
         evaluate_codec(member.run, codec, request.dataset_dir, folder, request.split, max_cases, EVALUATION_SEED)
     else:
         settings = evaluation_settings(system, evaluation, request.split, max_cases)
@@ -122,10 +131,20 @@ def _wanted(member: Member, evaluation: Evaluation, request: Request, max_cases:
             "reconstruction": member.system.reconstruction, "subsample": list(evaluation.subsample),
             "draws": evaluation.draws, "metrics": request.suite.shown(evaluation),
         },
+        **_describe(member), "dataset_sha256": request.fingerprint,
+    }  # fmt: skip
+
+
+def _describe(member: Member) -> dict[str, Any]:
+    """What was scored; of another program's masks, instead of weights, the masks themselves."""
+    if member.predicted:
+        masks = sorted(path for path in member.run.iterdir() if path.name.endswith(SUFFIXES))
+        return {"weights_sha256": hash_predictions(masks)}
+    return {
         # What the run's own configuration says of sampling, e.g. test-time augmentation.
         "evaluate_sha256": file_sha256(member.run / "configs" / "evaluate.json"),
-        "weights_sha256": file_sha256(member.weights), "dataset_sha256": request.fingerprint,
-    }  # fmt: skip
+        "weights_sha256": file_sha256(member.weights),
+    }
 
 
 def _read(member: Member, evaluation: Evaluation, folder: Path, wanted: dict[str, Any]) -> Scored:
