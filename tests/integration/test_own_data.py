@@ -46,8 +46,8 @@ def make_folder(source: Path, folder: Path, number: int) -> Path:
 @pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.parametrize(("number", "ratios"), [(10, "7:3:0"), (30, "8:2:0")])
-def test_few_images_give_a_model(
+@pytest.mark.parametrize(("number", "ratios"), [(10, "7:3:0"), (30, "8:2:0"), (300, "8:2:0")])
+def test_own_images_give_a_model(
     number: int, ratios: str, data_dir: Path, unpack: Callable[..., Path], tmp_path: Path
 ) -> None:
     with (data_dir / "isic2018_split.csv").open() as handle:
