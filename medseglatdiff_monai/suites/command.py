@@ -49,8 +49,8 @@ def run_suite(
         systems: names, separated by commas; all by default.
         seeds: training seeds, separated by commas; figures are means over them.
         split: training, validation or test.
-        runs: NAME=FOLDER, separated by commas: trained runs, bundles, or masks that another program predicted, see
-            medseglatdiff score, to take instead of training; on the command line --run.
+        runs: NAME=FOLDER, separated by commas: trained runs, bundles, or folders of masks as the command score takes
+            them, in place of training; on the command line --run.
         overrides: configuration keys of every system's training, e.g. --max_epochs 1. --device cpu holds for its
             scoring, too.
 
