@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Mounts the layers, the devices and the folders that are lent, and becomes the command in the root folder.
@@ -161,27 +162,28 @@ class Builder:
         self, image: Image, words: Sequence[str], variables: dict[str, str] | None = None, lent: Sequence[str] = ()
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in an image as its user; what it writes stays in the image's newest layer."""
-        return subprocess.run(
-            self.command(image, words, variables, lent), env=self._environment(image, lent), capture_output=True,
-            text=True, timeout=3000,
-        )  # fmt: skip
+        command, environment = self._enter(image, words, variables or {}, lent)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000)
 
-    def command(
-        self, image: Image, words: Sequence[str], variables: dict[str, str] | None = None, lent: Sequence[str] = ()
-    ) -> list[str]:
-        """Words that run a command in an image, with the variables of :meth:`_environment`."""
-        given = [f"{key}={text}" for key, text in {**image.variables, **(variables or {})}.items()]
-        inside = ["/bin/sh", "-c", f'cd {shlex.quote(image.workdir)} && exec "$@"', "sh", *words]
-        return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", ENTER, "sh", *given, *inside]
+    def start(self, image: Image, words: Sequence[str], lent: Sequence[str], stream: IO[str]) -> subprocess.Popen:
+        """Start a command in an image; it ends with the process that is returned."""
+        command, environment = self._enter(image, words, {}, lent)
+        return subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
 
-    def _environment(self, image: Image, lent: Sequence[str]) -> dict[str, str]:
+    def _enter(
+        self, image: Image, words: Sequence[str], variables: dict[str, str], lent: Sequence[str]
+    ) -> tuple[list[str], dict[str, str]]:
         work, merged = self.folder / "work", self.folder / "merged"
         for folder in (work, merged):
             folder.mkdir(exist_ok=True)
-        return {
+        given = [f"{key}={text}" for key, text in {**image.variables, **variables}.items()]
+        inside = ["/bin/sh", "-c", f'cd {shlex.quote(image.workdir)} && exec "$@"', "sh", *words]
+        environment = {
             **os.environ, "LOWER": ":".join(map(str, image.layers[1:])), "UPPER": str(image.layers[0]),
             "WORK": str(work), "MERGED": str(merged), "LENT": " ".join(lent), "RUN_AS": f"{image.user}:{image.user}",
         }  # fmt: skip
+        enter = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", ENTER, "sh"]
+        return [*enter, *given, *inside], environment
 
 
 def copy_context(source: Path, folder: Path) -> Path:
