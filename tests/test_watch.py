@@ -265,7 +265,7 @@ def test_the_command_ends_cleanly(lung: Path, crop_png: Path, ct: np.ndarray, so
         predictions = [out / "one.png" / "one_prediction.json", out / "series" / "series_prediction.json"]
         wait_for(lambda: all(path.is_file() for path in predictions), process, log)
         # So many nodules that it is still at them when it is ended.
-        places = [[float(x), POINT[1], POINT[2]] for x in np.linspace(POINT[0] - 5, POINT[0] + 5, 200)]
+        places = [[float(x), POINT[1], POINT[2]] for x in np.linspace(POINT[0] - 5, POINT[0] + 5, 1000)]
         (source / "series.places.json").write_text(json.dumps({"point": places}))
         before = predictions[1].stat().st_mtime_ns
         time.sleep(4.0)

@@ -80,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
                 body += self.rfile.read(size)
                 self.rfile.readline()
             self.rfile.readline()
-        image = pydicom.dcmread(BytesIO(body[body.index(b"\r\n\r\n") + 4 :]))
+        image = pydicom.dcmread(BytesIO(body[body.index(b"\r\n\r\n") + 4 : body.rindex(b"\r\n--")]))
         answer = pydicom.Dataset()
         item = pydicom.Dataset()
         item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
@@ -162,7 +162,9 @@ def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+def test_a_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # dicomweb-client tries five times within half a minute.
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     with StandIn() as server:
         url = server.url
     with pytest.raises(InputError, match=r"127\.0\.0\.1.*asked for the series 1\.2\.3, it failed \(ConnectionError"):
