@@ -300,6 +300,7 @@ def check_docker(command: Command, page: Sequence[Command]) -> None:
             raise InputError(f"no stage {given['--target']!r}")
         if (argument := given.get("--build-arg", "").partition("=")[0]) and argument not in arguments:
             raise InputError(f"no argument {argument!r}")
+    if words[0] != "run":
         return
     image = next((number for number, word in enumerate(words) if re.fullmatch(r"medseglatdiff(-label)?", word)), None)
     if image is None:
@@ -375,7 +376,7 @@ def test_command_is_right(command: Command) -> None:
         ("docker build --target label .", "no stage 'label'"),
         ("docker build --build-arg TORCH_INDEX=a .", "no argument 'TORCH_INDEX'"),
         ("docker run --rm medseglatdif watch a b", "none of the images"),
-        ("docker run --rm medseglatdiff watch a b --setle-seconds 3", "Did you mean '--settle-seconds'"),
+        ("docker run --rm medseglatdiff watch a b --setle-seconds 3", "setle_seconds"),
         ("pip install -e '.[dicm]'", "no extra 'dicm'"),
         ("pip install 'medseglatdiff_monai[dicom,lidk]'", "no extra 'lidk'"),
     ],
@@ -408,7 +409,7 @@ NOT_RUN = {
     r": sbatch": "needs SLURM; tests/integration/test_multi_node.py runs the script with stand-ins",
     r"README.md:\d+: make demo": "is run in docs/tutorials/first_ensemble.md",
     r": make test": "these tests are part of it",
-    r": docker": "there is no Docker here; tests/test_container.py runs the Dockerfile's steps",
+    r": docker": "needs Docker; tests/test_container.py runs the Dockerfile's steps without it",
     r": medseglatdiff watch": "watches until it is stopped; tests/test_watch.py starts one",
     r"--dicomweb": "asks a server; tests/integration/test_orthanc.py starts one",
     r": (pip|apt-get)": "changes the environment",
