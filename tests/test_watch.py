@@ -224,8 +224,9 @@ def test_a_series_says_what_it_needs_and_is_predicted_as_by_predict(
     ("arguments", "message"),
     [
         ({"input_dir": "none"}, r"none: no such folder"),
-        ({"output_dir": "in"}, r"in is inside in"),
-        ({"output_dir": "in/out"}, r"in/out is inside in"),
+        ({"output_dir": "in"}, r"in and in: one is in the other"),
+        ({"output_dir": "in/out"}, r"in and in/out: one is in the other"),
+        ({"output_dir": "."}, r"in and \.: one is in the other"),
         ({"settle_seconds": -1.0}, r"--settle-seconds is -1\.0; expected seconds"),
         ({"num_samples": 0}, r"--num-samples is 0"),
         ({"bundle": "lung_nodul_ct"}, r"Did you mean 'lung_nodule_ct_latent_diffusion'"),

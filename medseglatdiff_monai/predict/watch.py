@@ -89,14 +89,17 @@ def watch(
             its range; no such bundle.
     """
     check_options(num_samples, num_inference_steps, seed, slices, reach_mm, dicom, {**overrides, "device": device})
-    if isinstance(settle_seconds, bool) or not 0.0 <= settle_seconds < float("inf"):
+    number = isinstance(settle_seconds, int | float) and not isinstance(settle_seconds, bool)
+    if not number or not 0.0 <= settle_seconds < float("inf"):
         raise InputError(f"--settle-seconds is {settle_seconds!r}; expected seconds, at least 0.")
     source, target = Path(input_dir), Path(output_dir)
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; expected the one in which images arrive.")
-    if source.resolve() in (target.resolve(), *target.resolve().parents):
+    places = source.resolve(), target.resolve()
+    if any(one == other or one in other.parents for one, other in (places, places[::-1])):
         raise InputError(
-            f"{target} is inside {source}, and results would be taken for inputs; give a folder elsewhere."
+            f"{source} and {target}: one is in the other, where results could be taken for inputs; give two folders "
+            "beside each other."
         )
     segmenter = load_segmenter(
         bundle, weights, experiment, device,
