@@ -136,7 +136,8 @@ def started(builder: Builder, image: Image, words: list[str], data: Path) -> Ite
     try:
         yield log
     finally:
-        process.terminate()
+        # unshare ignores SIGTERM, and takes the command with it when it is killed.
+        process.kill()
         process.wait(timeout=60)
 
 
