@@ -166,9 +166,11 @@ class Builder:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000)
 
     def start(self, image: Image, words: Sequence[str], lent: Sequence[str], stream: IO[str]) -> subprocess.Popen:
-        """Start a command in an image; it ends with the process that is returned."""
+        """Start a command in an image, as a process group of its own."""
         command, environment = self._enter(image, words, {}, lent)
-        return subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
     def _enter(
         self, image: Image, words: Sequence[str], variables: dict[str, str], lent: Sequence[str]
@@ -182,7 +184,7 @@ class Builder:
             **os.environ, "LOWER": ":".join(map(str, image.layers[1:])), "UPPER": str(image.layers[0]),
             "WORK": str(work), "MERGED": str(merged), "LENT": " ".join(lent), "RUN_AS": f"{image.user}:{image.user}",
         }  # fmt: skip
-        enter = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", ENTER, "sh"]
+        enter = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", ENTER, "sh"]
         return [*enter, *given, *inside], environment
 
 

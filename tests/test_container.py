@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -136,8 +137,8 @@ def started(builder: Builder, image: Image, words: list[str], data: Path) -> Ite
     try:
         yield log
     finally:
-        # unshare ignores SIGTERM, and takes the command with it when it is killed.
-        process.kill()
+        # unshare itself ignores SIGTERM, and its command outlives it.
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=60)
 
 
