@@ -242,7 +242,7 @@ def test_arguments_are_checked_at_once(
 
 
 def wait_for(what: Callable[[], Any], process: subprocess.Popen, log: Path) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not what():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < end, log.read_text()
