@@ -257,6 +257,7 @@ COMMANDS: dict[str, Command] = {
     "score": Command("evaluation.predictions:score", 1, _say_scores),
     "benchmark": Command("suites.command:run_suite", 1, _say_suite, aliases={"run": "runs"}),
     "predict": Command("predict.command:predict", 2, _say_predictions, several=True),
+    "watch": Command("predict.watch:watch", 2),
     "report": Command("predict.report:report", 1, _say_report),
     "view": Command("integrations.view.command:view", 1),
     "export": Command("integrations.export.export:export", 1, "Exported"),

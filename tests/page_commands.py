@@ -24,7 +24,8 @@ CLONED = ("medseglatdiff_monai", "bundles", "configs", "benchmarks", "docs", "RE
           "Makefile", "setup.cfg", "pyproject.toml", "constraints.txt")  # fmt: skip
 
 PROGRAMS = (
-    "medseglatdiff", "make", "python", "torchrun", "mlflow", "pip", "source", "curl", "sbatch", "apt-get", "dciodvfy"
+    "medseglatdiff", "make", "python", "torchrun", "mlflow", "pip", "source", "curl", "docker", "sbatch", "apt-get",
+    "dciodvfy",
 )  # fmt: skip
 # Blocks in these languages hold commands and nothing else; blocks in those hold none.
 SHELL = ("", "bash", "sh")

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import inspect
 import io
+import itertools
 import json
 import re
 import runpy
@@ -19,6 +20,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ import numpy as np
 import pytest
 import torch.distributed.run
 from distributions import build_wheels, copy_source, install
+from dockerfile import read_dockerfile
 from page_commands import Command, PageRun, make_clone, make_environment, read_commands
 from PIL import Image
 from small_runs import BUNDLES, LUNG, RETINA, SKIN, run_sizes, small_sizes, write_prepared
@@ -286,6 +289,26 @@ def check_pip(command: Command, page: Sequence[Command]) -> None:
             raise InputError(f"no extra {extra!r}")
 
 
+def check_docker(command: Command, page: Sequence[Command]) -> None:
+    """Stages and build arguments are the Dockerfile's; what is run in an image is a command of its own."""
+    words = command.words[1:]
+    if words[0] == "build":
+        stages = read_dockerfile(ROOT / "Dockerfile")
+        arguments = {text.partition("=")[0] for stage in stages.values() for text in stage.find("ARG")}
+        given = dict(itertools.pairwise(words))
+        if given.get("--target", "medseglatdiff") not in stages:
+            raise InputError(f"no stage {given['--target']!r}")
+        if (argument := given.get("--build-arg", "").partition("=")[0]) and argument not in arguments:
+            raise InputError(f"no argument {argument!r}")
+    if words[0] != "run":
+        return
+    image = next((number for number, word in enumerate(words) if re.fullmatch(r"medseglatdiff(-label)?", word)), None)
+    if image is None:
+        raise InputError("none of the images that the page builds")
+    if words[image] == "medseglatdiff":
+        check_medseglatdiff(replace(command, text=shlex.join(words[image:])), page)
+
+
 def check_sbatch(command: Command, page: Sequence[Command]) -> None:
     if not [word for word in command.words if word.endswith(".sbatch") and (ROOT / word).is_file()]:
         raise InputError("no such script")
@@ -297,6 +320,7 @@ CHECKS: dict[str, Callable[[Command, Sequence[Command]], None]] = {
     "python": check_python,
     "torchrun": check_torchrun,
     "pip": check_pip,
+    "docker": check_docker,
     "sbatch": check_sbatch,
 }
 UNCHECKED = {
@@ -349,6 +373,10 @@ def test_command_is_right(command: Command) -> None:
         ("python tests/golden.py --wirte", "['--wirte'] are not in"),
         ("make tset", "no target 'tset'"),
         ("make label-server STUDIES=a LABEL_ARGS='--prot 8001'", "no options {'prot'}"),
+        ("docker build --target label .", "no stage 'label'"),
+        ("docker build --build-arg TORCH_INDEX=a .", "no argument 'TORCH_INDEX'"),
+        ("docker run --rm medseglatdif watch a b", "none of the images"),
+        ("docker run --rm medseglatdiff watch a b --setle-seconds 3", "setle_seconds"),
         ("pip install -e '.[dicm]'", "no extra 'dicm'"),
         ("pip install 'medseglatdiff_monai[dicom,lidk]'", "no extra 'lidk'"),
     ],
@@ -381,6 +409,9 @@ NOT_RUN = {
     r": sbatch": "needs SLURM; tests/integration/test_multi_node.py runs the script with stand-ins",
     r"README.md:\d+: make demo": "is run in docs/tutorials/first_ensemble.md",
     r": make test": "these tests are part of it",
+    r": docker": "needs Docker; tests/test_container.py runs the Dockerfile's steps without it",
+    r": medseglatdiff watch": "watches until it is stopped; tests/test_watch.py starts one",
+    r"--dicomweb": "asks a server; tests/integration/test_orthanc.py starts one",
     r": (pip|apt-get)": "changes the environment",
     r": dciodvfy": "another project's program",
     r": medseglatdiff (score|.* --run nnU-Net=)": "another program's masks; tests/test_predictions.py scores some",

@@ -17,6 +17,10 @@ Place = tuple[str, tuple[float, ...]]
 FORMS = {"point": (3, "X,Y,Z"), "index": (3, "I,J,K"), "roi": (6, "X0,Y0,Z0,X1,Y1,Z1")}
 
 
+class MissingPlace(InputError):
+    """A volume is given without a place, and the bundle needs one."""
+
+
 def parse_places(given: Mapping[str, Any], number: int) -> list[list[Place]]:
     """Parse the places in each of `number` inputs; an empty list where none is given.
 
@@ -95,7 +99,8 @@ def find_points(source: RasterInput | VolumeInput, places: Sequence[Place], crop
         (K, 3), x, y, z in millimetres, one row per place; no row for an image that is taken whole.
 
     Raises:
-        InputError: a place is missing, outside the volume, or of no use here.
+        MissingPlace: the bundle needs a place, and none is given.
+        InputError: a place is outside the volume, or of no use here.
     """
     # Imported here: they import MONAI, which takes seconds, and `parse_places` does not need it.
     from .planes import index_to_point
@@ -123,7 +128,7 @@ def find_points(source: RasterInput | VolumeInput, places: Sequence[Place], crop
         return np.array([_check_inside(source, place) for place in places])
     if source.needs_place:
         x, y, z = index_to_point([(side - 1) / 2 for side in source.shape], source.affine)
-        raise InputError(
+        raise MissingPlace(
             f"{source.path}: a volume of shape {source.shape}; the bundle {bundle} needs to know where the nodule is. "
             "Give --point X,Y,Z or --roi X0,Y0,Z0,X1,Y1,Z1 (LPS millimetres; the volume's middle is "
             f"{x:.1f},{y:.1f},{z:.1f}) or --index I,J,K (column, row, slice from 0)."

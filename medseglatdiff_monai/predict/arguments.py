@@ -1,8 +1,31 @@
-"""How far a nodule is followed, checked without torch and MONAI, whose import takes seconds."""
+"""Options of predictions, checked without torch and MONAI, whose import takes seconds."""
 
 from __future__ import annotations
 
-from ..errors import InputError
+from collections.abc import Mapping
+from typing import Any
+
+from ..bundle.arguments import check_overrides
+from ..errors import InputError, check_count, check_integer
+
+
+def check_options(
+    num_samples: int | None,
+    num_inference_steps: int | None,
+    seed: int,
+    slices: int | None,
+    reach_mm: float,
+    dicom: bool | None,
+    overrides: Mapping[str, Any],
+) -> None:
+    """Raise the InputError of an option of `predict` or `watch` that is out of its range."""
+    check_count("--num-samples", num_samples)
+    check_count("--num-inference-steps", num_inference_steps)
+    check_integer("--seed", seed)
+    check_range(slices, reach_mm)
+    if dicom is not None and not isinstance(dicom, bool):
+        raise InputError(f"--dicom is {dicom!r}; expected True or False, or left out.")
+    check_overrides(overrides)
 
 
 def check_range(slices: int | None, reach_mm: float) -> None:

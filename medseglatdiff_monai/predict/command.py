@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bundle.arguments import check_overrides
 from ..bundle.segmenter import load_segmenter
-from ..errors import InputError, check_count, check_integer
+from ..errors import InputError
+from ..extras import require
+from ..io.dicomweb import Archive
 from ..io.formats import list_inputs
 from ..io.places import parse_places
 from ..startup import heavy_imports
-from .arguments import check_range
+from .arguments import check_options
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +36,7 @@ def predict(
     slices: int | None = None,
     reach_mm: float = 30.0,
     dicom: bool | None = None,
+    dicomweb: str | None = None,
     device: str | torch.device | None = None,
     **overrides: Any,
 ) -> list[dict[str, Any]]:
@@ -57,7 +61,8 @@ def predict(
 
     Args:
         bundle: a bundle's folder or name, see medseglatdiff bundles.
-        inputs: PNG, JPEG and NIfTI files, folders of PNG and JPEG files, and folders with one DICOM CT series each.
+        inputs: PNG, JPEG and NIfTI files, folders of PNG and JPEG files, and folders with one DICOM CT series each;
+            with dicomweb, SeriesInstanceUIDs.
         output_dir: where the results go.
         weights: other weights than the bundle's own.
         experiment: overlay that the weights were trained with.
@@ -76,6 +81,9 @@ def predict(
         reach_mm: no slice farther than this from the clicked one (nodules measure at most 30 mm).
         dicom: True: DICOM SEG and SR of a series must be written; False: they are not; by default they are where
             highdicom (extra dicom) is installed.
+        dicomweb: address of a DICOMweb service, such as http://127.0.0.1:8042/dicom-web: the series are fetched from
+            it, and the DICOM results stored in it, too. User and password are taken from .netrc. Needs the extras
+            dicomweb and dicom.
         device: cpu, cuda, a numbered one such as cuda:1, or mps; by default CUDA if there is one.
         overrides: configuration keys.
 
@@ -87,27 +95,38 @@ def predict(
             :func:`~medseglatdiff_monai.io.open_input`; a folder that holds neither pictures nor DICOM files, or both;
             an argument out of its range; a place that is missing, given twice, outside the volume or not needed; an
             image that the network cannot take; DICOM results asked for without highdicom, or of a series that lacks
-            what they must repeat.
+            what they must repeat; an archive that has no such series, does not answer, or does not take the results.
     """
     given = [Path(path) for path in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     if not given:
         raise InputError(
             "No input: give at least one PNG, JPEG or NIfTI file, a folder of pictures, or one of a DICOM CT series."
         )
-    check_count("--num-samples", num_samples)
-    check_count("--num-inference-steps", num_inference_steps)
-    check_integer("--seed", seed)
-    check_range(slices, reach_mm)
-    if dicom is not None and not isinstance(dicom, bool):
-        raise InputError(f"--dicom is {dicom!r}; expected True or False, or left out.")
-    check_overrides({**overrides, "device": device})
-    paths = [path for entry in given for path in list_inputs(entry)]
-    places = parse_places({"point": point, "index": index, "roi": roi}, len(paths))
-    segmenter = load_segmenter(
-        bundle, weights, experiment, device,
-        num_samples=num_samples, num_inference_steps=num_inference_steps, seed=seed, **overrides,
-    )  # fmt: skip
-    with heavy_imports():
-        from .results import predict_inputs
+    check_options(num_samples, num_inference_steps, seed, slices, reach_mm, dicom, {**overrides, "device": device})
+    with contextlib.ExitStack() as stack:
+        archive = None
+        if dicomweb is not None:
+            if dicom is False:
+                raise InputError(
+                    "--dicom False is given with --dicomweb, to which DICOM results go; leave one of them out."
+                )
+            require("dicom", "--dicomweb")
+            archive, dicom = Archive(dicomweb), True
+        paths = given if archive is not None else [path for entry in given for path in list_inputs(entry)]
+        places = parse_places({"point": point, "index": index, "roi": roi}, len(paths))
+        segmenter = load_segmenter(
+            bundle, weights, experiment, device,
+            num_samples=num_samples, num_inference_steps=num_inference_steps, seed=seed, **overrides,
+        )  # fmt: skip
+        if archive is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medseglatdiff-")))
+            paths = [archive.fetch(str(uid), folder) for uid in given]
+        with heavy_imports():
+            from .results import predict_inputs
 
-    return predict_inputs(segmenter, paths, places, output_dir, experiment, seed, slices, reach_mm, dicom)
+        results = predict_inputs(segmenter, paths, places, output_dir, experiment, seed, slices, reach_mm, dicom)
+        if archive is not None:
+            archive.store(
+                [Path(path) for result in results for path in result["files"].values() if path.endswith(".dcm")]
+            )
+    return results
