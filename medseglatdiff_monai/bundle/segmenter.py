@@ -121,17 +121,21 @@ def inference_config(
 @contextmanager
 def _instantiated(root: Path, stage: str) -> Iterator[None]:
     """Name the configuration whose values nothing can be made from; MONAI and torch raise all kinds of errors."""
+    path = root / "configs" / f"{stage}.json"
     try:
         with unwrapped_errors():
             yield
-    except InputError:
-        raise
+    except InputError as error:
+        if str(root) in str(error):
+            # It names a file of its own, such as that of the weights.
+            raise
+        raise InputError(f"{path}, as it is with experiment and overrides: {str(error)[:1000]}") from error
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise InputError(
-            f"{root / 'configs' / f'{stage}.json'}: nothing can be made of its values, as they are with experiment and "
+            f"{path}: nothing can be made of its values, as they are with experiment and "
             f"overrides ({type(cause).__name__}: {str(cause)[:300]}); expected those that the package's bundles have. "
             "Correct them, or download the bundle again."
         ) from error

@@ -34,8 +34,8 @@ class TrainingRecord:
 
     def add(self, stage: str, iterations: int, minutes: float) -> None:
         """Note what a stage has done so far, ``minutes`` of it in this call."""
-        before = self.content["stages"].get(stage, {"minutes": 0.0})
-        self.content["stages"][stage] = {"iterations": iterations, "minutes": before["minutes"] + minutes}
+        before = self.content["stages"].get(stage, {}).get("minutes", 0.0)
+        self.content["stages"][stage] = {"iterations": iterations, "minutes": before + minutes}
         save_json(self.content, self.path)
 
     def write_costs(self) -> None:
