@@ -42,6 +42,11 @@ OVERLAYS = {
     for stage in STAGES
     if stage != "inference"
 }
+# Of the zoo's docs/readme_template.md, without "Citation Info", which is optional.
+CARD_HEADINGS = [
+    "### Authors", "### Tags", "## Model Description", "## Data", "#### Preprocessing", "## Performance",
+    "## Additional Usage Steps", "## System Configuration", "## Limitations", "## References",
+]  # fmt: skip
 FEW = {"num_samples": 2, "num_inference_steps": 2}
 
 
@@ -65,8 +70,9 @@ def test_bundle_is_complete_and_its_model_card_speaks_of_limits(name: str) -> No
     required = read_metadata(name)["required_packages_version"]
     assert required["medseglatdiff_monai"] == medseglatdiff_monai.__version__
     card = (bundles_dir() / name / "docs" / "README.md").read_text()
-    for needed in ("Not a medical device", "## Limits", "## Data", "data_license.txt"):
+    for needed in ("Not a medical device", "exclude_verify_torchscript_list", "TensorRT", "data_license.txt"):
         assert needed in card
+    assert [line for line in card.splitlines() if line in CARD_HEADINGS] == CARD_HEADINGS
 
 
 @pytest.mark.parametrize("name", BUNDLES)

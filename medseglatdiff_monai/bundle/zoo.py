@@ -17,7 +17,6 @@ from ..errors import InputError
 from .check import check_bundle
 from .config import Bundle
 from .json_style import dump_config
-from .trust import find_code
 
 SCRIPTS = "scripts"
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -34,8 +33,7 @@ def zoo_files(bundle: Bundle, files: Mapping[Path, bytes]) -> dict[Path, bytes]:
         files: contents of those that make it, by their paths in the bundle.
 
     Raises:
-        InputError: the bundle is not complete, or an expression of ``inference.json`` uses this package; only a
-            ``_target_`` can be followed.
+        InputError: the bundle is not complete, or runs code of its own.
     """
     if lacking := check_bundle(bundle.root):
         raise InputError(
@@ -43,11 +41,6 @@ def zoo_files(bundle: Bundle, files: Mapping[Path, bytes]) -> dict[Path, bytes]:
             f"'medseglatdiff check-bundle {bundle.root}' finds nothing, found {len(lacking)}: complete it first."
         )
     config, modules = _rename_targets(json.loads(files[INFERENCE]))
-    if named := [place for place, text in find_code(config) if PACKAGE.name in text]:
-        raise InputError(
-            f"{INFERENCE}: the expression of {named[0]} uses {PACKAGE.name}, which the zoo does not have. Expected the "
-            "package in a '_target_' alone: make it one, or pack as zip."
-        )
     metadata = json.loads(files[METADATA])
     metadata.pop("optional_packages_version", None)
     required = {**metadata["required_packages_version"]}
