@@ -371,6 +371,15 @@ def test_verify_net_in_out(bundle: Path) -> None:
         )  # fmt: skip
 
 
+def test_scripting_says_what_to_call_instead(bundle: Path, tmp_path: Path) -> None:
+    configs = bundle / "configs"
+    with pytest.raises(InputError, match=r"cannot be scripted.* --use_trace True"):
+        ckpt_export(
+            "network_def", filepath=str(tmp_path / "model.ts"), ckpt_file=str(bundle / "models" / "model.pt"),
+            meta_file=str(configs / "metadata.json"), config_file=str(configs / "inference.json"),
+        )  # fmt: skip
+
+
 def test_exported_file_gives_the_same_confidence_map(bundle: Path, tmp_path: Path) -> None:
     configs, weights, exported = bundle / "configs", bundle / "models" / "model.pt", tmp_path / "model.ts"
     ckpt_export(

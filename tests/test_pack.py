@@ -255,7 +255,6 @@ def test_zoo_requires_what_its_scripts_import_and_nothing_else(zoo: Path) -> Non
     needed = {"PIL": "pillow", "itk": "itk-io"}
     imported = {needed.get(name, name) for name in names} | {"einops", "pytorch-ignite", "itk-numerics"}
     assert imported == set(metadata["required_packages_version"])
-    assert "optional_packages_version" not in metadata
 
 
 def test_zoo_bundle_gives_the_packages_masks_without_the_package(

@@ -119,7 +119,6 @@ def make_metadata(
         "version": VERSION,
         "changelog": {VERSION: f"made from {root.name} {source.get('version', '')}".strip()},
         **{key: source[key] for key in kept[1:]},
-        "optional_packages_version": source.get("optional_packages_version", {}),
         "supported_apps": {},
         "name": name.replace("_", " ").capitalize(),
         "task": f"Segmentation of {what} in {images} as several plausible masks with a confidence map",

@@ -85,7 +85,7 @@ def _read(path: Path, bundle: Bundle) -> bytes:
 
 
 def pack(bundle: str | Path, output_file: str | Path, format: str = "zip") -> Path:
-    """Write a bundle, or a finished run, as a zip that MONAI can download and load, or as a folder for a hub or the zoo.
+    """Write a bundle, or a finished run, as a zip that MONAI can download, or a folder for a hub or the zoo.
 
     The zip has one top-level folder that bears the bundle's name; the same bundle gives the same bytes. Its metadata
     names the SHA-256 of the weights, with which they are compared when they are loaded. With NAME that

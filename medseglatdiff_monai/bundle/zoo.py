@@ -1,7 +1,8 @@
 """A bundle in the form that MONAI's model zoo takes: inference by MONAI alone, without this package.
 
-What ``inference.json`` names of this package comes along, as the folder ``scripts/``. Modules import each other relatively
-here, so that a part of the package works under another name as it stands: every file is a copy, byte for byte.
+What ``inference.json`` names of this package comes along, as the folder ``scripts/``. Modules import each other
+relatively here, so that a part of the package works under another name as it stands: every file is a copy, byte for
+byte.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from .json_style import dump_config
 
 SCRIPTS = "scripts"
 PACKAGE = Path(__file__).resolve().parents[1]
+OF_TRAINING = (PACKAGE.name, "mlflow")
 METADATA, INFERENCE = Path("configs/metadata.json"), Path("configs/inference.json")
 
 
 def zoo_files(bundle: Bundle, files: Mapping[Path, bytes]) -> dict[Path, bytes]:
     """Contents of a bundle for the zoo: inference alone, with the modules that it needs.
 
-    Left out are the other stages, which need this package. The metadata requires neither it nor what is optional.
+    Left out are the other stages, which need this package, and what they alone require.
 
     Args:
         bundle: the bundle.
@@ -42,9 +44,8 @@ def zoo_files(bundle: Bundle, files: Mapping[Path, bytes]) -> dict[Path, bytes]:
         )
     config, modules = _rename_targets(json.loads(files[INFERENCE]))
     metadata = json.loads(files[METADATA])
-    metadata.pop("optional_packages_version", None)
-    required = {**metadata["required_packages_version"]}
-    required.pop(PACKAGE.name, None)
+    packages = metadata["required_packages_version"].items()
+    required = {name: version for name, version in packages if name not in OF_TRAINING}
     kept = {path: content for path, content in files.items() if path.parts[0] != "configs" or path.suffix != ".json"}
     return {
         **kept,

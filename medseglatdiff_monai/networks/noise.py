@@ -36,7 +36,7 @@ def draw_sample_noise(
 
     if not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
         return draw()
-    # An export would record the draw itself: TorchScript's would go on with every call, and ONNX has no generators. What
-    # another thread computes is not recorded, its numbers are constants.
+    # An export would record the draw itself: TorchScript's generator would advance with every call, and ONNX has none.
+    # What another thread computes is not recorded: its numbers are constants.
     with ThreadPoolExecutor(1) as thread:
         return torch.from_numpy(thread.submit(lambda: draw().numpy()).result())

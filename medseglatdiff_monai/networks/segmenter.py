@@ -105,9 +105,9 @@ class LatentDiffusionSegmenter(nn.Module):
             InputError: always.
         """
         raise InputError(
-            "This network cannot be scripted, since MONAI's VQVAE and DiffusionModelUNet cannot; it can be traced. Give "
-            "ckpt_export --use_trace True (in Python use_trace=True), or call 'medseglatdiff export', whose file takes "
-            "the noise as well."
+            "This network cannot be scripted, since MONAI's VQVAE and DiffusionModelUNet cannot; it can be traced. "
+            "Give ckpt_export --use_trace True (in Python use_trace=True), or call 'medseglatdiff export', whose file "
+            "takes the noise as well."
         )
 
     def train(self, mode: bool = True) -> LatentDiffusionSegmenter:

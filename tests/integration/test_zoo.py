@@ -13,6 +13,7 @@ from small_runs import BUNDLES
 
 from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.bundle.pack import pack
+from medseglatdiff_monai.bundle.zoo import OF_TRAINING
 
 pytestmark = pytest.mark.integration
 
@@ -38,8 +39,9 @@ def test_requirements_resolve(python: str, tmp_path: Path) -> None:
     requirements = set()
     for name in BUNDLES:
         metadata = json.loads((bundles_dir() / name / "configs" / "metadata.json").read_text())
-        required = {**metadata["required_packages_version"]}
-        del required["medseglatdiff_monai"]
+        required = {
+            key: value for key, value in metadata["required_packages_version"].items() if key not in OF_TRAINING
+        }
         own = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
         required |= {package: metadata[key] for package, key in own.items()}
         requirements |= {f"{package}=={version}" for package, version in required.items()}

@@ -58,7 +58,7 @@ class TestInference(unittest.TestCase):
         inferrer.finalize()
         written = [name for _, _, names in os.walk(self.output_dir) for name in names]
         expected = [f"image_{n}_{what}.png" for n in range(2) for what in ("confidence", "consensus")]
-        self.assertEqual(sorted(written), expected)
+        self.assertEqual(sorted(written), expected)  # noqa: PT009
 
 
 if __name__ == "__main__":
