@@ -42,6 +42,11 @@ OVERLAYS = {
     for stage in STAGES
     if stage != "inference"
 }
+# Of the zoo's docs/readme_template.md, without "Citation Info", which is optional.
+CARD_HEADINGS = [
+    "### Authors", "### Tags", "## Model Description", "## Data", "#### Preprocessing", "## Performance",
+    "## Additional Usage Steps", "## System Configuration", "## Limitations", "## References",
+]  # fmt: skip
 FEW = {"num_samples": 2, "num_inference_steps": 2}
 
 
@@ -65,8 +70,9 @@ def test_bundle_is_complete_and_its_model_card_speaks_of_limits(name: str) -> No
     required = read_metadata(name)["required_packages_version"]
     assert required["medseglatdiff_monai"] == medseglatdiff_monai.__version__
     card = (bundles_dir() / name / "docs" / "README.md").read_text()
-    for needed in ("Not a medical device", "## Limits", "## Data", "data_license.txt"):
+    for needed in ("Not a medical device", "exclude_verify_torchscript_list", "TensorRT", "data_license.txt"):
         assert needed in card
+    assert [line for line in card.splitlines() if line in CARD_HEADINGS] == CARD_HEADINGS
 
 
 @pytest.mark.parametrize("name", BUNDLES)
@@ -362,6 +368,15 @@ def test_verify_net_in_out(bundle: Path) -> None:
         verify_net_in_out(
             "network_def", device="cpu", **files, **FEW,
             **{"_meta_#network_data_format#inputs#image#num_channels": shape["num_channels"] + 1},
+        )  # fmt: skip
+
+
+def test_scripting_says_what_to_call_instead(bundle: Path, tmp_path: Path) -> None:
+    configs = bundle / "configs"
+    with pytest.raises(InputError, match=r"cannot be scripted.* --use_trace True"):
+        ckpt_export(
+            "network_def", filepath=str(tmp_path / "model.ts"), ckpt_file=str(bundle / "models" / "model.pt"),
+            meta_file=str(configs / "metadata.json"), config_file=str(configs / "inference.json"),
         )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def test_metadata_follows_the_data_and_passes_the_schema(made: Path) -> None:
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "disc"}
     assert metadata["label_classes"].startswith("4 channel(s)")
     card = (made / "docs" / "README.md").read_text()
-    for needed in ("Not a medical device", "## Limits", "## Data", "data_license.txt", "(B, 1, 64, 64)"):
+    for needed in ("Not a medical device", "## Limitations", "## Data", "data_license.txt", "(B, 1, 64, 64)"):
         assert needed in card
 
 

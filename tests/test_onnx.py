@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.bundle import onnx_export
 from small_runs import LUNG, write_small_bundle
 
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
@@ -119,6 +120,26 @@ def test_steps_are_those_of_the_bundle(prediction_type: str, sampler: str, power
         second_order=sampler == "dpm++",
     )  # fmt: skip
     np.testing.assert_allclose(found, expected.numpy(), rtol=2e-4, atol=2e-4)
+
+
+def test_monais_own_export_gives_the_bundles_confidence_map(bundle: Path, tmp_path: Path) -> None:
+    """One file of image → confidence map: the noise of the bundle's seed is a constant in it."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
+    files = {"ckpt_file": bundle / "models" / "model.pt", "meta_file": bundle / "configs" / "metadata.json"}
+    files |= {"config_file": bundle / "configs" / "inference.json", "filepath": tmp_path / "model.onnx"}
+    segmenter = load_segmenter(bundle, device="cpu", num_samples=3)
+    shape = [1, segmenter.in_channels, *segmenter.image_size]
+    onnx_export("network_def", **{key: str(file) for key, file in files.items()}, input_shape=shape, num_samples=3)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = segmenter.network(image)
+    for _ in range(2):
+        (found,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+        # A pixel whose logit is almost 0 may fall on the other side.
+        assert (np.abs(found - expected.numpy()) > 1e-6).mean() < 1e-3
+    assert expected.unique().numel() > 2
 
 
 @pytest.mark.parametrize("steps", [0, 1001])

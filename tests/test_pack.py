@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from monai.bundle import download, load
+from monai.bundle import ConfigWorkflow, download, load
+from PIL import Image
 from small_runs import LUNG, POLYP, copy_bundle, write_small_bundle
 
+import medseglatdiff_monai
+from medseglatdiff_monai.bundle.check import check_bundle
 from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.bundle.hub import licence_id
 from medseglatdiff_monai.bundle.pack import pack
@@ -20,6 +27,14 @@ from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.cli import main
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.files import file_sha256
+
+PACKAGE = Path(medseglatdiff_monai.__file__).parent
+# MONAI's command in a process that cannot import the package.
+ALONE = """
+import runpy, sys
+sys.modules["medseglatdiff_monai"] = None
+runpy.run_module("monai.bundle", run_name="__main__")
+"""
 
 
 @pytest.fixture
@@ -172,10 +187,10 @@ def test_licence_of_the_data(source: str, licence: str | None) -> None:
     assert licence_id(source) == licence
 
 
-def test_command_packs_both_forms(
+def test_command_packs_all_forms(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for form, name in (("zip", "polyp.zip"), ("huggingface", "polyp")):
+    for form, name in (("zip", "polyp.zip"), ("huggingface", "polyp"), ("zoo", "zoo"), ("zoo", "zoo.zip")):
         arguments = ["medseglatdiff", "pack", POLYP, "--output-file", str(tmp_path / name), "--format", form]
         monkeypatch.setattr(sys, "argv", arguments)
         main()
@@ -188,6 +203,98 @@ def test_hub_folder_replaces_nothing(tmp_path: Path) -> None:
     (tmp_path / "full" / "mine.txt").touch()
     with pytest.raises(InputError, match="is there already"):
         pack(POLYP, tmp_path / "full", format="huggingface")
-    with pytest.raises(InputError, match="--format is 'tar'; expected zip or huggingface"):
+    with pytest.raises(InputError, match="--format is 'tar'; expected zip, huggingface or zoo"):
         pack(POLYP, tmp_path / "x", format="tar")
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lung bundle as the zoo takes it, downloaded and unpacked by MONAI."""
+    folder = tmp_path_factory.mktemp("zoo")
+    archive = pack(LUNG, folder / "packed.zip", format="zoo")
+    download(name=LUNG, url=archive.as_uri(), bundle_dir=folder, progress=False)
+    return folder / LUNG
+
+
+def read_scripts(zoo: Path) -> dict[str, ast.Module]:
+    return {path.as_posix(): ast.parse(path.read_text()) for path in (zoo / "scripts").rglob("*.py")}
+
+
+def test_scripts_are_the_packages_modules(zoo: Path) -> None:
+    for path in (zoo / "scripts").rglob("*.py"):
+        own = PACKAGE / path.relative_to(zoo / "scripts")
+        assert path.read_bytes() == (b"" if path.name == "__init__.py" else own.read_bytes())
+    # What a lazy import asks for is there, too, and nothing of training but what prepares a batch.
+    assert (zoo / "scripts" / "io" / "dicom_series.py").is_file()
+    assert not (zoo / "scripts" / "training" / "run.py").exists()
+    assert {path.name for path in (zoo / "configs").iterdir()} == {"inference.json", "metadata.json", "logging.conf"}
+    shipped = json.loads((bundles_dir() / LUNG / "configs" / "inference.json").read_text())
+    renamed = json.loads((zoo / "configs" / "inference.json").read_text())
+    assert renamed.keys() == shipped.keys()
+    assert "medseglatdiff_monai" not in json.dumps(renamed)
+
+
+def test_zoo_requires_what_its_scripts_import_and_nothing_else(zoo: Path) -> None:
+    metadata = json.loads((zoo / "configs" / "metadata.json").read_text())
+    names = {
+        name.split(".")[0]
+        for tree in read_scripts(zoo).values()
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
+    } - set(sys.stdlib_module_names)
+    # Named by entries of their own; required by torch; asked for by --fusion staple, which says so.
+    names -= {"torch", "monai", "numpy"} | {"jinja2"} | {"SimpleITK"}
+    # What MONAI's attention blocks and engines import without requiring it.
+    needed = {"PIL": "pillow", "itk": "itk-io"}
+    imported = {needed.get(name, name) for name in names} | {"einops", "pytorch-ignite", "itk-numerics"}
+    assert imported == set(metadata["required_packages_version"])
+
+
+def test_zoo_bundle_gives_the_packages_masks_without_the_package(
+    zoo: Path, tmp_path: Path, crop_png: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(crop_png, images)
+
+    def arguments(root: Path, output: str) -> dict[str, Any]:
+        files = {"config_file": root / "configs" / "inference.json", "dataset_dir": images, "bundle_root": root}
+        files["output_dir"] = tmp_path / output
+        return {**{key: str(file) for key, file in files.items()}, "num_samples": 3, "device": "cpu"}
+
+    words = [str(word) for key, value in arguments(zoo, "alone").items() for word in (f"--{key}", value)]
+    subprocess.run([sys.executable, "-c", ALONE, "run", *words], check=True, cwd=tmp_path)
+    workflow = ConfigWorkflow(workflow_type="inference", **arguments(bundles_dir() / LUNG, "package"))
+    workflow.initialize()
+    workflow.run()
+    written = {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir()}
+    assert written == {path.name: path.read_bytes() for path in (tmp_path / "package").iterdir()}
+    assert written.keys() == {"nodule_consensus.png", "nodule_confidence.png"}
+    assert np.asarray(Image.open(tmp_path / "alone" / "nodule_consensus.png")).any()
+
+
+def test_zoo_bundle_is_not_trusted(zoo: Path) -> None:
+    """Its scripts are code that anybody may have changed; the package has them itself."""
+    assert [line for line in check_bundle(zoo) if "runs code of its own" in line and "scripts." in line]
+    with pytest.raises(InputError, match=r"_target_: scripts\.io\.prepared\.LoadCased"):
+        load_segmenter(zoo, device="cpu")
+
+
+def test_zoo_takes_complete_bundles_without_code_of_their_own(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="lacks what the zoo asks for: LICENSE: is missing"):
+        pack(run, tmp_path / "zoo", format="zoo")
+    root = copy_bundle(LUNG, tmp_path / "copy")
+    inference = root / "configs" / "inference.json"
+    config = json.loads(inference.read_text())
+    inference.write_text(json.dumps({**config, "imports": ["$import medseglatdiff_monai"]}))
+    with pytest.raises(InputError, match=r"runs code of its own, imports#0"):
+        pack(root, tmp_path / "zoo", format="zoo")
+    assert not (tmp_path / "zoo").exists()

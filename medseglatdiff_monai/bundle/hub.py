@@ -7,11 +7,9 @@ stand at its top.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import InputError
 from ..extras import require
 from ..startup import heavy_imports
 from .config import Bundle
@@ -19,44 +17,29 @@ from .config import Bundle
 TAGS = ["medical", "monai", "segmentation", "latent-diffusion", "uncertainty"]
 
 
-def write_hub_folder(bundle: Bundle, files: Mapping[Path, bytes], folder: Path) -> Path:
-    """Write a new folder that can be uploaded as it is.
+def hub_files(bundle: Bundle, files: Mapping[Path, bytes]) -> dict[Path, bytes]:
+    """Contents of a folder that can be uploaded as it is.
 
     Args:
         bundle: the bundle.
         files: contents of those that make it, by their paths in the bundle.
-        folder: is made.
 
     Raises:
-        InputError: the folder is there already and not empty, or the extra ``hub`` is not installed.
+        InputError: the extra ``hub`` is not installed.
     """
     require("hub", "--format huggingface")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is there already; expected a new or an empty folder. Give another --output-file.")
     with heavy_imports():
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         from ..networks.weights import load_tensors
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it, so that it appears whole.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as staging:
-        whole = Path(staging) / "whole"
-        for file, content in files.items():
-            target = whole / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-        tensors = load_tensors(bundle.root / "models" / "model.pt")
-        save_file(
-            {name: value.contiguous() for name, value in tensors.items()},
-            whole / "models" / "model.safetensors",
-            metadata={"format": "pt"},
-        )
-        (whole / "README.md").write_text(model_card(bundle), encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        whole.replace(folder)
-    return folder
+    tensors = load_tensors(bundle.root / "models" / "model.pt")
+    weights = save({name: value.contiguous() for name, value in tensors.items()}, metadata={"format": "pt"})
+    return {
+        **files,
+        Path("models/model.safetensors"): weights,
+        Path("README.md"): model_card(bundle).encode(),
+    }
 
 
 def model_card(bundle: Bundle) -> str:

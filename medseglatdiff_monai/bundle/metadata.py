@@ -19,9 +19,17 @@ METHOD = (
     "arXiv:2512.01292, 2025."
 )
 INTENDED_USE = "Research on segmentation and its uncertainty. Not a medical device; not for diagnosis or treatment."
+# Headings of the model zoo's template, in its order.
 MODEL_CARD = """\
 # {title}: an ensemble of masks by latent diffusion
 
+### Authors
+{authors}
+
+### Tags
+Segmentation, {modality}, Latent diffusion, Uncertainty
+
+## Model Description
 {description}
 
 Method: arXiv 2512.01292. A mask codec compresses masks; a conditional diffusion model samples mask latents, which are
@@ -31,20 +39,20 @@ decoded, averaged to a confidence map, and thresholded for the consensus (`thres
 
 This bundle ships no weights yet: train it first (below), and give `--weights` or use the run's folder as the bundle.
 
-## Results
-FILL IN: the figures of `medseglatdiff evaluate`, with the number of cases, samples and steps.
-
 ## Data
 FILL IN: which images of which patients, by which devices; {raters}; how they were split (patients, never images).
 
-## Input and grey scale
+#### Preprocessing
 {image_classes}.
 
 Input of the network: image (B, {channels}, {shape}) float32 in [0, 1]. Output: (B, 1, {shape}),
 the confidence in [0, 1] that a pixel is {structure}. Samples, steps, seed and threshold belong to the inferer and are
 changed without reloading the network.
 
-## Use
+## Performance
+FILL IN: the figures of `medseglatdiff evaluate`, with the number of cases, samples and steps.
+
+## Additional Usage Steps
 The bundle refers to the installed package `medseglatdiff_monai`.
 
 ```
@@ -53,7 +61,10 @@ medseglatdiff evaluate runs/{name} --dataset-dir DATA --split validation --num-s
 medseglatdiff predict runs/{name} IMAGE --output-dir out
 ```
 
-## Limits
+## System Configuration
+FILL IN: what it was trained on, and for how long.
+
+## Limitations
 - FILL IN: populations, devices and findings that are missing from the data; the model was not measured on them.
 
 ## Licences
@@ -98,9 +109,7 @@ def make_metadata(
     }  # fmt: skip
     raters = info.get("num_raters")
     slots = "one channel per rater" if raters is None else f"{raters} channel(s), one per rater"
-    kept = (
-        "schema", "monai_version", "pytorch_version", "numpy_version", "required_packages_version",
-    )  # fmt: skip
+    kept = ("schema", "monai_version", "pytorch_version", "numpy_version", "required_packages_version")
     missing = [key for key in kept if key not in source]
     if missing:
         raise InputError(f"{root}/configs/metadata.json has no {', '.join(missing)}: start from a complete bundle.")
@@ -110,6 +119,7 @@ def make_metadata(
         "version": VERSION,
         "changelog": {VERSION: f"made from {root.name} {source.get('version', '')}".strip()},
         **{key: source[key] for key in kept[1:]},
+        "supported_apps": {},
         "name": name.replace("_", " ").capitalize(),
         "task": f"Segmentation of {what} in {images} as several plausible masks with a confidence map",
         "description": f"Latent diffusion (MedSegLatDiff) that samples several plausible masks of {what} in {images}, "
@@ -153,7 +163,8 @@ def write_documents(
         shape=", ".join([str(config["image_size"])] * config.get("spatial_dims", 2)),
         structure=_name_structure(structure, info),
         raters="how many raters outlined each" if raters is None else f"{raters} rater(s) an image",
-        **{key: metadata[key] for key in ("description", "intended_use", "image_classes")},
+        modality=metadata["network_data_format"]["inputs"]["image"]["modality"],
+        **{key: metadata[key] for key in ("authors", "description", "intended_use", "image_classes")},
     )  # fmt: skip
     save_text(card, folder / "docs" / "README.md")
     save_text(DATA_LICENSE.format(name=name), folder / "docs" / "data_license.txt")

@@ -1,4 +1,4 @@
-"""A bundle as one zip file, the form in which ``monai.bundle.download`` and ``monai.bundle.load`` take it.
+"""A bundle as one zip file, the form in which ``monai.bundle.download`` and ``monai.bundle.load`` take it, or a folder.
 
 From a run's folder it takes only the files that make a bundle: configurations, documents and licence if it has them,
 and the weights of the network. Training states, codecs' own weights, tracking databases and predictions stay where they
@@ -8,7 +8,9 @@ are.
 from __future__ import annotations
 
 import re
+import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..digest import DIGEST_KEY, check_digest
@@ -16,11 +18,12 @@ from ..errors import InputError
 from ..files import file_sha256, save_with
 from ..startup import heavy_imports
 from .config import Bundle
-from .hub import write_hub_folder
+from .hub import hub_files
 from .json_style import dump_config
+from .zoo import zoo_files
 
 PATTERNS = ("LICENSE", "large_files.yml", "configs/*.json", "configs/logging.conf", "docs/*", "models/model.pt")
-FORMATS = ("zip", "huggingface")
+FORMATS = ("zip", "huggingface", "zoo")
 # Zips with the same content must have the same bytes, whenever they are made: zip's own earliest time.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -82,7 +85,7 @@ def _read(path: Path, bundle: Bundle) -> bytes:
 
 
 def pack(bundle: str | Path, output_file: str | Path, format: str = "zip") -> Path:
-    """Write a bundle, or a finished run, as a zip that MONAI can download and load, or as a folder for a hub.
+    """Write a bundle, or a finished run, as a zip that MONAI can download, or a folder for a hub or the zoo.
 
     The zip has one top-level folder that bears the bundle's name; the same bundle gives the same bytes. Its metadata
     names the SHA-256 of the weights, with which they are compared when they are loaded. With NAME that
@@ -94,40 +97,67 @@ def pack(bundle: str | Path, output_file: str | Path, format: str = "zip") -> Pa
     With ``--format huggingface`` it becomes a folder to upload to the Hugging Face hub: the bundle's files, a model
     card with licence, tags and scores, and the weights as safetensors as well.
 
+    With ``--format zoo`` it becomes what MONAI's model zoo takes, a folder or, by the ending .zip, a zip: inference
+    alone, which runs with MONAI and without this package, since it carries the modules that it needs.
+
     Example: medseglatdiff pack runs/lung --output-file lung.zip
+    Example: medseglatdiff pack lung_nodule_ct_latent_diffusion --format zoo --output-file lung_nodule_zoo.zip
 
     Args:
         bundle: a bundle's folder or name, see medseglatdiff bundles; a finished run is a bundle.
         output_file: the zip, or the new folder.
-        format: zip or huggingface.
+        format: zip, huggingface or zoo.
 
     Returns:
         The zip or the folder.
 
     Raises:
-        InputError: another ending than .zip, an unknown format, no such bundle, and see :func:`bundle_files` and
-            :func:`~medseglatdiff_monai.bundle.hub.write_hub_folder`.
+        InputError: another ending than .zip, an unknown format, no such bundle, a folder that is there already and not
+            empty; and see :func:`bundle_files`, :func:`~medseglatdiff_monai.bundle.hub.hub_files` and
+            :func:`~medseglatdiff_monai.bundle.zoo.zoo_files`.
     """
     opened = Bundle(bundle)
     path = Path(output_file)
     if format not in FORMATS:
-        raise InputError(f"--format is {format!r}; expected {' or '.join(FORMATS)}.")
-    if format == "huggingface":
-        contents = {file.relative_to(opened.root): _read(file, opened) for file in bundle_files(opened)}
-        return write_hub_folder(opened, contents, path)
-    if path.suffix != ".zip":
+        raise InputError(f"--format is {format!r}; expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
+    as_zip = format != "huggingface" and path.suffix == ".zip"
+    if format == "zip" and not as_zip:
         raise InputError(
             f"--output-file is {str(output_file)!r}; MONAI recognises bundles by the ending: name it ….zip."
         )
-    root, files = opened.root, bundle_files(opened)
+    if not as_zip and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} is there already; expected a new or an empty folder. Give another --output-file.")
+    contents = {file.relative_to(opened.root): _read(file, opened) for file in bundle_files(opened)}
+    if format != "zip":
+        contents = (hub_files if format == "huggingface" else zoo_files)(opened, contents)
+    if as_zip:
+        _write_zip(contents, opened.root.name, path)
+    else:
+        _write_folder(contents, path)
+    return path
 
+
+def _write_zip(contents: Mapping[Path, bytes], name: str, path: Path) -> None:
     def write(handle) -> None:
         with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in files:
-                entry = zipfile.ZipInfo(f"{root.name}/{file.relative_to(root).as_posix()}", EPOCH)
+            for file in sorted(contents):
+                entry = zipfile.ZipInfo(f"{name}/{file.as_posix()}", EPOCH)
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 entry.external_attr = 0o644 << 16
-                archive.writestr(entry, _read(file, opened))
+                archive.writestr(entry, contents[file])
 
     save_with(write, path)
-    return path
+
+
+def _write_folder(contents: Mapping[Path, bytes], folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, so that it appears whole.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as staging:
+        whole = Path(staging) / "whole"
+        for file, content in contents.items():
+            target = whole / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        if folder.exists():
+            folder.rmdir()
+        whole.replace(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -29,4 +30,13 @@ def draw_sample_noise(
     shape: Sequence[int], seed: int, case: str, sample_index: int, pass_index: int = 0
 ) -> torch.Tensor:
     """Standard normal noise that a sample starts from or receives before a pass, independent of all other samples."""
-    return torch.randn(*shape, generator=noise_generator(seed, case, sample_index, pass_index=pass_index))
+
+    def draw() -> torch.Tensor:
+        return torch.randn(*shape, generator=noise_generator(seed, case, sample_index, pass_index=pass_index))
+
+    if not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
+        return draw()
+    # An export would record the draw itself: TorchScript's generator would advance with every call, and ONNX has none.
+    # What another thread computes is not recorded: its numbers are constants.
+    with ThreadPoolExecutor(1) as thread:
+        return torch.from_numpy(thread.submit(lambda: draw().numpy()).result())

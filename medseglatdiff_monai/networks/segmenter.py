@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -97,6 +98,18 @@ class LatentDiffusionSegmenter(nn.Module):
         self.mask_codec.requires_grad_(False)
         self.mask_codec.eval()
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What ``torch.jit.script`` asks first, and so MONAI's ``ckpt_export``: say what works in its place.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "This network cannot be scripted, since MONAI's VQVAE and DiffusionModelUNet cannot; it can be traced. "
+            "Give ckpt_export --use_trace True (in Python use_trace=True), or call 'medseglatdiff export', whose file "
+            "takes the noise as well."
+        )
+
     def train(self, mode: bool = True) -> LatentDiffusionSegmenter:
         """Set the train mode of denoiser and conditioner; the frozen mask codec stays in eval mode."""
         super().train(mode)
@@ -124,9 +137,6 @@ class LatentDiffusionSegmenter(nn.Module):
                 for i in range(num_samples)
             ]
         ).unflatten(0, (len(cases), num_samples))
-        if torch.jit.is_tracing():
-            # The tracer would record the draw itself, whose generator advances with every call: keep the numbers.
-            drawn = torch.from_numpy(drawn.numpy().copy())
         return drawn.to(image.device).expand(image.shape[0], *[-1] * (len(shape) + 1))
 
     def count_passes(self, num_inference_steps: int | None = None, sampler: str | None = None) -> int:
