@@ -204,11 +204,11 @@ def test_run_whose_time_was_up_goes_on(
         return 0.0 if clock.calls < iterations else 1e6
 
     monkeypatch.setattr(engines, "time", SimpleNamespace(monotonic=monotonic))
-    train(LUNG, data, output_dir=tmp_path, max_minutes=10, **SIZES)
+    train(LUNG, data, output_dir=tmp_path, max_minutes=10_000, **SIZES)
     assert {path.name for path in models.iterdir()} - before == {weights, f"training_state_{weights}"}
     assert load_tensors(models / f"training_state_{weights}")["iteration"] == iterations
     monkeypatch.undo()
-    train(LUNG, data, output_dir=tmp_path, max_minutes=10, **SIZES)
+    train(LUNG, data, output_dir=tmp_path, max_minutes=10_000, **SIZES)
     assert int(read_models(tmp_path)["image_codec.pt"]["num_latent_updates"]) == 4
     if iterations == 3:
         assert read_models(tmp_path).keys() == read_models(whole).keys()
