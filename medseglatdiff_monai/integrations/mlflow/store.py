@@ -84,6 +84,11 @@ def save_run_ids(output_dir: str | Path, tracking_uri: str, ids: dict[str, str])
     save_json(record, Path(output_dir) / RECORD)
 
 
+def file_as_training(client: Any, experiment_id: str) -> None:
+    """Have the page of an experiment open with trained models, and not with conversations."""
+    client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
+
+
 def resume_run(client: Any, run_id: str | None, experiment_id: str, name: str, tags: dict[str, str]) -> str:
     """Id of the known run, set to running again, or of a new one where it is unknown or was deleted."""
     from mlflow.exceptions import MlflowException
