@@ -57,8 +57,11 @@ demo: $(STAMP)
 	$(RUN) -m medseglatdiff_monai demo --output-dir demo_output
 	@echo "demo: done, results are in demo_output/"
 
-label-server: $(LABEL_STAMP)
-	@test -n "$(STUDIES)" || { echo "Which images? make label-server STUDIES=folder"; exit 1; }
+# The studies come first: the environment takes minutes and 3 GB.
+label-server:
+	@case "$(STUDIES)" in http://* | https://*) ;; *) test -d "$(STUDIES)" \
+	  || { echo "STUDIES is '$(STUDIES)'; expected a folder of images: make label-server STUDIES=folder"; exit 1; };; esac
+	@$(MAKE) --no-print-directory $(LABEL_STAMP)
 	$(LABEL_RUN) -m medseglatdiff_monai.integrations.monai_label "$(STUDIES)" $(LABEL_ARGS)
 
 # MONAI Label 0.8.5 and this package want other versions of pydicom and numpy than their requirements say together: the

@@ -10,6 +10,7 @@ import dataclasses
 import importlib.metadata
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -122,14 +123,19 @@ def _requirements() -> list[str]:
 
 @contextlib.contextmanager
 def _tracking(uri: str) -> Iterator[None]:
-    """MLflow's process-wide addresses, put back afterwards; those that were not set are not set again."""
+    """MLflow's process-wide addresses, put back afterwards; those that were not set are not set again.
+
+    To try the example MLflow loads the model, which puts its copy of the code first on the path of modules: taken off.
+    """
     # MLflow keeps what is set in these; its getters would give a default, which would then be set for everybody.
     tracking, registry = (os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"))
+    path = list(sys.path)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
         yield
     finally:
+        sys.path[:] = path
         # None is MLflow's "not set", though its types leave it out.
         mlflow.set_tracking_uri(tracking)  # type: ignore[arg-type]
         mlflow.set_registry_uri(registry)  # type: ignore[arg-type]
