@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 import torch
 from tiny_dicom import CORNER_MM, write_series
 
@@ -225,8 +226,12 @@ def test_levels_are_nested_and_for_viewers_without_fractions(tmp_path: Path):
 def test_map_holds_the_confidence_as_an_image(tmp_path: Path):
     nodules = [_nodule(0, 2, 0.8), _nodule(1, 1, 0.6)]
     map_ = pydicom.dcmread(_write(tmp_path, nodules)["map_confidence"])
-    mapping = map_.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    groups = map_.SharedFunctionalGroupsSequence[0]
+    mapping = groups.RealWorldValueMappingSequence[0]
     values = map_.pixel_array * mapping.RealWorldValueSlope + mapping.RealWorldValueIntercept
+    # 3D Slicer's reader ends without either.
+    assert "FloatPixelData" in map_
+    assert groups.FrameAnatomySequence[0].AnatomicRegionSequence[0].CodeMeaning == "Lung"
     expected = np.zeros((2, 8, 10))
     expected[:, 3:6, 2:5] = 0.8
     places = [
@@ -251,13 +256,30 @@ def test_compressed_files_are_small_and_decoded_by_others(tmp_path: Path):
     np.testing.assert_array_equal(read, np.broadcast_to(confidence.transpose(2, 1, 0) > 0, read.shape) * 153)
 
 
-@pytest.mark.skipif(shutil.which("dcmdrle") is None, reason="dcmdrle (Debian's dcmtk) is not installed")
-def test_map_is_decoded_by_dcmtk(tmp_path: Path):
+@pytest.mark.skipif(shutil.which("dcmconv") is None, reason="dcmconv (Debian's dcmtk) is not installed")
+def test_map_is_decompressed_by_dcmtk(tmp_path: Path):
     path = _write(tmp_path, [_nodule(0, 2, 0.8)])["map_confidence"]
-    subprocess.run(["dcmdrle", str(path), str(tmp_path / "plain.dcm")], check=True, timeout=60)
+    subprocess.run(["dcmconv", "+te", str(path), str(tmp_path / "plain.dcm")], check=True, timeout=60)
     plain = pydicom.dcmread(tmp_path / "plain.dcm")
     assert plain.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
-    assert (np.frombuffer(plain.PixelData, "<u2") == 204).sum() == 2 * 9
+    values = np.frombuffer(plain.FloatPixelData, "<f4")
+    np.testing.assert_allclose(values[values > 0], [0.8] * 2 * 9)
+
+
+@pytest.mark.skipif(shutil.which("paramap2itkimage") is None, reason="dcmqi (pip install dcmqi) is not installed")
+def test_results_are_read_by_slicers_own_reader(tmp_path: Path):
+    paths = _write(tmp_path, [_nodule(0, 2, 0.8)])
+    for command, name, image in (
+        ("segimage2itkimage", "seg_consensus", "1.nrrd"),
+        ("segimage2itkimage", "seg_levels", "1.nrrd"),
+        ("paramap2itkimage", "map_confidence", "pmap.nrrd"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        options = ["--inputDICOM", str(paths[name]), "--outputDirectory", str(folder)]
+        subprocess.run([command, *options], check=True, timeout=60)
+        values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(folder / image))
+        np.testing.assert_allclose(values[values > 0], [0.8 if name == "map_confidence" else 1] * 2 * 9, atol=1e-6)
 
 
 def test_the_same_weights_are_the_same_device(tmp_path: Path):

@@ -160,7 +160,10 @@ def test_new_weights_replace_others_unless_they_do_worse(tmp_path: Path, caplog:
     held = write_prepared(tmp_path / "held", LUNG, training=1, validation=2)
     good, empty = (write_small_bundle(tmp_path / "bundles" / name / LUNG) for name in ("good", "empty"))
     network, _ = build_network(good)
-    network.mask_codec.positive_weight.mul_(1e9)  # nothing is foreground
+    # A decoder of zeros: log w of 2 leaves nothing in the foreground.
+    for parameter in network.mask_codec.decoder.parameters():
+        torch.nn.init.zeros_(parameter)
+    network.mask_codec.positive_weight.fill_(2.0)
     save_weights(network, empty / "models" / "model.pt")
     weights = {root: (root / "models" / "model.pt").read_bytes() for root in (good, empty)}
 
