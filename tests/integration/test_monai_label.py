@@ -1,7 +1,7 @@
 """A real MONAI Label server with the four bundles, spoken to over HTTP, in an environment of its own.
 
 The environment is taken from .venv-label where ``make label-server`` has made it, or from MEDSEGLATDIFF_LABEL_PYTHON.
-Where MEDSEGLATDIFF_ENVIRONMENTS=1 it is built, some minutes and 3 GB, and removed. With MEDSEGLATDIFF_ENVIRONMENTS=lean,
+Where MEDSEGLATDIFF_ENVIRONMENTS=1 it is built (minutes, 3 GB) and removed. With MEDSEGLATDIFF_ENVIRONMENTS=lean,
 as ``make integration`` sets it, only what is missing here is installed, 100 MB: numpy is then this environment's.
 """
 
