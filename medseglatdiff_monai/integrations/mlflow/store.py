@@ -70,7 +70,7 @@ def check_answer(uri: str) -> None:
 
 def _read_record(output_dir: str | Path) -> dict[str, dict[str, str]]:
     path = Path(output_dir) / RECORD
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def read_run_ids(output_dir: str | Path, tracking_uri: str) -> dict[str, str]:

@@ -221,7 +221,7 @@ class RunTracker(MLFlowHandler):
         # The diffusion stage's file is called train.json, as MONAI wants it.
         path = self.output_dir / "configs" / f"{'train' if self.stage == 'diffusion' else self.stage}.json"
         if path.is_file():
-            config = {**json.loads(path.read_text()), "tracking_uri": hide_password(uri)}
+            config = {**json.loads(path.read_text(encoding="utf-8")), "tracking_uri": hide_password(uri)}
             self.client.log_text(self.cur_run.info.run_id, json.dumps(config, indent=2) + "\n", f"configs/{path.name}")
 
     def _send(self, call: Callable[[], Any]) -> None:

@@ -46,7 +46,7 @@ class EnsembleInferTask(BundleInferTask):
     """
 
     def __init__(self, path: str, conf: Mapping[str, str]) -> None:
-        config = json.loads((Path(path) / "configs" / "inference.json").read_text())
+        config = json.loads((Path(path) / "configs" / "inference.json").read_text(encoding="utf-8"))
         self.clicked = "crop_size" in config
         super().__init__(
             path,
@@ -57,7 +57,7 @@ class EnsembleInferTask(BundleInferTask):
             load_strict=True,
         )
         if self.valid:
-            self._metadata = json.loads((Path(path) / "configs" / "metadata.json").read_text())
+            self._metadata = json.loads((Path(path) / "configs" / "metadata.json").read_text(encoding="utf-8"))
             # Dimensions of the answer: the network works on slices, the mask is a volume's.
             self.dimension = 3 if self.clicked else 2
 
