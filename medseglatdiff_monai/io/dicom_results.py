@@ -286,6 +286,14 @@ class DicomWriter:
         anatomy.AnatomicRegionSequence = [CodedConcept.from_code(codes.SCT.Lung)]
         anatomy.FrameLaterality = "B"
         dataset.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
+        # And it takes the frames to follow the slice normal, against which highdicom writes them.
+        frames = dataset.PerFrameFunctionalGroupsSequence
+        row, column = np.reshape(slices[0].ImageOrientationPatient, (2, 3)).astype(float)
+        places = np.array([frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], dtype=float)
+        order = np.argsort(places @ np.cross(row, column))
+        dataset.PerFrameFunctionalGroupsSequence = [frames[number] for number in order]
+        values = np.frombuffer(dataset.FloatPixelData, np.float32).reshape(len(frames), -1)
+        dataset.FloatPixelData = values[order].tobytes()
         # Nearly all of it is zeros. Floating point is compressed as a file only, not as frames.
         dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         return dataset
