@@ -274,7 +274,7 @@ def test_results_are_read_by_slicers_own_reader(tmp_path: Path):
     shares = np.zeros((2, 8, 10))
     shares[:, 3:6, 2:5] = np.reshape([0.8, 0.6], (2, 1, 1))
     for command, name, image, expected in (
-        ("segimage2itkimage", "seg_consensus", "2.nrrd", shares == 0.6),
+        ("segimage2itkimage", "seg_consensus", "2.nrrd", 2 * (shares == 0.6)),
         ("paramap2itkimage", "map_confidence", "pmap.nrrd", shares),
     ):
         folder = tmp_path / name
