@@ -169,7 +169,7 @@ def reduce_dicom(dataset: pydicom.Dataset, uids: dict[str, str]) -> dict[str, An
         if element.VR in ("DA", "TM", "DT") or element.keyword in VOLATILE:
             continue
         value = element.value
-        if element.keyword == "PixelData":
+        if element.keyword in ("PixelData", "FloatPixelData"):
             value = reduce_array(dataset.pixel_array)
         elif element.VR == "SQ":
             value = [reduce_dicom(item, uids) for item in value if read_concept(item) not in VOLATILE]

@@ -212,8 +212,10 @@ def test_pictures_data_and_environment(client: MlflowClient, ids: dict[str, str]
         found = client.get_run(ids[stage])
         digest = hashlib.sha256((data / "dataset.json").read_bytes()).hexdigest()
         assert found.data.tags["data.sha256"] == digest
-        (entry,) = found.inputs.dataset_inputs
-        assert (entry.dataset.name, entry.dataset.digest) == ("discs", digest[:36])
+        # The parent, too: the list of runs shows it.
+        for run in (found, client.get_run(ids["parent"])):
+            (entry,) = run.inputs.dataset_inputs
+            assert (entry.dataset.name, entry.dataset.digest) == ("discs", digest[:36])
         assert found.data.tags["environment.torch"].startswith("2.")
     packages = Path(client.download_artifacts(ids["diffusion"], "environment/packages.txt", str(tmp_path))).read_text()
     assert "\nmonai==" in packages

@@ -55,7 +55,9 @@ def bundle_files(bundle: Bundle) -> list[Path]:
     check_digest(weights)
     files = _find_files(root)
     for path in files:
-        if path.suffix == ".json" and (found := re.search(r"://[^/\s\"@]+:[^/\s\"@]+@[^/\s\"]*", path.read_text())):
+        if path.suffix == ".json" and (
+            found := re.search(r"://[^/\s\"@]+:[^/\s\"@]+@[^/\s\"]*", path.read_text(encoding="utf-8"))
+        ):
             host = found.group().split("@")[-1]
             raise InputError(
                 f"{path} holds a user's name and password for {host}, which would be passed on with the bundle. Take "

@@ -92,4 +92,4 @@ def evaluate(
     }
     with unwrapped_errors():
         parser.get_parsed_content("evaluator").run()
-    return json.loads((Path(output_dir) / "metrics.json").read_text())
+    return json.loads((Path(output_dir) / "metrics.json").read_text(encoding="utf-8"))

@@ -249,15 +249,15 @@ class DicomWriter:
         from highdicom import UID, VOILUTTransformation
         from highdicom.pm import ParametricMap, RealWorldValueMapping
         from highdicom.sr import CodedConcept
+        from pydicom import Dataset
         from pydicom.sr.codedict import codes
-        from pydicom.uid import RLELossless
+        from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-        largest = self._largest_value
         content = "Share of sampled masks"
         dataset = ParametricMap(
             source_images=slices,
-            # Of integers the standard allows those of 16 bits alone.
-            pixel_array=np.round(confidence * largest).astype(np.uint16),
+            # 3D Slicer's reader (dcmqi) takes floating point alone, and ends without it.
+            pixel_array=confidence.astype(np.float32),
             series_instance_uid=UID(),
             series_number=SERIES_NUMBERS["map_confidence"],
             sop_instance_uid=UID(),
@@ -268,22 +268,34 @@ class DicomWriter:
                     lut_label="CONFIDENCE",
                     lut_explanation=content,
                     unit=codes.UCUM.NoUnits,
-                    value_range=(0, largest),
-                    slope=1.0 / largest,
+                    value_range=(0.0, 1.0),
+                    slope=1.0,
                     intercept=0.0,
                     quantity_definition=CodedConcept("SHARE", OWN_SCHEME, content),
                 )
             ],
-            voi_lut_transformations=[VOILUTTransformation(window_center=largest / 2, window_width=largest)],
-            transfer_syntax_uid=RLELossless,
+            voi_lut_transformations=[VOILUTTransformation(window_center=0.5, window_width=1.0)],
             series_description=f"{content}, {self.record['num_samples']} samples, as a map",
             content_description=content,
             content_label="CONFIDENCE",
             content_creator_name=f"{MANUFACTURER}^",
             **self._equipment,
         )
-        # Required, though empty, where no body part is named (type 2C); highdicom leaves it out.
-        dataset.Laterality = ""
+        # The same reader asks for the anatomy, which highdicom leaves out; a side is not known.
+        anatomy = Dataset()
+        anatomy.AnatomicRegionSequence = [CodedConcept.from_code(codes.SCT.Lung)]
+        anatomy.FrameLaterality = "B"
+        dataset.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
+        # And it takes the frames to follow the slice normal, against which highdicom writes them.
+        frames = dataset.PerFrameFunctionalGroupsSequence
+        row, column = np.reshape(slices[0].ImageOrientationPatient, (2, 3)).astype(float)
+        places = np.array([frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], dtype=float)
+        order = np.argsort(places @ np.cross(row, column))
+        dataset.PerFrameFunctionalGroupsSequence = [frames[number] for number in order]
+        values = np.frombuffer(dataset.FloatPixelData, np.float32).reshape(len(frames), -1)
+        dataset.FloatPixelData = values[order].tobytes()
+        # Nearly all of it is zeros. Floating point is compressed as a file only, not as frames.
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         return dataset
 
 

@@ -18,11 +18,14 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.models import Model
 from monai.data import MetaTensor
 from small_runs import LUNG, build_network, run_sizes, small_sizes, write_prepared
 
+from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.files import file_sha256
 from medseglatdiff_monai.integrations.mlflow.store import read_run_ids
 from medseglatdiff_monai.networks.weights import save_weights
 from medseglatdiff_monai.predict.image import segment_image
@@ -100,6 +103,8 @@ def test_training_is_on_the_server_and_nowhere_else(server: str, run: Path) -> N
 @pytest.fixture(scope="module")
 def registered(server: str, run: Path) -> str:
     """The run as a model, by the command."""
+    client, parent = MlflowClient(server), read_run_ids(run, server)["parent"]
+    before = client.get_run(parent).info
     # An epoch teaches tiny networks nothing but empty masks, of which any two agree.
     save_weights(build_network(run)[0], run / "models" / "model.pt")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -111,7 +116,10 @@ def registered(server: str, run: Path) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "models:/lung-ct/1" in done.stdout
-    return "models:/lung-ct/1"
+    after = client.get_run(parent).info
+    # Registering is no training: it does not count as its time.
+    assert (after.status, after.end_time) == (before.status, before.end_time)
+    return "models:/lung-ct@candidate"
 
 
 @pytest.fixture
@@ -161,6 +169,26 @@ def test_registered_bundle_is_loaded_and_predicts(
         assert_drawn_from(run, images, found)
 
 
+def test_registered_version_says_what_it_is(
+    server: str, run: Path, registered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MlflowClient(server)
+    version = client.get_model_version_by_alias("lung-ct", "candidate")
+    metadata = json.loads((run / "configs" / "metadata.json").read_text())
+    assert version.tags == {
+        "bundle": metadata["name"],
+        "bundle_version": metadata["version"],
+        "weights_sha256": file_sha256(run / "models" / "model.pt"),
+    }
+    tags = client.get_registered_model("lung-ct").tags
+    assert tags == {key: metadata[key] for key in ("task", "intended_use", "data_source")}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    model = Model.load(registered)
+    images, params = model.load_input_example(registered), model.load_input_example_params(registered)
+    assert images.shape == (1, 1, 96, 96)
+    assert params == {"num_samples": 1, "num_inference_steps": 1, "seed": 0}
+
+
 @pytest.mark.slow
 def test_mlflow_models_predict(server: str, run: Path, registered: str, images: np.ndarray, tmp_path: Path) -> None:
     request = {"inputs": images.tolist(), "params": {"num_samples": 5, "seed": 3}}
@@ -199,7 +227,24 @@ def test_bundle_that_was_not_tracked_gets_a_run_of_its_own(server: str) -> None:
 
     uri, version = register(LUNG, server)
     assert (uri, version) == (f"models:/{LUNG}/1", 1)
-    assert register(LUNG, server)[1] == 2
+    before = list(sys.path)
+    assert register(LUNG, server, alias="champion")[1] == 2
+    assert sys.path == before
+    client = MlflowClient(server)
+    assert client.get_registered_model(LUNG).aliases == {"candidate": "1", "champion": "2"}
+    version = client.get_model_version(LUNG, "2")
+    metrics = json.loads((bundles_dir() / LUNG / "configs" / "metadata.json").read_text())["eval_metrics"]
+    assert metrics == {key: float(version.tags[f"validation.{key}"]) for key in metrics}
+    assert client.get_run(version.run_id).data.tags["mlflow.source.name"] == "medseglatdiff register"
+
+
+@pytest.mark.parametrize("alias", ["latest", "V1", "", "a b"])
+def test_alias_that_mlflow_reserves_is_refused_before_anything_is_logged(alias: str, tmp_path: Path) -> None:
+    from medseglatdiff_monai.integrations.mlflow.register import register
+
+    with pytest.raises(InputError, match="alias is"):
+        register(LUNG, f"sqlite:///{tmp_path}/m.db", alias=alias)
+    assert not list(tmp_path.iterdir())
 
 
 def test_store_that_does_not_answer_is_an_error_here(run: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 import torch
 from tiny_dicom import CORNER_MM, write_series
 
@@ -166,11 +167,16 @@ def test_headers_and_codes(written):
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is not installed")
-def test_files_conform_to_the_standard(written):
+def test_files_conform_to_the_standard(written, tmp_path: Path):
     _, _, _, folder, names = written
     assert set(names) == {"seg_consensus", "seg_confidence", "seg_levels", "map_confidence", "report"}
     for name in names.values():
-        done = subprocess.run(["dciodvfy", "-new", str(folder / name)], capture_output=True, text=True, timeout=60)
+        dataset = pydicom.dcmread(folder / name)
+        if dataset.file_meta.TransferSyntaxUID.is_deflated:
+            # dciodvfy does not inflate files.
+            dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        dataset.save_as(tmp_path / name)
+        done = subprocess.run(["dciodvfy", "-new", str(tmp_path / name)], capture_output=True, text=True, timeout=60)
         assert [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")] == []
 
 
@@ -223,16 +229,22 @@ def test_levels_are_nested_and_for_viewers_without_fractions(tmp_path: Path):
 
 
 def test_map_holds_the_confidence_as_an_image(tmp_path: Path):
-    nodules = [_nodule(0, 2, 0.8), _nodule(1, 1, 0.6)]
+    nodules = [_nodule(0, 1, 0.8), _nodule(1, 1, 0.6)]
     map_ = pydicom.dcmread(_write(tmp_path, nodules)["map_confidence"])
-    mapping = map_.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence[0]
+    groups = map_.SharedFunctionalGroupsSequence[0]
+    mapping = groups.RealWorldValueMappingSequence[0]
     values = map_.pixel_array * mapping.RealWorldValueSlope + mapping.RealWorldValueIntercept
+    # 3D Slicer's reader ends without either.
+    assert "FloatPixelData" in map_
+    assert groups.FrameAnatomySequence[0].AnatomicRegionSequence[0].CodeMeaning == "Lung"
     expected = np.zeros((2, 8, 10))
-    expected[:, 3:6, 2:5] = 0.8
+    expected[:, 3:6, 2:5] = np.reshape([0.8, 0.6], (2, 1, 1))
     places = [
         float(group.PlanePositionSequence[0].ImagePositionPatient[2]) for group in map_.PerFrameFunctionalGroupsSequence
     ]
-    np.testing.assert_allclose(values[np.argsort(places)], expected, atol=1e-6)
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+    # The same reader does not look at the positions of the frames.
+    assert places == sorted(places)
 
 
 def test_compressed_files_are_small_and_decoded_by_others(tmp_path: Path):
@@ -251,13 +263,31 @@ def test_compressed_files_are_small_and_decoded_by_others(tmp_path: Path):
     np.testing.assert_array_equal(read, np.broadcast_to(confidence.transpose(2, 1, 0) > 0, read.shape) * 153)
 
 
-@pytest.mark.skipif(shutil.which("dcmdrle") is None, reason="dcmdrle (Debian's dcmtk) is not installed")
-def test_map_is_decoded_by_dcmtk(tmp_path: Path):
+@pytest.mark.skipif(shutil.which("dcmconv") is None, reason="dcmconv (Debian's dcmtk) is not installed")
+def test_map_is_decompressed_by_dcmtk(tmp_path: Path):
     path = _write(tmp_path, [_nodule(0, 2, 0.8)])["map_confidence"]
-    subprocess.run(["dcmdrle", str(path), str(tmp_path / "plain.dcm")], check=True, timeout=60)
+    subprocess.run(["dcmconv", "+te", str(path), str(tmp_path / "plain.dcm")], check=True, timeout=60)
     plain = pydicom.dcmread(tmp_path / "plain.dcm")
     assert plain.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
-    assert (np.frombuffer(plain.PixelData, "<u2") == 204).sum() == 2 * 9
+    values = np.frombuffer(plain.FloatPixelData, "<f4")
+    np.testing.assert_allclose(values[values > 0], [0.8] * 2 * 9)
+
+
+@pytest.mark.skipif(shutil.which("paramap2itkimage") is None, reason="dcmqi (pip install dcmqi) is not installed")
+def test_results_are_read_by_slicers_own_reader(tmp_path: Path):
+    paths = _write(tmp_path, [_nodule(0, 1, 0.8), _nodule(1, 1, 0.6)])
+    shares = np.zeros((2, 8, 10))
+    shares[:, 3:6, 2:5] = np.reshape([0.8, 0.6], (2, 1, 1))
+    for command, name, image, expected in (
+        ("segimage2itkimage", "seg_consensus", "2.nrrd", 2 * (shares == 0.6)),
+        ("paramap2itkimage", "map_confidence", "pmap.nrrd", shares),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        options = ["--inputDICOM", str(paths[name]), "--outputDirectory", str(folder)]
+        subprocess.run([command, *options], check=True, timeout=60)
+        found = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(folder / image))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_the_same_weights_are_the_same_device(tmp_path: Path):

@@ -11,13 +11,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import LUNG, POLYP, copy_bundle, run_sizes, small_sizes
+from small_runs import (
+    LUNG,
+    POLYP,
+    build_network,
+    copy_bundle,
+    run_sizes,
+    small_sizes,
+    write_prepared,
+    write_small_bundle,
+)
 
 from medseglatdiff_monai.bundle.folders import bundles_dir
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.integrations.monai_label.labelled import prepare_labelled, train_labelled
+from medseglatdiff_monai.integrations.monai_label.publication import publish_weights
 from medseglatdiff_monai.io.prepared import LoadCased
+from medseglatdiff_monai.networks.weights import save_weights
 from medseglatdiff_monai.training.run import TRAINING_STAGES
 
 AFFINE = np.array([[-0.7, 0, 0, 60], [0, -0.8, 0, 70], [0, 0, 2.0, -100], [0, 0, 0, 1.0]])
@@ -143,3 +154,34 @@ def test_bundle_without_weights_is_trained_from_the_start(tmp_path: Path) -> Non
     bundle = shutil.copytree(bundles_dir() / POLYP, tmp_path / POLYP, ignore=shutil.ignore_patterns("models"))
     run = train_labelled(bundle, items, tmp_path / "work", **{**small_sizes(POLYP), **SIZES})
     assert {path.name for path in (run / "models").glob("*.pt")} == set(TRAINING_STAGES.values())
+
+
+def test_new_weights_replace_others_unless_they_do_worse(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    held = write_prepared(tmp_path / "held", LUNG, training=1, validation=2)
+    good, empty = (write_small_bundle(tmp_path / "bundles" / name / LUNG) for name in ("good", "empty"))
+    network, _ = build_network(good)
+    # A decoder of zeros: log w of 2 leaves nothing in the foreground.
+    for parameter in network.mask_codec.decoder.parameters():
+        torch.nn.init.zeros_(parameter)
+    network.mask_codec.positive_weight.fill_(2.0)
+    save_weights(network, empty / "models" / "model.pt")
+    weights = {root: (root / "models" / "model.pt").read_bytes() for root in (good, empty)}
+
+    found = publish_weights(empty, good, held, "cpu")
+    assert not found["published"]
+    assert found["validation"]["dice"] == 0.0 < found["validation"]["dice_before"]
+    assert (good / "models" / "model.pt").read_bytes() == weights[good]
+    assert "keeps its weights: Dice 0." in caplog.text
+
+    other = publish_weights(good, empty, held, "cpu")
+    assert other["published"]
+    # Both are scored alike, whichever is the new one.
+    before = found["validation"]["dice_before"]
+    assert other["validation"] == {"dice": pytest.approx(before), "dice_before": 0.0}
+    assert (empty / "models" / "model.pt").read_bytes() == weights[good]
+    assert (empty / "models" / "model_previous.pt").read_bytes() == weights[empty]
+
+    for path in (empty / "models").iterdir():
+        path.unlink()
+    assert publish_weights(good, empty, held, "cpu")["validation"]["dice_before"] is None
+    assert (empty / "models" / "model.pt").read_bytes() == weights[good]

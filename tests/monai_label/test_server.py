@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -88,3 +90,15 @@ def test_what_is_missing_is_said(tmp_path: Path, sample_app: Path) -> None:
         layout_app(tmp_path / "app", [LUNG, LUNG], sample_app)
     with pytest.raises(InputError, match="no such folder"):
         start(str(tmp_path / "nothing"), app_dir=str(tmp_path / "app"))
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize("studies", ["", "nowhere"])
+def test_make_asks_for_the_studies_before_it_builds_the_environment(studies: str) -> None:
+    done = subprocess.run(
+        ["make", "label-server", f"STUDIES={studies}", "TORCH_INDEX_URL=", "LABEL_VENV=must/not/be/made"],
+        cwd=bundles_dir().parent, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert f"STUDIES is '{studies}'; expected a folder of images" in done.stdout
+    assert "venv" not in done.stdout

@@ -211,7 +211,7 @@ class OnnxSegmenter:
             raise ValueError(
                 f"{folder} holds no sampling.json. Expected a folder that 'medseglatdiff export --format onnx' wrote."
             )
-        self.settings: dict[str, Any] = json.loads((folder / "sampling.json").read_text())
+        self.settings: dict[str, Any] = json.loads((folder / "sampling.json").read_text(encoding="utf-8"))
         if self.settings["format_version"] != FORMAT_VERSION:
             raise ValueError(
                 f"{folder} is of format {self.settings['format_version']}, this runner reads {FORMAT_VERSION}: use the "

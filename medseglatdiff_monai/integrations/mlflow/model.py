@@ -10,6 +10,7 @@ import dataclasses
 import importlib.metadata
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -33,13 +34,16 @@ from ...errors import InputError
 from ...extras import EXTRAS
 from ...files import SOURCE_TREE
 from ...predict.image import segment_image
-from .store import mlflow_environment, read_run_ids
+from .description import origin_tags
+from .store import file_as_training, mlflow_environment, read_run_ids
 
 # What prediction imports. Their versions at registration are written into the model.
 LIBRARIES = (
     "torch", "monai", "numpy", "einops", "pytorch-ignite", "nibabel", "pydicom", "itk-io", "itk-numerics", "scipy",
     "matplotlib", "pillow", "lazy_loader", "tqdm", "mlflow",
 )  # fmt: skip
+# Side of the example of a request, pixels.
+EXAMPLE_SIDE = 96
 
 
 class BundleModel(PythonModel):
@@ -103,6 +107,14 @@ def _signature(channels: int) -> ModelSignature:
     )
 
 
+def _example(channels: int) -> tuple[np.ndarray, dict[str, int]]:
+    """A request as the model takes it, which MLflow tries: a bright disc, and the least work."""
+    across = np.arange(EXAMPLE_SIDE) - EXAMPLE_SIDE / 2
+    disc = np.hypot(across[:, None], across) < EXAMPLE_SIDE / 8
+    image = np.where(disc, 180, 60).astype(np.float32)
+    return np.stack([image] * channels)[None], {"num_samples": 1, "num_inference_steps": 1, "seed": 0}
+
+
 def _requirements() -> list[str]:
     # A build's own suffix, as in 2.13.0+cpu, is in no package index.
     names = [*LIBRARIES, *(["SimpleITK"] if EXTRAS["staple"].is_installed() else [])]
@@ -111,14 +123,19 @@ def _requirements() -> list[str]:
 
 @contextlib.contextmanager
 def _tracking(uri: str) -> Iterator[None]:
-    """MLflow's process-wide addresses, put back afterwards; those that were not set are not set again."""
+    """MLflow's process-wide addresses, put back afterwards; those that were not set are not set again.
+
+    To try the example MLflow loads the model, which puts its copy of the code first on the path of modules: taken off.
+    """
     # MLflow keeps what is set in these; its getters would give a default, which would then be set for everybody.
     tracking, registry = (os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"))
+    path = list(sys.path)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
         yield
     finally:
+        sys.path[:] = path
         # None is MLflow's "not set", though its types leave it out.
         mlflow.set_tracking_uri(tracking)  # type: ignore[arg-type]
         mlflow.set_registry_uri(registry)  # type: ignore[arg-type]
@@ -126,7 +143,7 @@ def _tracking(uri: str) -> Iterator[None]:
             os.environ.pop("MLFLOW_REGISTRY_URI", None)
 
 
-def log_bundle(opened: Bundle, tracking_uri: str, name: str, experiment_name: str) -> tuple[str, int]:
+def log_bundle(opened: Bundle, tracking_uri: str, name: str, experiment_name: str, alias: str) -> tuple[str, int]:
     """Log a finished bundle and register a version of it, see :mod:`~medseglatdiff_monai.integrations.mlflow.register`.
 
     Args:
@@ -134,21 +151,29 @@ def log_bundle(opened: Bundle, tracking_uri: str, name: str, experiment_name: st
         tracking_uri: MLflow server or database.
         name: of the registered model.
         experiment_name: experiment of a new run.
+        alias: of the new version.
     """
     root, files = opened.root, bundle_files(opened)
     segmenter = load_segmenter(root, device="cpu")
     client, experiment_id = _open_store(tracking_uri, experiment_name)
     run_id = _find_run(root, tracking_uri, client)
-    where: dict[str, Any] = (
-        {"experiment_id": experiment_id, "run_name": root.name} if run_id is None else {"run_id": run_id}
-    )
+    if run_id is None:
+        tags = origin_tags("register")
+        run_id = client.create_run(experiment_id, run_name=root.name, tags=tags).info.run_id
+    metadata = segmenter.metadata
+    about = {
+        "bundle": metadata.get("name") or root.name,
+        "bundle_version": metadata.get("version"),
+        "weights_sha256": segmenter.weights_sha256,
+        **{f"validation.{metric}": value for metric, value in metadata.get("eval_metrics", {}).items()},
+    }
     with tempfile.TemporaryDirectory() as staging:
         copy = Path(staging) / root.name
         for file in files:
             target = copy / file.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-        with _tracking(tracking_uri), mlflow.start_run(**where), warnings.catch_warnings():
+        with _tracking(tracking_uri), _run_as_it_was(client, run_id), warnings.catch_warnings():
             # Warnings about type hints that MLflow would like, and about its own deprecations.
             warnings.simplefilter("ignore")
             info = mlflow.pyfunc.log_model(
@@ -159,17 +184,31 @@ def log_bundle(opened: Bundle, tracking_uri: str, name: str, experiment_name: st
                 pip_requirements=_requirements(),
                 signature=_signature(segmenter.in_channels),
                 registered_model_name=name,
-                metadata={
-                    "bundle": root.name,
-                    "bundle_version": segmenter.metadata.get("version"),
-                    "weights_sha256": segmenter.weights_sha256,
-                    "intended_use": segmenter.metadata.get("intended_use"),
-                },
+                input_example=_example(segmenter.in_channels),
+                metadata={**about, "intended_use": metadata.get("intended_use")},
             )
     version = int(info.registered_model_version)
     registry = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-    registry.update_model_version(name, str(version), description=segmenter.metadata.get("description"))
+    registry.update_model_version(name, str(version), description=metadata.get("description"))
+    for key in ("task", "intended_use", "data_source"):
+        if key in metadata:
+            registry.set_registered_model_tag(name, key, metadata[key])
+    for key, value in about.items():
+        registry.set_model_version_tag(name, str(version), key, value)
+    registry.set_registered_model_alias(name, alias, str(version))
     return f"models:/{name}/{version}", version
+
+
+@contextlib.contextmanager
+def _run_as_it_was(client: mlflow.MlflowClient, run_id: str) -> Iterator[None]:
+    """Log to a run; a training keeps the state and the end that it had, and with them its duration."""
+    before = client.get_run(run_id).info
+    try:
+        with mlflow.start_run(run_id=run_id):
+            yield
+    finally:
+        if before.end_time is not None:
+            client.set_terminated(run_id, before.status, before.end_time)
 
 
 def _open_store(tracking_uri: str, experiment_name: str) -> tuple[mlflow.MlflowClient, str]:
@@ -186,6 +225,7 @@ def _open_store(tracking_uri: str, experiment_name: str) -> tuple[mlflow.MlflowC
             "Start it ('mlflow server --backend-store-uri sqlite:///mlruns.db') or give another --tracking-uri."
         ) from error
     experiment: Any = handler.experiment
+    file_as_training(handler.client, experiment.experiment_id)
     return handler.client, experiment.experiment_id
 
 

@@ -70,7 +70,7 @@ def check_answer(uri: str) -> None:
 
 def _read_record(output_dir: str | Path) -> dict[str, dict[str, str]]:
     path = Path(output_dir) / RECORD
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def read_run_ids(output_dir: str | Path, tracking_uri: str) -> dict[str, str]:
@@ -82,6 +82,11 @@ def save_run_ids(output_dir: str | Path, tracking_uri: str, ids: dict[str, str])
     """Keep what :func:`read_run_ids` returns."""
     record = {**_read_record(output_dir), hide_password(tracking_uri): ids}
     save_json(record, Path(output_dir) / RECORD)
+
+
+def file_as_training(client: Any, experiment_id: str) -> None:
+    """Have the page of an experiment open with trained models, and not with conversations."""
+    client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
 
 
 def resume_run(client: Any, run_id: str | None, experiment_id: str, name: str, tags: dict[str, str]) -> str:

@@ -25,9 +25,10 @@ from monai.utils import flatten_dict
 
 from ...plots.comparison import ComparedCase, plot_comparison, to_picture
 from ...plots.reconstruction import RebuiltImage, plot_reconstructions
-from .description import describe_parent, describe_run, origin_tags
+from .description import describe_data, describe_parent, describe_run, origin_tags
 from .store import (
     check_answer,
+    file_as_training,
     hide_password,
     mlflow_environment,
     read_run_ids,
@@ -192,14 +193,15 @@ class RunTracker(MLFlowHandler):
         self._set_experiment()
         experiment: Any = self.experiment
         where, known = experiment.experiment_id, read_run_ids(self.output_dir, uri)
-        # The page of the experiment opens with trained models, not with conversations.
-        self.client.set_experiment_tag(where, "mlflow.experimentKind", "custom_model_development")
+        file_as_training(self.client, where)
         about = describe_parent(self.output_dir, self.dataset_dir)
         parent = resume_run(self.client, known.get("parent"), where, self.output_dir.name, about)
         tags = {"mlflow.parentRunId": parent, "stage": self.stage, **origin_tags()}
         run_id = resume_run(self.client, known.get(self.stage), where, self.stage, tags)
         save_run_ids(self.output_dir, uri, {**known, "parent": parent, self.stage: run_id})
         self._parent_id, self.cur_run = parent, self.client.get_run(run_id)
+        for run in (self.client.get_run(parent), self.cur_run):
+            describe_data(self.client, run, self.dataset_dir)
         self._log_start(uri)
 
     def _log_start(self, uri: str) -> None:
@@ -219,7 +221,7 @@ class RunTracker(MLFlowHandler):
         # The diffusion stage's file is called train.json, as MONAI wants it.
         path = self.output_dir / "configs" / f"{'train' if self.stage == 'diffusion' else self.stage}.json"
         if path.is_file():
-            config = {**json.loads(path.read_text()), "tracking_uri": hide_password(uri)}
+            config = {**json.loads(path.read_text(encoding="utf-8")), "tracking_uri": hide_password(uri)}
             self.client.log_text(self.cur_run.info.run_id, json.dumps(config, indent=2) + "\n", f"configs/{path.name}")
 
     def _send(self, call: Callable[[], Any]) -> None:

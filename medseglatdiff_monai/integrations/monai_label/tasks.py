@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,16 +24,14 @@ from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from ...bundle.segmenter import Segmenter
-from ...digest import forget_digest
 from ...errors import InputError
-from ...files import file_sha256, save_bytes
+from ...files import file_sha256
 from ...io.reading import open_input
 from .answer import answer_request
 from .labelled import train_labelled
+from .publication import publish_weights
 
 logger = logging.getLogger(__name__)
-
-WEIGHTS = "model.pt"
 
 
 class EnsembleInferTask(BundleInferTask):
@@ -50,7 +46,7 @@ class EnsembleInferTask(BundleInferTask):
     """
 
     def __init__(self, path: str, conf: Mapping[str, str]) -> None:
-        config = json.loads((Path(path) / "configs" / "inference.json").read_text())
+        config = json.loads((Path(path) / "configs" / "inference.json").read_text(encoding="utf-8"))
         self.clicked = "crop_size" in config
         super().__init__(
             path,
@@ -61,7 +57,7 @@ class EnsembleInferTask(BundleInferTask):
             load_strict=True,
         )
         if self.valid:
-            self._metadata = json.loads((Path(path) / "configs" / "metadata.json").read_text())
+            self._metadata = json.loads((Path(path) / "configs" / "metadata.json").read_text(encoding="utf-8"))
             # Dimensions of the answer: the network works on slices, the mask is a volume's.
             self.dimension = 3 if self.clicked else 2
 
@@ -120,9 +116,10 @@ class EnsembleInferTask(BundleInferTask):
 
 
 class EnsembleTrainTask(BundleTrainTask):
-    """Trains a bundle on the labels that were submitted, and puts the new weights in the place of the old.
+    """Trains a bundle on the labels that were submitted; the new weights replace the old unless they do worse.
 
-    The run stays in the bundle's ``label_runs/<time>``, the former weights become ``models/model_previous.pt``.
+    The run stays in the bundle's ``label_runs/<time>``, see
+    :func:`~medseglatdiff_monai.integrations.monai_label.publication.publish_weights`.
     """
 
     def config(self) -> dict[str, Any]:
@@ -139,7 +136,11 @@ class EnsembleTrainTask(BundleTrainTask):
         }
 
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any]:
-        """Train; returns ``{"run", "labels", "left_out"}``: folder, number of labels, images that do not fit and why.
+        """Train, compare, and publish the weights.
+
+        Returns:
+            ``run``, the folder; ``labels``, their number; ``left_out``, images that do not fit and why; ``published``
+            and ``validation`` as of ``publish_weights``.
 
         Raises:
             InputError: see :func:`~medseglatdiff_monai.integrations.monai_label.labelled.train_labelled`.
@@ -174,17 +175,5 @@ class EnsembleTrainTask(BundleTrainTask):
             pretrained=bool(options["pretrained"]),
             **overrides,
         )
-        publish_weights(run / "models" / WEIGHTS, root / "models")
-        logger.info("New weights of %s, trained on %d labels: %s", root.name, len(items), run)
-        return {"run": str(run), "labels": len(items), "left_out": left_out}
-
-
-def publish_weights(weights: Path, models: Path) -> None:
-    """Put weights in the place of ``models/model.pt``, completely or not at all; the former ones are kept beside it."""
-    target = models / WEIGHTS
-    if target.is_file():
-        # MONAI Label takes the shortest name of *.pt for the default: any other must be longer.
-        shutil.copy2(target, models / "model_previous.pt")
-    forget_digest(target)
-    save_bytes(weights.read_bytes(), target)
-    os.utime(target)
+        compared = publish_weights(run, root, run.parent / "dataset" / "prepared", overrides["device"])
+        return {"run": str(run), "labels": len(items), "left_out": left_out, **compared}
