@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from speed_figures import markdown
@@ -55,12 +57,20 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any]) ->
     """The section of one data set: answer, table, how it was made."""
     dataset, options = result["dataset"], result["options"]
     minutes = options["max_minutes"]
-    budget = "the shipped weights" if not minutes else f"{minutes:g} minutes for all systems together"
-    command = f"medseglatdiff benchmark {result['suite']} --dataset-dir D --output-dir R --max-minutes {minutes or 0:g}"
-    if not minutes:
-        command += f" --systems Ours --run Ours=bundles/{result['bundle']}"
-    if options["max_cases"]:
-        command += f" --max-cases {options['max_cases']}"
+    given = sorted({row["system"] for row in result["measurements"] if row["training_minutes"] is None})
+    trained = {row["system"]: row["training_minutes"] for row in result["measurements"] if row["training_minutes"]}
+    budget = "the shipped weights"
+    if trained:
+        budget = f"{fmean(trained.values()):.1f} minutes of training each"
+        if given:
+            budget += f" (but {', '.join(given)}: the shipped weights, which were trained for hours)"
+    command = (
+        f"medseglatdiff benchmark {result['suite']} --dataset-dir D --output-dir R --max-minutes {minutes or 0:g}"
+        + _choose_systems([*trained, *given], suite)
+        + "".join(f" --run {shlex.quote(f'{name}=bundles/' + result['bundle'])}" for name in given)
+        + (f" --max-cases {options['max_cases']}" if options["max_cases"] else "")
+        + "".join(f" --{key} {value}" for key, value in sorted(options["overrides"].items()))
+    )
     cases = max(row["num_cases"] for row in result["measurements"])
     groups = max(row["num_groups"] for row in result["measurements"])
     where = (
@@ -78,6 +88,12 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any]) ->
         _paper(result, suite), where, f"```\n{command}\n```",
     ]  # fmt: skip
     return "\n\n".join(line for line in lines if line)
+
+
+def _choose_systems(shown: Sequence[str], suite: Mapping[str, Any]) -> str:
+    """The option that chooses those systems of a suite that are shown, nothing where all are."""
+    names = [system["name"] for system in suite["systems"] if system["name"] in shown]
+    return "" if len(names) == len(suite["systems"]) else f" --systems {shlex.quote(','.join(names))}"
 
 
 def _rows(result: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
@@ -106,6 +122,12 @@ def _answer(result: Mapping[str, Any], metric: str, reference: str) -> str:
     else:
         settled = f"the difference from {reference} is " + (
             "significant" if best["system"] in against else "not settled"
+        )
+    minutes = [row["training_minutes"] for row in rows if row["training_minutes"]]
+    if minutes and best["training_minutes"] is None:
+        return (
+            f"{sentence} That is the shipped bundle, which was trained for hours, the others for {fmean(minutes):.1f} "
+            f"minutes; {settled}."
         )
     return f"{sentence} With this budget {settled}."
 
