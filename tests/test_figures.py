@@ -44,7 +44,8 @@ def result(measurements: list[dict], comparisons: list[dict]) -> dict:
     return {
         "suite": "paper-table-2", "bundle": "skin_lesion_dermoscopy_latent_diffusion", "measurements": measurements,
         "comparisons": comparisons, "dataset": {"name": "Set", "split": "validation", "group_unit": "image"},
-        "options": {"max_minutes": 20, "max_cases": None}, "provenance": {"threads": 1, "processor": "P"},
+        "options": {"max_minutes": 20, "max_cases": None, "overrides": {}},
+        "provenance": {"threads": 1, "processor": "P"},
     }  # fmt: skip
 
 
@@ -55,14 +56,25 @@ def test_best_system_is_named_with_what_is_settled(suite_results: ModuleType) ->
         [{**compared, "system": "UNet", "low": -0.2, "high": -0.05},
          {**compared, "system": "nnU-Net", "low": -0.1, "high": 0.1}],
     )  # fmt: skip
-    suite = {"reference": "Ours", "paper": {found["bundle"]: {"UNet": {"dice": 0.856}}}}
+    systems = [{"name": name} for name in ("UNet", "nnU-Net", "Ours", "UNet++")]
+    suite = {"systems": systems, "reference": "Ours", "paper": {found["bundle"]: {"UNet": {"dice": 0.856}}}}
     text = suite_results._result(found, "dice", suite)
     assert "**Best Dice: Ours, 0.800 (0.700 to 0.900).** With this budget not settled against nnU-Net." in text
     assert "| UNet | 0.700* (0.600 to 0.800) | 2.50 | 1.00 | 0.125 |" in text
     # The column of minutes is empty for all.
     assert "| system | Dice | million parameters | GMAC | s per sample |" in text
     assert "| UNet | Dice | 0.856 | 0.700 (0.600 to 0.800) | another split, a GPU |" in text
-    assert "--max-minutes 20\n" in text
+    names = "UNet,nnU-Net,Ours"
+    assert f"--max-minutes 20 --systems {names} --run" in text
+
+
+def test_a_given_run_is_not_said_to_be_of_the_budget(suite_results: ModuleType) -> None:
+    trained = {**measurement("UNet", 0.7), "training_minutes": 6.0}
+    compared = {"key": "e", "point": None, "metric": "dice", "p_holm": 0.01, "low": -0.2, "high": -0.05}
+    found = result([measurement("Ours", 0.8), trained], [{**compared, "system": "UNet"}])
+    text = suite_results._result(found, "dice", {"systems": [{"name": "UNet"}, {"name": "Ours"}], "reference": "Ours"})
+    assert "the shipped bundle, which was trained for hours, the others for 6.0 minutes; the difference" in text
+    assert "--max-minutes 20 --run Ours=bundles/skin_lesion_dermoscopy_latent_diffusion\n" in text
 
 
 def test_curve_says_from_where_on_it_is_flat(suite_results: ModuleType) -> None:
