@@ -72,8 +72,9 @@ def find_bundle(bundle: str | Path) -> Path:
     if str(bundle) in known:
         return known[str(bundle)].resolve()
     names = f"or one of {', '.join(known)}" if known else "and no bundles are installed"
+    beside = [str(path.parents[1]) for path in folder.parent.glob("*/configs/metadata.json")]
     raise InputError(
         f"No bundle {str(bundle)!r}: expected a folder with configs/metadata.json, {names}."
-        f"{did_you_mean(str(bundle), known)} Looked in {', '.join(map(str, bundle_folders()))}; {BUNDLES_VARIABLE} "
+        f"{did_you_mean(str(bundle), [*known, *beside])} Looked in {', '.join(map(str, bundle_folders()))}; {BUNDLES_VARIABLE} "
         f"takes more folders, and the package {BUNDLES_PACKAGE.replace('_', '-')} brings four bundles."
     )

@@ -38,7 +38,7 @@ def plot_sizes(measure: Mapping[str, Any], by_threshold: Sequence[float], thresh
     right.plot(THRESHOLDS, by_threshold, color=CONSENSUS_COLOUR, linewidth=2)
     right.axvline(threshold, color="#888888", linewidth=1, linestyle=":")
     right.set_title(f"{name} by consensus threshold", fontsize=9.5, loc="left", color=TEXT_COLOUR)
-    right.set_xlabel("share of samples that a voxel needs · dotted: the one used", fontsize=8, color="#666666")
+    right.set_xlabel("share of samples that a pixel needs · dotted: the one used", fontsize=8, color="#666666")
     top = 1.08 * max(float(values.max()), max(by_threshold), consensus) or 1.0
     for axes in (left, right):
         axes.set_ylim(0.0, top)

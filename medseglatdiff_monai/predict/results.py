@@ -27,6 +27,7 @@ from ..io.places import Place, find_points
 from ..io.raster import RasterInput
 from ..io.reading import DicomInput, VolumeInput, open_input
 from ..io.writing import OutputFolder, save_png, save_samples, save_volume
+from ..networks.weights import stage_finished
 from .ensemble import Ensemble
 from .image import segment_image
 from .measure import INTERVAL_PERCENT
@@ -36,6 +37,7 @@ from .record import describe_input, describe_nodule, describe_plane, describe_ru
 logger = logging.getLogger(__name__)
 
 RESULT_VERSION = 2
+UNFINISHED = "The training of these weights was not finished; the command that trained them goes on with it."
 NO_DICOM = f"No DICOM SEG and SR: highdicom is not installed: {install_command('dicom')}."
 
 
@@ -65,6 +67,9 @@ def predict_inputs(
         for source, where in zip(opened, places, strict=True)
     ]
     run = describe_run(segmenter, experiment, seed)
+    unfinished = not stage_finished(segmenter.weights_path)
+    if unfinished:
+        logger.warning("%s", UNFINISHED)
     wanted = EXTRAS["dicom"].is_installed() if dicom is None else dicom
     try:
         writers = [DicomWriter(source, run) if wanted and isinstance(source, DicomInput) else None for source in opened]
@@ -94,6 +99,8 @@ def predict_inputs(
             notes = [NO_DICOM] if isinstance(source, DicomInput) and writer is None and dicom is None else []
             result |= {"interval_percent": list(INTERVAL_PERCENT), "nodules": entries, "notes": notes}
             write = partial(_write_nodules, source, nodules, entries, writer, slices == 1)
+        if unfinished:
+            result["notes"] = [UNFINISHED, *result["notes"]]
         results.append(_write_together({**result, "provenance": run}, source.stem, Path(output_dir), write))
         progress.update()
         took = format_duration(time.monotonic() - started)

@@ -160,5 +160,7 @@ def _find_layout(src: Path) -> tuple[Path, list[Path]]:
         )
     if numbered and masks.is_dir():
         raise InputError(f"{src}: has masks/ and {numbered[0].name}/; keep one layout, or give --images and --masks.")
-    raters = numbered or [path for path in masks.glob("[!.]*") if path.is_dir()] or [masks]
+    # __MACOSX: what a Mac adds to its zip files.
+    found = [path for path in masks.glob("[!.]*") if path.is_dir() and path.name != "__MACOSX"]
+    raters = numbered or found or [masks]
     return src / "images", sorted(raters, key=lambda path: natural_key(path.name))
