@@ -107,7 +107,8 @@ def _write_series(patient: str, folder: Path, seed: int) -> tuple[float, float, 
 
     with tempfile.TemporaryDirectory() as temporary:
         # Out of the folders named by UIDs: results take their names from the series' folder.
-        shutil.copytree(write_phantom_dicom_series(patient, temporary, seed), folder, dirs_exist_ok=True)
+        series = write_phantom_dicom_series(patient, temporary, seed, anonymous=True)
+        shutil.copytree(series, folder, dirs_exist_ok=True)
     scan = load_phantom_scan(patient, seed)
     nodule = scan.nodules[0]
     row, column = nodule.center

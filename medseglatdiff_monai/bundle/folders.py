@@ -73,8 +73,9 @@ def find_bundle(bundle: str | Path) -> Path:
         return known[str(bundle)].resolve()
     names = f"or one of {', '.join(known)}" if known else "and no bundles are installed"
     beside = [str(path.parents[1]) for path in folder.parent.glob("*/configs/metadata.json")]
+    hint = did_you_mean(str(bundle), [*known, *beside])
     raise InputError(
-        f"No bundle {str(bundle)!r}: expected a folder with configs/metadata.json, {names}."
-        f"{did_you_mean(str(bundle), [*known, *beside])} Looked in {', '.join(map(str, bundle_folders()))}; {BUNDLES_VARIABLE} "
-        f"takes more folders, and the package {BUNDLES_PACKAGE.replace('_', '-')} brings four bundles."
+        f"No bundle {str(bundle)!r}: expected a folder with configs/metadata.json, {names}.{hint} Looked in "
+        f"{', '.join(map(str, bundle_folders()))}; {BUNDLES_VARIABLE} takes more folders, and the package "
+        f"{BUNDLES_PACKAGE.replace('_', '-')} brings four bundles."
     )

@@ -6,19 +6,18 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import nibabel
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ..console import Progress
 from ..data.datalist import load_datalist, load_dataset_info
-from ..data.sources.images import read_mask
 from ..data.splits import normalize_split
 from ..ensemble.arguments import check_summary_arguments
 from ..errors import InputError
 from ..files import file_sha256
 from .arguments import check_scoring
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Where a case has several, the first counts.
 SUFFIXES = (".npz", ".nii.gz", ".nii", ".png")
@@ -148,6 +147,11 @@ def read_samples(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
         InputError: an unreadable file, values other than those of a mask, or another shape.
     """
+    import nibabel
+    import numpy as np
+
+    from ..data.sources.images import read_mask
+
     if path.suffix == ".png":
         samples = read_mask(path)[None]
     else:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ..console import Progress
-from ..data.case_files import encode_nifti
 from ..data.datalist import load_datalist, load_dataset_info
 from ..data.splits import SPLITS
 from ..errors import InputError
 from ..files import save_bytes, save_json
 from ..io.formats import NIFTI_SUFFIXES
-from ..io.prepared import LoadCase
-from ..metrics.masks import fuse_masks
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # nnU-Net's convention for the spacing between slices of a two-dimensional image.
 NO_SLICES_MM = 999.0
@@ -45,6 +44,11 @@ def to_nnunet(dataset_dir: str | Path, output_dir: str | Path) -> Path:
         raise InputError(f"--output-dir {output}: expected a name such as Dataset501_{info['name'].split('-')[0]}.")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output-dir {output} holds something already; expected a new or empty folder.")
+    import numpy as np
+
+    from ..io.prepared import LoadCase
+    from ..metrics.masks import fuse_masks
+
     parts = [(name, load_datalist(dataset_dir, name)) for name in SPLITS if info.get(name)]
     load_image, load_masks = LoadCase(), LoadCase(is_label=True)
     with Progress("Writing", sum(len(items) for _, items in parts), "cases") as bar:
@@ -83,4 +87,8 @@ def to_nnunet(dataset_dir: str | Path, output_dir: str | Path) -> Path:
 
 def _save(plane: np.ndarray, spacing: tuple[float, float], path: Path) -> None:
     """A plane (H, W) as a volume of one slice, rows first as in the prepared folder."""
+    import numpy as np
+
+    from ..data.case_files import encode_nifti
+
     save_bytes(encode_nifti(plane[..., None], np.diag([*spacing, NO_SLICES_MM, 1.0])), path, sync=False)

@@ -260,7 +260,7 @@ def _open_series(path: Path, in_channels: int) -> DicomInput:
         check_ct(found[0])
     if len(scans) > 1:
         listed = "; ".join(f"{series.describe()}, {len(series.files)} slices" for series in scans[:10])
-        raise InputError(f"{path}: {len(scans)} CT series, expected one. Give the folder of one of them: {listed}.")
+        raise InputError(f"{path}: {len(scans)} CT series, expected one. Move all but one to other folders: {listed}.")
     series = scans[0]
     check_ct(series)
     check_slices(series)

@@ -12,8 +12,13 @@ from .lidc_annotations import MATRIX_SIZE
 from .phantom_scan import PhantomScan, load_scan_record
 
 
-def write_phantom_dicom_series(patient_id: str, output_dir: str | Path, seed: int = 0, margin: int = 2) -> Path:
-    """Write a patient's phantom as a DICOM CT series with real Study and Series UIDs, z positions and pixel spacing.
+def write_phantom_dicom_series(
+    patient_id: str, output_dir: str | Path, seed: int = 0, margin: int = 2, anonymous: bool = False
+) -> Path:
+    """Write a patient's phantom as a DICOM CT series, with the real scan's z positions and pixel spacing.
+
+    Its PatientID, Study and Series UIDs are the real ones, by which pylidc finds the raters' outlines, unless
+    ``anonymous``: then an archive cannot take it for a part of the real scan.
 
     The series runs without a gap from the lowest to the highest nodule; the files are marked as synthetic.
 
@@ -22,6 +27,7 @@ def write_phantom_dicom_series(patient_id: str, output_dir: str | Path, seed: in
         output_dir: the series goes to ``output_dir/patient/StudyInstanceUID/SeriesInstanceUID`` (pylidc's layout).
         seed: seed of the anatomy; in the source ``phantom`` it is ``phantom_seed``.
         margin: slices to add above and below the nodules.
+        anonymous: PatientID and UIDs of its own.
 
     Returns:
         The folder of the series; an earlier one of the same series is replaced.
@@ -31,6 +37,8 @@ def write_phantom_dicom_series(patient_id: str, output_dir: str | Path, seed: in
     """
     if margin < 0:
         raise InputError(f"margin is {margin}; expected at least 0 slices.")
+    from pydicom.uid import generate_uid
+
     record, scan = load_scan_record(patient_id, seed)
     covered = [index for nodule in scan.nodules for index in nodule.slices]
     first, last = max(0, min(covered) - margin), min(len(scan.zvals) - 1, max(covered) + margin)
@@ -39,7 +47,13 @@ def write_phantom_dicom_series(patient_id: str, output_dir: str | Path, seed: in
     temporary.mkdir(parents=True)
     try:
         for number, index in enumerate(range(last, first - 1, -1), start=1):
-            _make_dicom(record, scan, index, number).save_as(temporary / f"1-{number:03d}.dcm")
+            image = _make_dicom(record, scan, index, number)
+            if anonymous:
+                image.PatientID = f"PHANTOM-{patient_id}"
+                for name in ("StudyInstanceUID", "SeriesInstanceUID"):
+                    own = generate_uid(entropy_srcs=["medseglatdiff phantom", str(seed), image[name].value])
+                    setattr(image, name, own)
+            image.save_as(temporary / f"1-{number:03d}.dcm")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)
     finally:
