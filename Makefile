@@ -80,7 +80,7 @@ test: $(STAMP)
 	@echo "test: passed"
 
 # The tests that start processes of their own or run whole pipelines; the end says which were skipped and why. MONAI
-# Label is installed over this environment for them (100 MB). With MEDSEGLATDIFF_ENVIRONMENTS=1 the full environments of
+# Label is installed over this environment for them (320 MB). With MEDSEGLATDIFF_ENVIRONMENTS=1 the full environments of
 # MONAI Label and MONAI Deploy are built, and removed.
 integration: $(STAMP)
 	MEDSEGLATDIFF_ENVIRONMENTS=$${MEDSEGLATDIFF_ENVIRONMENTS:-lean} $(PYTEST) -rs -m integration $(TEST_ARGS)
