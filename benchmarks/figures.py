@@ -110,6 +110,17 @@ def table(described: tuple[str, str, str], result: dict) -> str:
     return f"{head}\n\n{markdown('| metric | value | |', rows)}"
 
 
+def command(bundle: str, result: dict) -> str:
+    """The command that makes a ``metrics.json`` of a shipped bundle again."""
+    origin, summary = result["provenance"], result["summary"]
+    cases = f" --max-cases {origin['max_cases']}" if origin["max_cases"] else ""
+    return (
+        f"medseglatdiff evaluate {bundle} --dataset-dir data/{origin['dataset']} --split {origin['split']} \\\n"
+        f"    --num-samples {summary['num_samples']}{cases} --seed {origin['seed']} "
+        f"--output-dir results/{origin['dataset']}"
+    )
+
+
 def scores(result: dict) -> dict[str, float]:
     """What a bundle's ``metadata.json`` says of its weights, by the names of the columns."""
     return {
@@ -239,7 +250,9 @@ def card(key: str) -> str:
         if (ROOT / "bundles" / BUNDLES[key][0] / "models" / "model.pt").is_file():
             raise SystemExit(f"{key}: weights are shipped, but benchmarks/results holds no figures of them.")
         return "No weights are shipped yet, so there is nothing to report: train the bundle with the commands below."
-    source = f"From `benchmarks/results/{key}_validation.json`."
+    source = (
+        f"From `benchmarks/results/{key}_validation.json`. The command:\n\n```\n{command(BUNDLES[key][0], result)}\n```"
+    )
     return f"{table(BUNDLES[key], result)}{by_rater(key)}\n\n{training_text(record)}\n\n{source}"
 
 

@@ -414,6 +414,7 @@ NOT_RUN = {
     r"--dicomweb": "asks a server; tests/integration/test_orthanc.py starts one",
     r": (pip|apt-get)": "changes the environment",
     r": dciodvfy": "another project's program",
+    r"evaluate .*--output-dir results/(isic|cvc|chase)$": "how figures were made, of data that a page does not prepare",
     r": medseglatdiff (score|.* --run nnU-Net=)": "another program's masks; tests/test_predictions.py scores some",
 }
 # Commands that end otherwise than with 0.

@@ -266,7 +266,7 @@ def test_a_codec_on_its_own_that_the_budget_ended_is_scored_and_said(
     suite = write_suite(tmp_path, systems=[{"name": "Image", "reconstruction": "image_codec"}])
     results = run_suite(suite, data, tmp_path / "out", LUNG, max_minutes=10.0)
     assert systems_scored(results) == [("Image", 0)]
-    ended = {"what": "Image, seed 0, training", "why": "the budget ended it before its last epoch"}
+    ended = {"what": "Image, seed 0, training", "why": "the budget ended it before its last epoch; scored as it is"}
     assert results["left_out"] == [ended]
 
 
