@@ -75,7 +75,8 @@ def score(
     from .result import load_result, pool_bins, reliability, score_case, score_raters, summarize, write_result
     from .scored import ScoredMasks
 
-    load, cases, numbers = LoadCase(is_label=True), [], []
+    load: Any = LoadCase(is_label=True)
+    cases, numbers = [], []
     with Progress("Scoring", len(items), "cases") as bar:
         for item, path in zip(items, files, strict=True):
             raters = load(item["label"]).as_tensor()[None] > 0
@@ -160,7 +161,8 @@ def read_samples(path: Path, shape: tuple[int, ...]) -> np.ndarray:
                 with np.load(path) as arrays:
                     samples = np.array(arrays["samples"])
             else:
-                array = np.asarray(nibabel.load(path).dataobj)
+                image: Any = nibabel.load(path)
+                array = np.asarray(image.dataobj)
                 samples = array[None] if array.ndim == len(shape) else np.moveaxis(array, -1, 0)
         except Exception as error:  # the readers raise all kinds
             raise InputError(

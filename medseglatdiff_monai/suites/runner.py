@@ -121,10 +121,10 @@ def _train(member: Member, minutes: float | None, request: Request, record: Suit
     else:
         _train_in_shares(member, stages, minutes, request, record)
         if not member.trained:
-            ended = "the budget ended it before its last epoch; scored as it is"
+            why = "the budget ended it before its last epoch; scored as it is"
             if not member.scorable:
-                ended = "not scored: the budget ended before its last stage began; more minutes or fewer --systems help"
-            notes.explain(member, ended, "training")
+                why = "not scored: the budget ended before its last stage began; more minutes or fewer --systems help"
+            notes.explain(member, why, "training")
     keep_codecs(member, stages, request, record)
 
 
