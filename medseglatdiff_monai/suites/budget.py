@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..bundle.config import load_stage_config
 from ..console import count
-from ..evaluation import evaluate
+from ..evaluation import evaluate, evaluate_codec
 from .member import Member
 from .notes import Notes
 from .request import Request
@@ -162,9 +162,11 @@ def plan_scoring(
 
 def _estimate(member: Member, evaluation: Evaluation, request: Request) -> float:
     """Seconds that one case takes; 0 if it cannot be estimated."""
-    if member.system.reconstruction or member.predicted:
+    if member.predicted:
         return 0.0
     try:
+        if member.system.reconstruction:
+            return _seconds_per_reconstruction(member, member.system.reconstruction, request)
         return _seconds_per_case(member, evaluation, request)
     except Exception:
         # The evaluation itself will fail and be recorded.
@@ -198,3 +200,14 @@ def _seconds_per_case(member: Member, evaluation: Evaluation, request: Request) 
         shutil.rmtree(folder)
     scoring = max((walls[1] - walls[0]) / more - sampling, 0.0) if more else 0.0
     return (sampling * steps / min(steps, 2) + scoring) * samples / min(samples, ESTIMATE_SAMPLES)
+
+
+def _seconds_per_reconstruction(member: Member, codec: str, request: Request) -> float:
+    """What a codec takes for a case: of a few more cases the time beyond that of two, which is for building it."""
+    folder, walls = request.output / "evaluations" / "estimate", []
+    for number in (2, 2 + MIN_CASES):
+        started = time.perf_counter()
+        evaluate_codec(member.run, codec, request.dataset_dir, folder, request.split, number)
+        walls.append(time.perf_counter() - started)
+        shutil.rmtree(folder)
+    return max(walls[1] - walls[0], 0.0) / MIN_CASES
