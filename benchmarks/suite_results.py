@@ -16,6 +16,7 @@ from typing import Any
 from speed_figures import markdown
 
 from medseglatdiff_monai.evaluation.columns import COLUMNS
+from medseglatdiff_monai.suites.budget import TRAINING_SHARE
 from medseglatdiff_monai.suites.names import find_suite
 from medseglatdiff_monai.suites.statistics import is_significant
 
@@ -64,8 +65,10 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any]) ->
         budget = f"{fmean(trained.values()):.1f} minutes of training each"
         if given:
             budget += f" (but {', '.join(given)}: the shipped weights, which were trained for hours)"
+    # What only scored, in the end, was trained by an earlier call.
+    minutes = minutes or math.ceil(sum(trained.values()) / TRAINING_SHARE)
     command = (
-        f"medseglatdiff benchmark {result['suite']} --dataset-dir D --output-dir R --max-minutes {minutes or 0:g}"
+        f"medseglatdiff benchmark {result['suite']} --dataset-dir D --output-dir R --max-minutes {minutes:g}"
         + _choose_systems([*trained, *given], suite)
         + "".join(f" --run {shlex.quote(f'{name}=bundles/' + result['bundle'])}" for name in given)
         + (f" --max-cases {options['max_cases']}" if options["max_cases"] else "")

@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUNDLES)
 def test_zoo_steps_pass(name: str, tmp_path: Path) -> None:
     models = tmp_path / "models"

@@ -98,7 +98,7 @@ def verify_torchscript(bundle: Path) -> None:
 
 
 def run_unit_test(bundle: Path) -> None:
-    spec = importlib.util.spec_from_file_location(f"test_{bundle.name}", Path(__file__).with_name("zoo_unit_test.py"))
+    spec = importlib.util.spec_from_file_location(f"test_{bundle.name}", Path(__file__).with_name("zoo_inference.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
