@@ -8,7 +8,6 @@ network's (``score_at``), Dice and IoU on the other one too.
 from __future__ import annotations
 
 import copy
-import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -37,7 +36,7 @@ from .arguments import check_scoring
 from .codec import rebuild_image, rebuild_masks
 from .columns import COLUMNS, why_undefined
 from .picture import plot_cases
-from .result import ScoredCase, pool_bins, reliability, score_case, score_raters, summarize, write_result
+from .result import ScoredCase, count_cases, entries_of_all, score_case, summarize, write_result
 from .scored import ScoredMasks
 
 
@@ -175,8 +174,7 @@ class CaseRecorder:
         """Figures of all cases together, see :func:`~medseglatdiff_monai.evaluation.result.summarize`."""
         return {
             **summarize(cases),
-            "num_cases": len(cases),
-            "num_nonempty_consensus": sum(math.isfinite(case.row["dice"]) for case in cases),
+            **count_cases(cases),
             "num_samples": self.inferer.num_samples,
             # None for a network that uses no noise and takes no steps.
             "num_inference_steps": self.inferer.num_inference_steps
@@ -216,8 +214,7 @@ class CaseRecorder:
             cases,
             summary,
             self._not_applicable(summary, max(len(case.rater_dice) for case in cases)),
-            raters=score_raters(cases, names),
-            calibration={name: reliability(pool_bins(cases, name)) for name in cases[0].bins},
+            **entries_of_all(cases, names),
             settings={
                 "threshold": self.inferer.threshold,
                 "confidence": self.inferer.confidence,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +71,7 @@ def score(
     from ..metrics.masks import mean_mask
     from ..provenance import provenance
     from .columns import COLUMNS, why_undefined
-    from .result import load_result, pool_bins, reliability, score_case, score_raters, summarize, write_result
+    from .result import count_cases, entries_of_all, load_result, score_case, summarize, write_result
     from .scored import ScoredMasks
 
     load: Any = LoadCase(is_label=True)
@@ -87,8 +86,7 @@ def score(
             numbers.append(samples.shape[1])
             bar.update()
     summary = {
-        **summarize(cases), "num_cases": len(cases),
-        "num_nonempty_consensus": sum(math.isfinite(case.row["dice"]) for case in cases),
+        **summarize(cases), **count_cases(cases),
         "num_samples": max(numbers), "num_inference_steps": None, "seconds_per_case": None, "score_at": "native",
     }  # fmt: skip
     num_raters = max(len(case.rater_dice) for case in cases)
@@ -99,8 +97,7 @@ def score(
             else "another program predicted the masks"
             for name, value in summary.items() if value is None
         },
-        raters=score_raters(cases, info.get("raters", [])),
-        calibration={name: reliability(pool_bins(cases, name)) for name in cases[0].bins},
+        **entries_of_all(cases, info.get("raters", [])),
         settings={"threshold": threshold, "confidence": "samples", "fusion": "mean", "postprocess": None,
                   "surface_tolerance": surface_tolerance},
         provenance={"predictions": Path(predictions).name, "predictions_sha256": hash_predictions(files),
@@ -131,6 +128,11 @@ def find_predictions(folder: str | Path, cases: Sequence[str]) -> list[Path]:
             f"{missing[0]}{' or '.join(SUFFIXES)} for each case, or a smaller part by --max-cases or --split."
         )
     return files
+
+
+def list_predictions(folder: Path) -> list[Path]:
+    """Files of a folder that can be predictions, by name."""
+    return sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES))
 
 
 def hash_predictions(files: Sequence[Path]) -> str:

@@ -96,6 +96,22 @@ def summarize(cases: Sequence[ScoredCase]) -> dict[str, float | None]:
     return means
 
 
+def count_cases(cases: Sequence[ScoredCase]) -> dict[str, int]:
+    """How many there are, and in how many the raters' consensus is not empty."""
+    return {
+        "num_cases": len(cases),
+        "num_nonempty_consensus": sum(math.isfinite(case.row["dice"]) for case in cases),
+    }
+
+
+def entries_of_all(cases: Sequence[ScoredCase], rater_names: Sequence[str]) -> dict[str, Any]:
+    """What ``metrics.json`` says of all cases together, beside its summary."""
+    return {
+        "raters": score_raters(cases, rater_names),
+        "calibration": {name: reliability(pool_bins(cases, name)) for name in cases[0].bins},
+    }
+
+
 def write_result(
     output_dir: Path,
     cases: Sequence[ScoredCase],

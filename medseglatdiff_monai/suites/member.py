@@ -10,7 +10,7 @@ from typing import Any
 from ..bundle.config import load_stage_config
 from ..bundle.folders import find_bundle
 from ..errors import InputError
-from ..evaluation.predictions import SUFFIXES
+from ..evaluation.predictions import list_predictions
 from ..networks.weights import stage_finished
 from ..training.run import TRAINING_STAGES
 from .request import Request
@@ -114,9 +114,7 @@ def choose_members(
 def _holds_masks(folder: str | Path) -> bool:
     """Whether a folder holds masks and not a bundle."""
     place = Path(folder)
-    return (
-        place.is_dir() and not (place / "configs").is_dir() and any(p.name.endswith(SUFFIXES) for p in place.iterdir())
-    )
+    return place.is_dir() and not (place / "configs").is_dir() and bool(list_predictions(place))
 
 
 def merge_overrides(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..errors import InputError
 from ..evaluation import RESULT_VERSION, evaluate, evaluate_codec, load_result
-from ..evaluation.predictions import SUFFIXES, hash_predictions, score
+from ..evaluation.predictions import hash_predictions, list_predictions, score
 from ..evaluation.result import VERSION_ADVICE
 from ..files import file_sha256, read_versioned, save_json
 from .member import Member, merge_overrides
@@ -138,8 +138,7 @@ def _wanted(member: Member, evaluation: Evaluation, request: Request, max_cases:
 def _describe(member: Member) -> dict[str, Any]:
     """What was scored; of another program's masks, instead of weights, the masks themselves."""
     if member.predicted:
-        masks = sorted(path for path in member.run.iterdir() if path.name.endswith(SUFFIXES))
-        return {"weights_sha256": hash_predictions(masks)}
+        return {"weights_sha256": hash_predictions(list_predictions(member.run))}
     return {
         # What the run's own configuration says of sampling, e.g. test-time augmentation.
         "evaluate_sha256": file_sha256(member.run / "configs" / "evaluate.json"),
