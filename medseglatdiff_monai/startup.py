@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -20,12 +21,19 @@ from .console import quiet_loaders
 
 logger = logging.getLogger(__name__)
 
-# Modules that take a fifth of the processor time of `import monai` (1.6.1) and are used by parts of MONAI and ignite
-# that no command needs → the names that these parts keep for later.
+# Modules that take half of the processor time of `import monai` (1.6.1) where they are installed, and are used by parts
+# of MONAI and ignite that few commands need → the names that these parts keep for later.
 DEFERRED = {
     "matplotlib.pyplot": (),
+    "monai.handlers.mlflow_handler": ("MLFlowHandler",),
     "scipy.signal": ("hilbert", "iirnotch"),
+    "sklearn": (),
+    "sklearn.linear_model": ("LogisticRegression",),
+    "sklearn.metrics": ("silhouette_score",),
     "torch.distributed.optim": ("ZeroRedundancyOptimizer",),
+    "transformers": ("BertConfig", "load_tf_weights_in_bert"),
+    "transformers.models.bert.modeling_bert": ("BertEmbeddings", "BertLayer"),
+    "transformers.utils": ("cached_file",),
 }
 
 
@@ -74,6 +82,7 @@ class _Deferred(ModuleType):
 
     def __init__(self, name: str, kept: tuple[str, ...]) -> None:
         super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None)
         for one in kept:
             setattr(self, one, _Kept(name, one))
 
@@ -92,6 +101,9 @@ class _Kept:
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return getattr(importlib.import_module(self._module), self._name)(*arguments, **options)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (getattr(importlib.import_module(self._module), self._name),)
 
     def __instancecheck__(self, instance: object) -> bool:
         # While the module is not imported, there is no instance of its class.

@@ -159,12 +159,14 @@ def test_waiting_threads_sleep_unless_told_otherwise(given: str | None, found: s
 # In a process of its own: elsewhere MONAI is imported already.
 DEFERRED = """
 import sys
+from importlib.util import find_spec
 from medseglatdiff_monai.startup import DEFERRED, heavy_imports
 with heavy_imports():
     import monai
 assert not set(DEFERRED) & set(sys.modules), sorted(set(DEFERRED) & set(sys.modules))
 
 import ignite.handlers.checkpoint
+import monai.handlers
 import numpy as np
 import torch
 from monai.data import ultrasound_confidence_map
@@ -182,6 +184,22 @@ assert not isinstance(optimizer, kept)
 from torch.distributed.optim import ZeroRedundancyOptimizer
 assert not isinstance(optimizer, kept)
 assert isinstance(object.__new__(ZeroRedundancyOptimizer), kept)
+
+class Mine(monai.handlers.MLFlowHandler):
+    pass
+from monai.handlers.mlflow_handler import MLFlowHandler
+assert Mine.__mro__[1] is MLFlowHandler
+from sklearn.metrics import silhouette_score
+points = np.array([[0.0], [0.1], [1.0], [1.1]])
+groups = [0, 0, 1, 1]
+assert monai.metrics.embedding_collapse.sklearn_silhouette(points, groups) == silhouette_score(points, groups)
+
+if find_spec("transformers"):
+    from monai.networks.nets.transchex import MultiModal
+    sizes = dict.fromkeys(("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"), 8)
+    network = MultiModal(1, 1, 1, {**sizes, "is_decoder": False})
+    words, patches = network(torch.zeros(2, 3, dtype=torch.int64), vision_feats=torch.zeros(2, 3, 8))
+    assert words.shape == patches.shape == (2, 3, 8)
 """
 
 
