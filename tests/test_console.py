@@ -8,11 +8,15 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
+import torch
+from ignite.engine import Engine, Events
 
 from medseglatdiff_monai import console
 from medseglatdiff_monai.console import Progress, format_duration
+from medseglatdiff_monai.training.progress import TrainingProgress
 
 
 class Terminal(io.StringIO):
@@ -119,3 +123,23 @@ def test_readers_of_images_do_not_tell_of_an_absent_decoder(caplog: pytest.LogCa
         LoadCase()
     assert [str(entry.message) for entry in caught] == []
     assert caplog.records == []
+
+
+def test_a_training_tells_how_many_steps_its_budget_is_enough_for(
+    clock: list[float], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Four seconds a step, 600 steps, a budget of 21 seconds: after two steps another three fit."""
+    caplog.set_level(logging.INFO)
+
+    def step(engine: Engine, batch: int) -> dict[str, torch.Tensor]:
+        clock[0] += 4.0
+        if engine.state.iteration == 3:
+            engine.terminate()
+        return {"loss": torch.tensor(0.5)}
+
+    trainer = Engine(step)
+    trainer.add_event_handler(Events.STARTED, lambda: setattr(trainer.state, "stop_at", 121.0))
+    TrainingProgress(tmp_path, "train", ["train"]).attach(trainer)
+    trainer.run([0] * 600)
+    told = "Stage 1 of 1: network: 2 of 600 steps, loss 0.5, 13 seconds left of the budget, enough for about 3 steps"
+    assert told in caplog.messages

@@ -66,7 +66,8 @@ def make_dataset(
     for case in cases:
         left_out.update(records[case.key]["left_out"])
     if not entries:
-        raise InputError(f"{info.name}: no case is left; left out were {dict(left_out) or 'none'}.")
+        reasons = ", ".join(f"{number} ({reason})" for reason, number in left_out.items())
+        raise InputError(f"{info.name}: no case is left; left out were {reasons or 'none'}.")
     channels, _, raters, *volume = _find_layout([records[case.key] for case in cases])
     if info.num_raters is not None and raters != info.num_raters:
         raise InputError(f"{info.name}: {raters} masks per case; expected {info.num_raters}.")

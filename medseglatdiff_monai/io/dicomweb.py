@@ -95,7 +95,11 @@ class Archive:
         except Exception as error:  # of requests, urllib3, retrying, pydicom, and KeyError of answers without a UID
             if find_full_disk(error) is not None:
                 raise
+            from requests.exceptions import ConnectionError
+
+            reason = f"{type(error).__name__}: {str(error)[:300]}"
+            reason = "nobody answers there, or not to the end" if isinstance(error, ConnectionError) else reason
             raise InputError(
-                f"{self.url}: asked for {what}, it failed ({type(error).__name__}: {str(error)[:300]}). Check the "
+                f"{self.url}: asked for {what}, it failed ({reason}). Check the "
                 "address, user and password in .netrc, and that the server speaks DICOMweb."
             ) from error

@@ -102,13 +102,13 @@ class TrainingProgress:
             return
         state: Any = engine.state
         done, total = state.iteration - 1, state.max_epochs * state.epoch_length
+        self._began, self._before = time.monotonic(), done
         resumed = f", resumed after step {done:,}" if done else ""
         limited = getattr(state, "stop_at", None) is not None
         budget = f", {self._time_left(state)}" if limited else ""
         work = f"{count(total, 'step')} in {count(state.max_epochs, 'epoch')}"
         logger.info("%s: %s%s%s", self.title, work, resumed, budget)
         self._progress = Progress(self.title, total, "steps", done)
-        self._began, self._before = time.monotonic(), done
         path = self.output_dir / CURVES[0]
         self._curves: dict[str, dict[str, list[tuple[int, float]]]] = read_keys(path) if path.is_file() else {}
         # What came after the last saved state is repeated.
@@ -140,10 +140,14 @@ class TrainingProgress:
 
     def _time_left(self, state: Any) -> str:
         now = time.monotonic()
-        if getattr(state, "stop_at", None) is not None:
-            return f"{format_duration(max(0.0, state.stop_at - now))} left of the budget"
         steps = state.max_epochs * state.epoch_length - state.iteration
-        return f"about {format_duration((now - self._began) / (state.iteration - self._before) * steps)} left"
+        done = state.iteration - self._before
+        each = (now - self._began) / done if done > 0 else None
+        if getattr(state, "stop_at", None) is None:
+            return f"about {format_duration((each or 0.0) * steps)} left"
+        left = max(0.0, state.stop_at - now)
+        fitting = f", enough for about {count(round(left / each), 'step')}" if each and left < each * steps else ""
+        return f"{format_duration(left)} left of the budget{fitting}"
 
     def _note_scores(self, validator: Engine) -> None:
         key = getattr(validator.state, "key_metric_name", None)

@@ -258,6 +258,13 @@ def break_volume(src: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros((WIDTH, HEIGHT, 5), np.int16), np.eye(4)), src / "images" / "p1_3.nii.gz")
 
 
+def test_files_that_are_no_images_are_passed_over_with_a_word(tmp_path, caplog):
+    src = make_folder(tmp_path / "mine")
+    (src / "images" / "photo.heic").write_bytes(b"ftypheic")
+    prepare("folder", src, output_dir=tmp_path / "out", workers=1)
+    assert f"{src / 'images'}: passed over 1 file, such as photo.heic; images are .png" in caplog.text
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     ("damage", "message"),

@@ -6,11 +6,13 @@ one slice, or a volume (row, column, slice) where the caller asks for volumes.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ...console import count
 from ...errors import InputError
 from ...io.formats import NIFTI_SUFFIXES
 from ...io.nifti import open_nifti
@@ -23,6 +25,8 @@ LOSSY_SUFFIXES = (".jpg", ".jpeg")
 MAX_EDGES, MANY_VALUES = 0.25, 16
 # Share of a pixel by which the grids of a mask and of its image may differ: affines are rounded.
 SAME_PLACE = 0.1
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,15 +52,18 @@ def image_stem(path: Path) -> str:
 
 
 def find_images(folder: Path) -> dict[str, Path]:
-    """Stem to path of the images directly in a folder; hidden files are skipped.
+    """Stem to path of the images directly in a folder; hidden files are skipped, other files passed over with a word.
 
     Raises:
         InputError: two files of one stem, such as ``a.png`` and ``a.jpg``.
     """
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(IMAGE_SUFFIXES) or not path.is_file():
-            continue
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    others = [path.name for path in files if not path.name.lower().endswith(IMAGE_SUFFIXES)]
+    if others:
+        number, expected = count(len(others), "file"), ", ".join(IMAGE_SUFFIXES)
+        logger.warning("%s: passed over %s, such as %s; images are %s.", folder, number, others[0], expected)
+    for path in (path for path in files if path.name not in others):
         other = found.setdefault(image_stem(path), path)
         if other != path:
             raise InputError(f"{path} and {other.name}: two files of one name; keep one of them.")
