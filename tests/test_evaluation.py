@@ -25,6 +25,7 @@ from medseglatdiff_monai.ensemble.inferer import EnsembleInferer
 from medseglatdiff_monai.ensemble.morphology import refine_masks
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.evaluation.case_recorder import CaseRecorder
+from medseglatdiff_monai.evaluation.codec import evaluate_codec
 from medseglatdiff_monai.evaluation.columns import COLUMNS, Column
 from medseglatdiff_monai.evaluation.result import load_result
 from medseglatdiff_monai.evaluation.run import evaluate
@@ -435,6 +436,15 @@ def test_segmenter_without_a_mask_codec(data: Path, tmp_path: Path, mask_codec: 
     assert (summary["diversity"], summary["ncc"]) == (0.0, 0.0)
     assert summary["dice"] > 0.3
     assert list(read_rows(tmp_path)) == CASES
+
+
+def test_mask_codec_of_the_whole_networks_weights(bundle: Path, data: Path, scored: Path, tmp_path: Path) -> None:
+    """A shipped bundle has no weights of its codec's stage; its codec is the one that the evaluation has used."""
+    evaluate_codec(bundle, "mask_codec", data, tmp_path)
+    found, expected = load_result(tmp_path / "metrics.json"), load_result(scored / "metrics.json")
+    assert found["summary"]["dice"] == pytest.approx(expected["summary"]["codec_mask_dice"], rel=1e-6)
+    with pytest.raises(InputError, match=r"image_codec\.pt"):
+        evaluate_codec(bundle, "image_codec", data, tmp_path)
 
 
 def test_results_of_another_version_are_refused(scored: Path, tmp_path: Path) -> None:

@@ -31,6 +31,13 @@ def rebuild_masks(codec: CodecBase, label: torch.Tensor) -> Reconstruction:
     return Reconstruction(original, logits.sigmoid(), logits > 0)
 
 
+def codec_weights(run: str | Path, codec: str) -> Path:
+    """The weights of a run's codec: those of its own stage; of the mask codec also the whole network's, which has it."""
+    models = Path(run) / "models"
+    own, whole = models / f"{codec}.pt", models / "model.pt"
+    return whole if codec == "mask_codec" and whole.is_file() and not own.is_file() else own
+
+
 @torch.no_grad()
 def evaluate_codec(
     run: str | Path,
@@ -47,7 +54,7 @@ def evaluate_codec(
     SSIM of its probability map, range 1.
 
     Args:
-        run: the run's folder; the weights are ``CODEC.pt`` in its ``models/``, those of the codec's own stage.
+        run: the run's folder; :func:`codec_weights` says which file of its ``models/`` is scored.
         codec: ``"image_codec"`` or ``"mask_codec"``.
         dataset_dir: prepared folder.
         output_dir: receives the two files.
@@ -58,12 +65,15 @@ def evaluate_codec(
     Raises:
         InputError: no weights, or see :func:`~medseglatdiff_monai.data.datalist.load_datalist`.
     """
-    weights = Path(run) / "models" / f"{codec}.pt"
+    weights = codec_weights(run, codec)
     chosen = {"dataset_dir": str(Path(dataset_dir).absolute()), "split": split, "max_cases": max_cases, "seed": seed}
     parser = inference_config(run, "evaluate", weights, overrides=chosen)
-    parser["network#module"] = f"$@{codec}_def.to(@device)"
+    own = weights.stem == codec
+    if own:
+        parser["network#module"] = f"$@{codec}_def.to(@device)"
     with unwrapped_errors(), torch.random.fork_rng():
         network = parser.get_parsed_content("network").eval()
+        network = network if own else network.mask_codec
         device = parser.get_parsed_content("device")
         items = parser.get_parsed_content("items")
         loader = parser.get_parsed_content("dataloader")

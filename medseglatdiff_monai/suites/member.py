@@ -10,6 +10,7 @@ from typing import Any
 from ..bundle.config import load_stage_config
 from ..bundle.folders import find_bundle
 from ..errors import InputError
+from ..evaluation.codec import codec_weights
 from ..evaluation.predictions import list_predictions
 from ..networks.weights import stage_finished
 from ..training.run import TRAINING_STAGES
@@ -46,8 +47,8 @@ class Member:
     @property
     def weights(self) -> Path:
         """The weights that it is scored with."""
-        stage = self.system.reconstruction
-        return self.run / "models" / (TRAINING_STAGES[stage] if stage else "model.pt")
+        codec = self.system.reconstruction
+        return codec_weights(self.run, codec) if codec else self.run / "models" / "model.pt"
 
     @property
     def scorable(self) -> bool:
