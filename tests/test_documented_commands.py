@@ -33,7 +33,7 @@ from distributions import build_wheels, copy_source, install
 from dockerfile import read_dockerfile
 from page_commands import Command, PageRun, make_clone, make_environment, read_commands
 from PIL import Image
-from small_runs import BUNDLES, LUNG, RETINA, SKIN, run_sizes, small_sizes, write_prepared
+from small_runs import BUNDLES, LUNG, POLYP, RETINA, SKIN, run_sizes, small_sizes, write_prepared
 
 # All that these tests know of the package.
 from medseglatdiff_monai import cli
@@ -506,6 +506,12 @@ def write_images(folder: Path, suffix: str, raters: Sequence[str], shape: tuple[
                 nibabel.save(nibabel.Nifti1Image(inside.astype(np.int16), np.eye(4)), path)
 
 
+def write_known(folder: Path, bundle: str, source: str) -> None:
+    """Prepared folder that says where its data come from, by which a suite knows its bundle."""
+    path = write_prepared(folder, bundle) / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "source": source}))
+
+
 def write_patients(folder: Path) -> None:
     """A folder for each patient, with an image and two raters' masks."""
     write_images(folder.parent / "patients_images", ".png", ("masks-ann", "masks-ben"), (90, 80))
@@ -531,9 +537,10 @@ def run_page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         shutil.copytree(write_phantom_dicom_series(PATIENTS[0], path.parent / "written"), path)
 
     inputs: dict[str, Callable[[Path], object]] = {
-        "data/lidc": lambda path: write_prepared(path, LUNG),
+        "data/lidc": lambda path: write_known(path, LUNG, "lidc-slices"),
         "shared/data/lidc": lambda path: write_prepared(path, LUNG),
-        "D": lambda path: write_prepared(path, LUNG),
+        "D": lambda path: write_known(path, LUNG, "lidc-slices"),
+        "data/cvc": lambda path: write_known(path, POLYP, "cvc-clinicdb"),
         "data/chase": lambda path: write_prepared(path, RETINA),
         "data/isic": lambda path: write_prepared(path, SKIN),
         "labels": lambda path: write_prepared(path, LUNG),
