@@ -38,7 +38,7 @@ def run_suite(
 
     Args:
         suite: paper-table-1, paper-table-2, paper-table-3, paper-figure-3, paper-figure-4, ambiguity, ambiguity-laptop,
-            encoder-laptop, all-systems, calibration, mask-codecs, ablation, recipe, or a JSON file.
+            encoder-laptop, all-systems, calibration, mask-codecs, training-choices, ablation, recipe, or a JSON file.
         dataset_dir: prepared folder.
         output_dir: where runs, scores and the report go; the same call continues from there.
         bundle: bundle that the systems start from; by default the one for the data set.

@@ -9,9 +9,9 @@ import torch
 from monai.engines import PrepareBatch
 
 from ..errors import InputError
-from ..metrics.masks import fuse_masks
 from .augmentation import BatchAugmentation, TransformAugmentation
 from .mask_latents import MaskLatents
+from .targets import TARGETS
 
 
 def _load_batch(batch: dict, device: Any, non_blocking: bool, keys: tuple[str, ...]) -> list[torch.Tensor]:
@@ -75,13 +75,13 @@ class _Targets(_Augmented):
         self, target: str = "random_rater", augmentation: BatchAugmentation | TransformAugmentation | None = None
     ) -> None:
         super().__init__(augmentation)
-        if target not in ("random_rater", "consensus"):
-            raise InputError(f"target must be 'random_rater' or 'consensus', found {target!r}.")
+        if target not in TARGETS:
+            raise InputError(f"target is {target!r}; expected one of {', '.join(TARGETS)}.")
         self.target = target
 
     def _select(self, label: torch.Tensor) -> torch.Tensor:
-        """All raters' masks (B, R, H, W), or (B, 1, H, W) of their consensus."""
-        return fuse_masks(label > 0) if self.target == "consensus" else label
+        """All raters' masks (B, R, H, W), or (B, 1, H, W) of the first or of their consensus."""
+        return TARGETS[self.target](label)
 
 
 class PrepareDenoising(_Targets):
@@ -90,7 +90,7 @@ class PrepareDenoising(_Targets):
     Args:
         draws: draws of noise and timestep for each image.
         target: ``"random_rater"``: the raters in random order, each equally often, including those who marked nothing;
-            ``"consensus"``: the consensus of at least half of the raters in every draw.
+            ``"first_rater"``: that mask in every draw; ``"consensus"``: the consensus of at least half of the raters.
         augmentation: see :class:`BatchAugmentation`.
         latents: precomputed latents of the training masks, made for the same target and flips; ``None``: the network
             encodes the masks at every step.
@@ -128,10 +128,10 @@ class PrepareDenoising(_Targets):
         elif self.augmentation is not None:
             image, label = self.augmentation(image, label)
         candidates = self._select(label)
-        if self.target == "consensus":
+        raters = candidates.shape[1]
+        if raters == 1:
             order = torch.zeros(len(label), self.draws, dtype=torch.long, device=label.device)
         else:
-            raters = label.shape[1]
             rounds = math.ceil(self.draws / raters)
             order = torch.rand(rounds, len(label), raters, device=label.device).argsort(-1)
             order = order.transpose(0, 1).flatten(1)[:, : self.draws]
@@ -147,7 +147,8 @@ class PrepareScoring(_Targets):
     """Scoring stage: an image and the masks that its samples are scored against.
 
     Args:
-        target: ``"random_rater"``: all raters; ``"consensus"``: only the consensus of at least half of them.
+        target: ``"random_rater"``: all raters; ``"first_rater"``: only the first; ``"consensus"``: only the consensus of
+            at least half of them.
         augmentation: see :class:`BatchAugmentation`.
 
     Raises:
@@ -155,7 +156,7 @@ class PrepareScoring(_Targets):
     """
 
     def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
-        """Batch → (image, label, (raters,), {}); raters (B, R, H, W) float32, R = 1 for the consensus."""
+        """Batch → (image, label, (raters,), {}); raters (B, R, H, W) float32, R = 1 for the first rater and for the consensus."""
         image, label = self._load(batchdata, device, non_blocking)
         return image, label, (self._select(label).float(),), {}
 

@@ -15,9 +15,9 @@ import torch
 from torch.utils.data import Dataset
 
 from ..errors import InputError
-from ..metrics.masks import fuse_masks
 from ..networks.segmenter import LatentDiffusionSegmenter
 from ..networks.symmetries import apply_symmetry, count_symmetries
+from .targets import TARGETS
 
 # Masks that the encoder takes at a time, symmetries included.
 MASKS_AT_ONCE = 256
@@ -38,7 +38,8 @@ class MaskLatents:
     Args:
         dataset: the training set; items have ``label`` (R, H, W) in {0, 1}, all of one size, and ``case``, a unique id.
         segmenter: network whose mask codec encodes, on its device.
-        target: ``"random_rater"`` keeps each rater's mask, ``"consensus"`` that of at least half of the raters.
+        target: ``"random_rater"`` keeps each rater's mask, ``"first_rater"`` the first one's, ``"consensus"`` that of at
+            least half of the raters.
         flips: keep all symmetries; if False, only the masks as they are (k = 0).
 
     Raises:
@@ -97,7 +98,7 @@ class MaskLatents:
 
         Args:
             cases: B ids.
-            raters: (B, M) int64, the raters of each case's draws; 0 throughout where the target is the consensus.
+            raters: (B, M) int64, the raters of each case's draws; 0 throughout where one mask is kept.
             symmetry: (B,) int64, the images' symmetries; ``None`` if they were not augmented.
 
         Returns:
@@ -120,12 +121,12 @@ class MaskLatents:
         return self._latents[rows, symmetry[:, None]].to(raters.device).float()
 
     def _read(self, dataset: Dataset, index: int) -> tuple[str, torch.Tensor]:
-        """Id and masks (R, H, W) bool, or (1, H, W) of the consensus."""
+        """Id and masks (R, H, W) bool, or (1, H, W) of the first rater or of the consensus."""
         item = dataset[index]
         if "case" not in item or "label" not in item:
             raise InputError(f"Training item {index} has {sorted(item)}; latents are kept by 'case' of each 'label'.")
         label = torch.as_tensor(item["label"]) > 0
-        return str(item["case"]), fuse_masks(label[None])[0] if self.target == "consensus" else label
+        return str(item["case"]), TARGETS[self.target](label[None])[0]
 
     @staticmethod
     def _encode(masks: torch.Tensor, segmenter: LatentDiffusionSegmenter) -> torch.Tensor:

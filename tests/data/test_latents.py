@@ -17,6 +17,7 @@ from medseglatdiff_monai.networks.weights import save_weights
 from medseglatdiff_monai.training.augmentation import BatchAugmentation
 from medseglatdiff_monai.training.batches import PrepareDenoising
 from medseglatdiff_monai.training.mask_latents import MaskLatents
+from medseglatdiff_monai.training.targets import TARGETS
 
 # Latents of deviation 1/2 in half precision: ten mantissa bits, and what the order of summation moves.
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
@@ -87,7 +88,7 @@ def test_memory_and_shared_empty_masks(make_segmenter) -> None:
     assert (empty == empty[0]).all()
 
 
-@pytest.mark.parametrize("target", ["random_rater", "consensus"])
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("size", [(16, 16), (16, 24)])
 def test_training_sees_what_it_sees_without(make_segmenter, target: str, size: tuple[int, int]) -> None:
     segmenter, items = make_segmenter(), make_items(*size, cases=12)
@@ -98,6 +99,8 @@ def test_training_sees_what_it_sees_without(make_segmenter, target: str, size: t
     for kept in (None, latents):
         torch.manual_seed(5)
         inputs.append(PrepareDenoising(6, target, augmentation, kept)(copy.deepcopy(batch)))
+    if target == "first_rater":
+        assert (inputs[0][2][0] == inputs[0][1][:, :1]).all()
     (image, label, (masks,), _), (same_image, same_label, (same_masks, x_0), _) = inputs
     assert torch.equal(image, same_image)
     assert torch.equal(label, same_label)
