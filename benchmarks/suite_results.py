@@ -30,6 +30,7 @@ QUESTIONS = {
     "paper-figure-3": ("How many samples does the consensus need?", "dice"),
     "calibration": ("Does the confidence say what the raters do?", "brier_band"),
     "all-systems": ("What does every system reach in the same minutes?", "ged_v"),
+    "training-choices": ("What are scoring, flow, guidance and more than one rater worth?", "ged_v"),
     "ablation": ("What is each choice worth?", "ged_v"),
 }
 NOTHING = "–"
@@ -49,13 +50,14 @@ def suites_page() -> str:
         results = [result for result in found if result["suite"] == suite]
         if results:
             described = json.loads(find_suite(suite).read_text())
-            parts = [_result(result, metric, described) for result in results]
+            names = [result["dataset"]["name"] for result in results]
+            parts = [_result(result, metric, described, names.count(result["dataset"]["name"]) > 1) for result in results]
             sections.append("\n\n".join([f"## {question}", described["description"], *parts]))
     return "\n\n".join(sections) or "No suite has been run yet."
 
 
-def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any]) -> str:
-    """The section of one data set: answer, table, how it was made."""
+def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], named: bool) -> str:
+    """The section of one data set: answer, table, how it was made; its title names the systems where asked."""
     dataset, options = result["dataset"], result["options"]
     minutes = options["max_minutes"]
     given = sorted({row["system"] for row in result["measurements"] if row["training_minutes"] is None})
@@ -87,7 +89,7 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any]) ->
             "5% after Holm's correction)."
         )
     lines = [
-        f"### {dataset['name']}", _answer(result, metric, suite["reference"]), _table(result, suite),
+        f"### {dataset['name']}{': ' + ', '.join(trained) if named else ''}", _answer(result, metric, suite["reference"]), _table(result, suite),
         _paper(result, suite), where, f"```\n{command}\n```",
     ]  # fmt: skip
     return "\n\n".join(line for line in lines if line)

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 DEFERRED = {
     "matplotlib.pyplot": (),
     "monai.handlers.mlflow_handler": ("MLFlowHandler",),
+    "pandas": ("DataFrame",),
     "scipy.signal": ("hilbert", "iirnotch"),
     "sklearn": (),
     "sklearn.linear_model": ("LogisticRegression",),

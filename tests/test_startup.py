@@ -194,6 +194,10 @@ points = np.array([[0.0], [0.1], [1.0], [1.1]])
 groups = [0, 0, 1, 1]
 assert monai.metrics.embedding_collapse.sklearn_silhouette(points, groups) == silhouette_score(points, groups)
 
+assert not isinstance([], monai.data.utils.DataFrame)
+import pandas
+assert isinstance(pandas.DataFrame(), monai.data.utils.DataFrame)
+
 if find_spec("transformers"):
     from monai.networks.nets.transchex import MultiModal
     sizes = dict.fromkeys(("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"), 8)
