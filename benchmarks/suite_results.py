@@ -50,8 +50,8 @@ def suites_page() -> str:
         results = [result for result in found if result["suite"] == suite]
         if results:
             described = json.loads(find_suite(suite).read_text())
-            names = [result["dataset"]["name"] for result in results]
-            parts = [_result(result, metric, described, names.count(result["dataset"]["name"]) > 1) for result in results]
+            several = len({result["dataset"]["name"] for result in results}) < len(results)
+            parts = [_result(result, metric, described, several) for result in results]
             sections.append("\n\n".join([f"## {question}", described["description"], *parts]))
     return "\n\n".join(sections) or "No suite has been run yet."
 
@@ -88,8 +88,9 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], na
             "; an asterisk marks a significant difference from the reference (its interval excludes 0, and p is below "
             "5% after Holm's correction)."
         )
+    systems = f": {', '.join(trained)}" if named else ""
     lines = [
-        f"### {dataset['name']}{': ' + ', '.join(trained) if named else ''}", _answer(result, metric, suite["reference"]), _table(result, suite),
+        f"### {dataset['name']}{systems}", _answer(result, metric, suite["reference"]), _table(result, suite),
         _paper(result, suite), where, f"```\n{command}\n```",
     ]  # fmt: skip
     return "\n\n".join(line for line in lines if line)

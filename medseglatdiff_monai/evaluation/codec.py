@@ -32,7 +32,7 @@ def rebuild_masks(codec: CodecBase, label: torch.Tensor) -> Reconstruction:
 
 
 def codec_weights(run: str | Path, codec: str) -> Path:
-    """The weights of a run's codec: those of its own stage; of the mask codec also the whole network's, which has it."""
+    """The weights of a run's codec: those of its own stage; or of the whole network, which has the mask codec."""
     models = Path(run) / "models"
     own, whole = models / f"{codec}.pt", models / "model.pt"
     return whole if codec == "mask_codec" and whole.is_file() and not own.is_file() else own

@@ -147,8 +147,8 @@ class PrepareScoring(_Targets):
     """Scoring stage: an image and the masks that its samples are scored against.
 
     Args:
-        target: ``"random_rater"``: all raters; ``"first_rater"``: only the first; ``"consensus"``: only the consensus of
-            at least half of them.
+        target: ``"random_rater"``: all raters; ``"first_rater"``: only the first; ``"consensus"``: only the
+            consensus of at least half of them.
         augmentation: see :class:`BatchAugmentation`.
 
     Raises:
@@ -156,7 +156,7 @@ class PrepareScoring(_Targets):
     """
 
     def __call__(self, batchdata, device=None, non_blocking=False, **kwargs):
-        """Batch → (image, label, (raters,), {}); raters (B, R, H, W) float32, R = 1 for the first rater and for the consensus."""
+        """Batch → (image, label, (raters,), {}); raters (B, R, H, W) float32, R = 1 unless it is all of them."""
         image, label = self._load(batchdata, device, non_blocking)
         return image, label, (self._select(label).float(),), {}
 

@@ -38,8 +38,8 @@ class MaskLatents:
     Args:
         dataset: the training set; items have ``label`` (R, H, W) in {0, 1}, all of one size, and ``case``, a unique id.
         segmenter: network whose mask codec encodes, on its device.
-        target: ``"random_rater"`` keeps each rater's mask, ``"first_rater"`` the first one's, ``"consensus"`` that of at
-            least half of the raters.
+        target: ``"random_rater"`` keeps each rater's mask, ``"first_rater"`` the first one's, ``"consensus"`` that of
+            at least half of the raters.
         flips: keep all symmetries; if False, only the masks as they are (k = 0).
 
     Raises:
