@@ -33,6 +33,8 @@ QUESTIONS = {
     "training-choices": ("What are scoring, flow, guidance and more than one rater worth?", "ged_v"),
     "ablation": ("What is each choice worth?", "ged_v"),
 }
+# Suites that change one choice at a time: what each is worth is the difference from the reference.
+CHOICES = {"mask-codecs", "training-choices", "ablation"}
 NOTHING = "–"
 # Why a figure of the paper stands beside ours and is not the same experiment.
 PAPER = {
@@ -91,7 +93,7 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], na
     systems = f": {', '.join(trained)}" if named else ""
     lines = [
         f"### {dataset['name']}{systems}", _answer(result, metric, suite["reference"]), _table(result, suite),
-        _paper(result, suite), where, f"```\n{command}\n```",
+        _differences(result, suite["reference"]), _paper(result, suite), where, f"```\n{command}\n```",
     ]  # fmt: skip
     return "\n\n".join(line for line in lines if line)
 
@@ -189,6 +191,27 @@ def _table(result: Mapping[str, Any], suite: Mapping[str, Any]) -> str:
         f"| {titles} |",
         [(system, *(line[place] for place in kept)) for system, line in zip(systems, lines, strict=True)],
     )
+
+
+def _differences(result: Mapping[str, Any], reference: str) -> str:
+    """Differences from the reference with their intervals, where a suite asks what each choice is worth."""
+    rows = {(row["system"], row["metric"]): row for row in result["comparisons"] if row["point"] is None}
+    if result["suite"] not in CHOICES or not rows:
+        return ""
+    metrics, systems = (dict.fromkeys(key[place] for key in rows) for place in (1, 0))
+    lines = []
+    for system in systems:
+        found = [rows.get((system, metric)) for metric in metrics]
+        texts = [
+            NOTHING
+            if row is None
+            else f"{row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+            + ("" if is_significant(row) else ", not settled")
+            for row in found
+        ]
+        lines.append((system, *texts))
+    titles = " | ".join(COLUMNS[metric].label for metric in metrics)
+    return markdown(f"| difference from {reference} | {titles} |", lines)
 
 
 def _cell(row: Mapping[str, Any] | None, significant: set[tuple]) -> str:
