@@ -246,7 +246,7 @@ def _say_info(found: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
 
 def _say_checked(found: Sequence[str], arguments: Mapping[str, Any]) -> None:
     if found:
-        raise InputError("\n  ".join([f"{arguments['bundle']} is not complete:", *found]))
+        raise InputError("\n  ".join([f"{arguments['bundle']}: {count(len(found), 'thing')} to mend:", *found]))
     print("Complete.")
 
 

@@ -197,7 +197,7 @@ def _expand(entry: Mapping[str, Any], where: str) -> list[Evaluation]:
 
 
 def _check(suite: Suite, path: Path) -> None:
-    _check_unique([slug(system.name) for system in suite.systems], "systems", path)
+    _check_unique([system.name for system in suite.systems], "systems", path)
     _check_unique([evaluation.key for evaluation in suite.evaluations], "evaluations", path)
     systems = [system.name for system in suite.systems]
     asked = {name for evaluation in suite.evaluations for name in evaluation.systems}
@@ -219,10 +219,12 @@ def _check(suite: Suite, path: Path) -> None:
         _check_system(suite, system, path)
 
 
-def _check_unique(found: Sequence[str], kind: str, path: Path) -> None:
-    twice = sorted({name for name in found if found.count(name) > 1})
-    if twice or not found:
-        raise InputError(f"{path}: expected {kind}, each with its own name; found {twice or 'none'}.")
+def _check_unique(names: Sequence[str], kind: str, path: Path) -> None:
+    folders = [slug(name) for name in names]
+    twice = [name for name, folder in zip(names, folders, strict=True) if folders.count(folder) > 1]
+    if twice or not names:
+        found = " and ".join(map(repr, twice)) or "none"
+        raise InputError(f"{path}: expected {kind}, each with its own name in letters and digits; found {found}.")
 
 
 def _check_subsample(suite: Suite, evaluation: Evaluation, path: Path) -> None:
