@@ -30,7 +30,10 @@ NETWORK = "network_def#network"
 UNET = {f"{NETWORK}#channels": [8, 8, 8], f"{NETWORK}#strides": [1, 2]}
 ONE_TO_ONE: dict[str, dict[str, Any]] = {
     "unet": UNET,
-    "resunet": UNET,
+    "resunet": {
+        f"{NETWORK}#kernel_size": [3, 3, 3], f"{NETWORK}#strides": [1, 2, 2], f"{NETWORK}#filters": [8, 8, 8],
+        f"{NETWORK}#upsample_kernel_size": [2, 2],
+    },
     "unetpp": {f"{NETWORK}#features": [8] * 6},
     "nnunet": {f"{NETWORK}#base_features": 4},
     "unetr": {f"{NETWORK}#hidden_size": 24, f"{NETWORK}#mlp_dim": 24, f"{NETWORK}#feature_size": 4},
