@@ -26,6 +26,7 @@ from .console import count, set_up_console
 from .errors import InputError, did_you_mean
 from .files import find_full_disk
 from .plugins import take_plugins
+from .startup import start_command
 
 HELP = frozenset({"--help", "-h"})
 CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
@@ -320,6 +321,7 @@ def main() -> None:
 
     import fire
 
+    start_command()
     if "--trust" in rest:
         rest.remove("--trust")
         # Processes that the command starts inherit it.

@@ -9,6 +9,7 @@ from typing import Any
 
 from .bundle.folders import bundle_folders, known_bundles
 from .digest import named_digest
+from .errors import InputError
 from .extras import EXTRAS, install_command
 from .files import file_sha256, read_json
 from .startup import heavy_imports
@@ -93,11 +94,14 @@ def _version(distribution: str) -> str | None:
 
 def _describe_bundle(root: Path) -> dict[str, str]:
     weights = root / "models" / "model.pt"
+    try:
+        version = read_json(root / "configs" / "metadata.json").get("version", "")
+    except InputError as error:
+        return {"version": "", "weights": f"broken: {error}", "folder": str(root)}
     if not weights.is_file():
         state = "no weights"
     elif named_digest(weights) in (None, file_sha256(weights)):
         state = "weights"
     else:
         state = "weights that are not those which metadata.json names"
-    version = read_json(root / "configs" / "metadata.json").get("version", "")
     return {"version": version, "weights": state, "folder": str(root)}

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .bundle.folders import configs_dir, find_bundle, known_bundles
+from .errors import InputError
 from .files import read_keys
 from .suites.names import SUITES_DIR
 
@@ -29,7 +30,10 @@ def list_bundles(name: str | None = None) -> list[str]:
     rows = []
     for known, root in known_bundles().items():
         weights = "weights" if (root / "models" / "model.pt").is_file() else "no weights"
-        task = read_keys(root / "configs" / "metadata.json").get("task", "")
+        try:
+            task = read_keys(root / "configs" / "metadata.json").get("task", "")
+        except InputError as error:
+            task = f"broken: {error}"
         rows.append((known, f"{weights:10}  {task}"))
     return _align(rows)
 

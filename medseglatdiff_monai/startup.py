@@ -22,11 +22,9 @@ from .console import quiet_loaders
 logger = logging.getLogger(__name__)
 
 # Modules that take half of the processor time of `import monai` (1.6.1) where they are installed, and are used by parts
-# of MONAI and ignite that few commands need → the names that these parts keep for later.
+# of MONAI and ignite that no command needs → the names that these parts keep for later.
 DEFERRED = {
     "matplotlib.pyplot": (),
-    "monai.handlers.mlflow_handler": ("MLFlowHandler",),
-    "pandas": ("DataFrame",),
     "scipy.signal": ("hilbert", "iirnotch"),
     "sklearn": (),
     "sklearn.linear_model": ("LogisticRegression",),
@@ -38,12 +36,19 @@ DEFERRED = {
 }
 
 
+# Only there no other thread can meet a stand-in, and nobody else's objects are set aside.
+_is_command = False
+
+
+def start_command() -> None:
+    """Say that this process is a command's, and not that of a program which uses the package."""
+    global _is_command
+    _is_command = True
+
+
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """Import MONAI, and what is imported inside, without garbage collection, which takes a fifth of the time.
-
-    Modules stay until the program ends: their objects are set aside, and later collections skip them.
-    """
+    """Import MONAI, and what is imported inside, without garbage collection, which takes a fifth of the time."""
     # Read when torch is loaded. By default a thread that waits for the others spins, which on a machine whose cores are
     # taken costs several times the work itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -54,7 +59,6 @@ def heavy_imports() -> Iterator[None]:
             logger.info("Loading PyTorch and MONAI")
             _import_monai()
         yield
-        gc.freeze()
         quiet_loaders()
     finally:
         if enabled:
@@ -62,7 +66,14 @@ def heavy_imports() -> Iterator[None]:
 
 
 def _import_monai() -> None:
-    """``import monai`` with stand-ins for the deferred modules; later imports get these modules themselves."""
+    """``import monai``; in a command's process with stand-ins for the deferred modules, and set aside.
+
+    Later imports get the deferred modules themselves. What is set aside is skipped by later collections.
+    """
+    if not _is_command:
+        import monai
+
+        return
     for name, kept in DEFERRED.items():
         if name not in sys.modules:
             sys.modules[name] = _Deferred(name, kept)
@@ -71,6 +82,7 @@ def _import_monai() -> None:
     finally:
         for name in DEFERRED:
             _drop(name)
+    gc.freeze()
 
 
 def _drop(name: str) -> None:
@@ -102,9 +114,6 @@ class _Kept:
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return getattr(importlib.import_module(self._module), self._name)(*arguments, **options)
-
-    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (getattr(importlib.import_module(self._module), self._name),)
 
     def __instancecheck__(self, instance: object) -> bool:
         # While the module is not imported, there is no instance of its class.

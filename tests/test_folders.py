@@ -13,6 +13,8 @@ from medseglatdiff_monai.bundle import folders
 from medseglatdiff_monai.bundle.folders import BUNDLES_VARIABLE, bundles_dir, find_bundle, known_bundles
 from medseglatdiff_monai.bundle.new import new_bundle
 from medseglatdiff_monai.errors import InputError
+from medseglatdiff_monai.info import info
+from medseglatdiff_monai.listing import list_bundles
 
 
 def copy_configs(name: str, folder: Path) -> Path:
@@ -66,3 +68,16 @@ def test_outside_a_clone_a_new_bundle_goes_where_it_is_found(tmp_path: Path, mon
     made = new_bundle("my_own", SKIN)
     assert made == tmp_path / "bundles" / "my_own"
     assert find_bundle("my_own") == made
+
+
+def test_a_broken_bundle_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy_configs(LUNG, tmp_path / "broken")
+    (tmp_path / "broken" / "configs" / "metadata.json").write_text("{bad")
+    monkeypatch.setenv(BUNDLES_VARIABLE, str(tmp_path))
+    listed = list_bundles()
+    assert [line.split()[0] for line in listed] == ["broken", *sorted(BUNDLES)]
+    assert "broken: " in listed[0]
+    assert "metadata.json" in listed[0]
+    described = info()["bundles"]
+    assert set(described) == {"broken", *BUNDLES}
+    assert described["broken"]["weights"].startswith("broken: ")

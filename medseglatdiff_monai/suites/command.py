@@ -76,6 +76,8 @@ def run_suite(
     check_count("--max-cases", max_cases)
     given = dict(runs) if isinstance(runs, Mapping) else dict(_name_and_folder(entry) for entry in _as_list(runs))
     names = None if systems is None else [str(name) for name in _as_list(systems)]
+    if names == []:
+        raise InputError("--systems names no system; give some of the suite, separated by commas, or leave it out.")
     numbers = _as_list(seeds)
     if not numbers or not all(isinstance(seed, int) for seed in numbers):
         raise InputError(f"--seeds is {seeds!r}; expected integers, separated by commas.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -25,8 +25,11 @@ def known(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def plot_curves(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Title and SVG of each curve of ``results.json``: a metric along an axis, and reliability."""
+def plot_curves(results: Mapping[str, Any], swept: Collection[str]) -> list[dict[str, str]]:
+    """Title and SVG of each curve of ``results.json``: a metric along an axis, and reliability.
+
+    Evaluations whose keys are in ``swept`` are the points of one curve; others have several points of their own.
+    """
     curves = []
     for axis in dict.fromkeys(row["axis"] for row in results["measurements"] if row["axis"]):
         rows = [row for row in results["measurements"] if row["axis"] == axis and known(row["mean"])]
@@ -34,7 +37,9 @@ def plot_curves(results: Mapping[str, Any]) -> list[dict[str, str]]:
             own = [row for row in rows if row["metric"] == metric]
             if len({row["point"] for row in own}) > 1:
                 label = AXES.get(str(axis), str(axis))
-                curves.append({"title": f"{COLUMNS[metric].label} and {label}", "svg": _curve(own, label, metric)})
+                curves.append(
+                    {"title": f"{COLUMNS[metric].label} and {label}", "svg": _curve(own, label, metric, swept)}
+                )
     for region, name in (("ece", "all pixels"), ("ece_band", "pixels where raters or samples differ")):
         entries = [entry for entry in results["calibration"] if any(entry.get(region, {}).get("count", []))]
         if entries:
@@ -86,13 +91,11 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def _curve(rows: Sequence[Mapping[str, Any]], label: str, metric: str) -> str:
+def _curve(rows: Sequence[Mapping[str, Any]], label: str, metric: str, swept: Collection[str]) -> str:
     figure, axes = _axes()
-    # Points of one evaluation belong together: points that were scored on different cases make no curve.
-    swept = all(row["key"].endswith(f"{row['point']:g}") for row in rows)
     lines: dict[tuple, list] = {}
     for row in rows:
-        lines.setdefault((row["system"], "" if swept else row["key"]), []).append(row)
+        lines.setdefault((row["system"], "" if row["key"] in swept else row["key"]), []).append(row)
     systems = list(dict.fromkeys(system for system, _ in lines))
     for (system, _), points in lines.items():
         points = sorted(points, key=lambda row: row["point"])

@@ -26,7 +26,7 @@ def render_report(suite: Suite, results: Mapping[str, Any], panels: Sequence[Map
     return fill_template(
         Path(__file__).with_name("report.html.j2"), suite=suite, results=results, tables=_tables(suite, results),
         costs=_costs(suite, results), comparisons=_comparisons(results), scores=_plot_scores(suite, results),
-        curves=plot_curves(results), panels=panels,
+        curves=plot_curves(results, _swept(suite)), panels=panels,
         single={row["num_seeds"] for row in results["measurements"]} == {1},
     )  # fmt: skip
 
@@ -45,15 +45,19 @@ def _magnitude(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def _swept(suite: Suite) -> set[str]:
+    """Keys of the evaluations that are points of a sweep."""
+    return {evaluation.key for evaluation in suite.evaluations if evaluation.axis is not None}
+
+
 def _in_table(suite: Suite, results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Measurements of evaluations that are no curve."""
     points: dict[str, set] = {}
     for row in results["measurements"]:
         points.setdefault(row["key"], set()).add(row["point"])
-    swept = {evaluation.key for evaluation in suite.evaluations if evaluation.axis is not None}
     return [
         row for row in results["measurements"]
-        if row["key"] not in swept and (len(points[row["key"]]) <= MAX_POINTS_IN_TABLE or _named(suite, row))
+        if row["key"] not in _swept(suite) and (len(points[row["key"]]) <= MAX_POINTS_IN_TABLE or _named(suite, row))
     ]  # fmt: skip
 
 

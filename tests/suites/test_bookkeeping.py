@@ -396,6 +396,15 @@ def test_a_bundle_is_taken_for_a_known_source_alone(data: Path, tmp_path: Path) 
         run_suite(write_suite(tmp_path), data, tmp_path / "out")
 
 
+def test_no_systems_are_not_all_and_leave_the_results(data: Path, tmp_path: Path, scored: list[str]) -> None:
+    """``--systems "$S"`` where S is empty."""
+    run_suite(write_suite(tmp_path), data, tmp_path / "out", LUNG, systems=["U-Net"])
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    with pytest.raises(InputError, match="--systems names no system"):
+        run_suite(write_suite(tmp_path), data, tmp_path / "out", LUNG, systems="")
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+
+
 def test_results_of_another_suite_are_refused(data: Path, tmp_path: Path, scored: list[str]) -> None:
     run_suite(write_suite(tmp_path), data, tmp_path / "out", LUNG, systems=["U-Net"])
     with pytest.raises(InputError, match="holds results of the suite 'small'"):

@@ -80,6 +80,9 @@ def test_keys_that_begin_with_an_underscore_are_comments(tmp_path: Path):
         ({"evaluations": [{"name": "e", "num_samples": 3, "subsample": [3], "compare_at": [2]}]}, r"compares at \[2\]"),
         ({"systems": [{"name": "A"}, {"name": "B", "shares": "A", "reconstruction": "mask_codec"}]}, "has both"),
         ({"systems": [{"name": "A"}, {"name": "B", "shares": "A"}, {"name": "C", "shares": "B"}]}, "no weights itself"),
+        ({"systems": 3}, "systems is 3; expected a list of objects"),
+        ({"evaluations": ["e"]}, "expected a list of objects"),
+        ({"metrics": "dice"}, "metrics is 'dice'; expected a list of texts"),
     ],
     ids=[
         "entry",
@@ -93,6 +96,9 @@ def test_keys_that_begin_with_an_underscore_are_comments(tmp_path: Path):
         "compare-at",
         "shares-reconstruction",
         "shares-shares",
+        "systems-number",
+        "evaluations-text",
+        "metrics-text",
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, changes: dict, message: str):

@@ -25,7 +25,7 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 from monai.data import MetaTensor
-from monai.handlers.mlflow_handler import MLFlowHandler
+from monai.handlers import MLFlowHandler
 
 from ...bundle.config import Bundle
 from ...bundle.pack import bundle_files

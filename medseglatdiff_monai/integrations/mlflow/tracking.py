@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
-from monai.handlers.mlflow_handler import MLFlowHandler
+from monai.handlers import MLFlowHandler
 from monai.utils import flatten_dict
 
 from ...plots.comparison import ComparedCase, plot_comparison, to_picture
