@@ -53,7 +53,8 @@ class TrainingProgress:
     It comes after the ``ValidationHandler`` and the ``TrainingTimeLimit`` among the trainer's handlers.
 
     Args:
-        output_dir: the run's folder; receives ``training_curves.json`` and ``training_curves.png`` after each epoch.
+        output_dir: the run's folder; receives ``training_curves.json`` after each epoch, and ``training_curves.png``
+            after each validation and at the end.
         stage: the stage's name, as in ``stages``; the stage ``train`` is also called ``diffusion``.
         stages: names of the run's stages, in their order.
         validator: the stage's evaluator.
@@ -165,22 +166,23 @@ class TrainingProgress:
             logger.info("%s, epoch %d of %d: %s", self.title, state.epoch, state.max_epochs, "; ".join(parts))
         for name, value in self._scores.items():
             self._add(METRIC_NAMES.get(name, name), state.iteration, value)
+        # Of few images an epoch is shorter than a plot takes.
+        self._save_curves(plot=bool(self._scores))
         self._scores = {}
-        self._save_curves()
 
     def _finish(self, engine: Engine) -> None:
         if self._progress is None:
             return
         self._progress.close()
         # A time limit ends the last epoch early.
-        if self._losses:
-            self._add_point(engine.state.iteration)
-            self._save_curves()
+        self._add_point(engine.state.iteration)
+        self._save_curves(plot=True)
 
-    def _save_curves(self) -> None:
+    def _save_curves(self, plot: bool) -> None:
         try:
             save_json(self._curves, self.output_dir / CURVES[0])
-            plot_training({name: own for name, own in self._curves.items() if own}, self.output_dir / CURVES[1])
+            if plot:
+                plot_training({name: own for name, own in self._curves.items() if own}, self.output_dir / CURVES[1])
         except Exception as error:
             # Hours of training are worth more than their picture.
             logger.warning("The curves of the training are not written: %s", error)
