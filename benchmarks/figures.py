@@ -434,7 +434,7 @@ def system_costs(costs: dict) -> str:
     """Markdown table of what training and sampling cost for each system."""
     rows = [
         (
-            "(none: an earlier default)" if row["experiment"] is None else f"`{row['experiment']}`",
+            "(none: our default)" if row["experiment"] is None else f"`{row['experiment']}`",
             f"{row['parameters'] / 1e6:.2f}",
             f"{row['trainable_parameters'] / 1e6:.2f}",
             str(row["num_inference_steps"]),

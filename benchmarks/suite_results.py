@@ -233,12 +233,15 @@ def _paper(result: Mapping[str, Any], suite: Mapping[str, Any]) -> str:
     figures = suite.get("paper", {}).get(result["bundle"], {})
     if not figures:
         return ""
-    rows = []
-    for system, printed in figures.items():
-        for metric, value in printed.items():
-            own = next((row for row in _rows(result, metric) if row["system"] == system), None)
-            rows.append(
-                (system, COLUMNS[metric].label, f"{value:g}", NOTHING if own is None else _cell(own, set()),
-                 PAPER[result["bundle"]])
-            )  # fmt: skip
-    return markdown("| system | metric | paper | here | in the paper |", rows)
+    metrics = list(dict.fromkeys(metric for printed in figures.values() for metric in printed))
+    own = {(row["system"], row["metric"]): row for metric in metrics for row in _rows(result, metric)}
+    lines = [
+        (system, *(
+            f"{printed[metric]:g} ({_cell(own.get((system, metric)), set()).partition(' ')[0]})"
+            if metric in printed else NOTHING for metric in metrics
+        ))
+        for system, printed in figures.items()
+    ]  # fmt: skip
+    titles = " | ".join(COLUMNS[metric].label for metric in metrics)
+    table = markdown(f"| in the paper (here) | {titles} |", lines)
+    return f"{table}\n\nThe paper's experiment is another one: {PAPER[result['bundle']]}."
