@@ -70,7 +70,11 @@ def test_png_in_its_own_size(lung: Path, crop_png: Path, tmp_path: Path):
     outside[:, 32:96, 32:96] = False
     assert not outside.any()
     written = json.loads((tmp_path / "out" / "nodule_prediction.json").read_text())
-    assert written["area_pixels"] == {"consensus": int(consensus.sum() // 255), "samples": samples.sum((1, 2)).tolist()}
+    areas = samples.sum((1, 2))
+    assert written["area_pixels"] == {
+        "consensus": int(consensus.sum() // 255), "samples": areas.tolist(), "median": np.median(areas),
+        "interval": None,
+    }  # fmt: skip
     assert "area_mm2" not in written
     sha = hashlib.sha256((lung / "models" / "model.pt").read_bytes()).hexdigest()
     assert written["provenance"]["weights_sha256"] == sha

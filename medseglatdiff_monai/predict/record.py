@@ -62,10 +62,10 @@ def describe_input(source: RasterInput | VolumeInput) -> dict[str, Any]:
 
 def describe_plane(source: RasterInput | VolumeInput, found: Ensemble, segmenter: Segmenter) -> dict[str, Any]:
     """The sizes of an image that is taken whole, and remarks about how it was taken."""
-    pixels, area = found.area_pixels(), found.area_mm2()
-    sizes = {"area_pixels": {"consensus": pixels.consensus, "samples": pixels.samples}}
+    area = found.area_mm2()
+    sizes = {"area_pixels": found.area_pixels().describe()}
     if area is not None:
-        sizes["area_mm2"] = {name: area.describe()[name] for name in ("consensus", "samples")}
+        sizes["area_mm2"] = area.describe()
     height, width = found.confidence.shape
     crop = segmenter.crop_size
     notes = []
