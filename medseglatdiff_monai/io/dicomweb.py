@@ -87,7 +87,7 @@ class Archive:
         """Store DICOM files.
 
         Raises:
-            InputError: the server cannot be reached, or does not take one of them.
+            InputError: the server cannot be reached, or does not take one of them; those before it are stored.
         """
         import pydicom
 
