@@ -1,5 +1,5 @@
 # Two images, as docs/how-to/container.md describes:
-#   docker build -t medseglatdiff .                                  predict, view, watch and all other commands
+#   docker build -t medseglatdiff .                                  what inference needs: predict, watch, view …
 #   docker build -t medseglatdiff-label --target label-server .      MONAI Label with the bundles
 # TORCH_INDEX_URL is the package index that torch alone is taken from, by default PyTorch's CPU builds; empty, it is
 # PyPI, which has a CUDA build.

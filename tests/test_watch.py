@@ -45,13 +45,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Predicted(list):
-    """Writes a prediction of each image, and remembers names of images and their places."""
+    """Writes a prediction with a mask of each image, and remembers names of images and their places."""
 
     def __call__(self, paths: list[Path], places: list, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for path, where in zip(paths, places, strict=True):
             self.append((path.name, where))
-            (folder / f"{path.name.partition('.')[0]}_prediction.json").write_text("{}")
+            stem = path.name.partition(".")[0]
+            (folder / f"{stem}_mask.png").touch()
+            (folder / f"{stem}_prediction.json").write_text(json.dumps({"files": {"mask": f"{stem}_mask.png"}}))
 
 
 @pytest.fixture
@@ -150,6 +152,100 @@ def test_bad_input_is_named_once_and_stops_nothing(
     assert not problem.exists()
 
 
+def test_results_that_are_removed_are_made_again(source: Path, tmp_path: Path, clock: Clock) -> None:
+    done = Predicted()
+    watched = WatchedFolder(source, tmp_path / "out", 10.0, done)
+    (source / "pictures").mkdir()
+    for name in ("a.png", "pictures/b.png", "pictures/c.png", "note.txt"):
+        (source / name).touch()
+    look(watched, clock)
+    # A change, so that what is made again after it is not taken for the whole input.
+    (source / "pictures" / "c.png").write_bytes(b"more")
+    look(watched, clock)
+    assert [name for name, _ in done] == ["a.png", "b.png", "c.png", "b.png", "c.png"]
+    shutil.rmtree(tmp_path / "out" / "a.png")
+    (tmp_path / "out" / "pictures" / "c_prediction.json").unlink()
+    (tmp_path / "out" / "note.txt" / "problem.txt").unlink()
+    for _ in range(2):
+        look(watched, clock)
+    assert [name for name, _ in done[5:]] == ["a.png", "c.png"]
+    assert (tmp_path / "out" / "note.txt" / "problem.txt").exists()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("change", ["places", "unreadable", "no pictures"])
+def test_old_results_do_not_pass_for_a_changed_input(
+    change: str, restarted: bool, source: Path, tmp_path: Path, clock: Clock
+) -> None:
+    """Whatever fails, and whether it is seen or found by the times: of the results nothing but the problem is left."""
+    done = Predicted()
+
+    def predict_or_fail(paths: list[Path], places: list, folder: Path) -> None:
+        if paths[0].read_bytes() == b"garbage":
+            raise InputError("garbage")
+        done(paths, places, folder)
+
+    for name in ("case", "other"):
+        (source / name).mkdir()
+        (source / name / "b.png").touch()
+    watched = WatchedFolder(source, tmp_path / "out", 10.0, predict_or_fail)
+    look(watched, clock)
+    results = tmp_path / "out" / "case"
+    (results / "report.html").touch()
+    if change == "places":
+        (source / "case.places.json").write_text("{")
+    elif change == "unreadable":
+        (source / "case" / "b.png").write_bytes(b"garbage")
+    else:
+        (source / "case" / "b.png").unlink()
+    if restarted:
+        old = time.time() - 3600
+        os.utime(results / "b_prediction.json", (old, old))
+        watched = WatchedFolder(source, tmp_path / "out", 10.0, predict_or_fail)
+    look(watched, clock)
+    assert len(done) == 2
+    assert sorted(path.name for path in results.iterdir()) == ["problem.txt", "report.html"]
+    assert sorted(path.name for path in (tmp_path / "out" / "other").iterdir()) == ["b_mask.png", "b_prediction.json"]
+
+
+def test_a_name_in_old_results_leads_nowhere_else(source: Path, tmp_path: Path, clock: Clock) -> None:
+    done = Predicted()
+    watched = WatchedFolder(source, tmp_path / "out", 10.0, done)
+    (source / "a.png").touch()
+    look(watched, clock)
+    (tmp_path / "out" / "a.png" / "a_prediction.json").write_text(json.dumps({"files": {"mask": "../../in/b.txt"}}))
+    (source / "b.txt").touch()
+    (source / "a.png").write_bytes(b"more")
+    look(watched, clock)
+    assert len(done) == 2
+    assert (source / "b.txt").exists()
+
+
+def test_a_problem_that_cannot_be_saved_is_logged_once(
+    source: Path, tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = Predicted()
+    watched = WatchedFolder(source, tmp_path / "out", 10.0, done)
+    for name in ("a.txt", "b.png", "c.png"):
+        (source / name).touch()
+    for name in ("a.txt", "b.png"):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_text("in the way")
+    for _ in range(2):
+        look(watched, clock)
+    assert [name for name, _ in done] == ["c.png"]
+    lines = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+    assert [line.partition(": ")[0] for line in lines] == [
+        str(tmp_path / "out" / name / "problem.txt") for name in ("a.txt", "b.png")
+    ]
+    assert "File exists" in lines[0]
+    assert (tmp_path / "out" / "a.txt").read_text() == "in the way"
+    (tmp_path / "out" / "b.png").unlink()
+    (source / "b.png").write_bytes(b"more")
+    look(watched, clock)
+    assert [name for name, _ in done] == ["c.png", "b.png"]
+
+
 def test_places_come_from_the_file_beside(source: Path, tmp_path: Path, clock: Clock) -> None:
     done = Predicted()
     watched = WatchedFolder(source, tmp_path / "out", 10.0, done)
@@ -194,6 +290,18 @@ def test_a_full_disk_ends_it(source: Path, tmp_path: Path, clock: Clock) -> None
     (source / "a.png").touch()
     with pytest.raises(OSError, match="No space left"):
         look(WatchedFolder(source, tmp_path / "out", 10.0, fill_up), clock)
+
+
+def test_a_disk_too_full_for_the_problem_ends_it(
+    source: Path, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_up(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    (source / "a.txt").touch()
+    monkeypatch.setattr("os.fsync", fill_up)
+    with pytest.raises(InputError, match=r"problem\.txt could not be written \(No space left on device\)"):
+        look(WatchedFolder(source, tmp_path / "out", 10.0, Predicted()), clock)
 
 
 def test_a_series_says_what_it_needs_and_is_predicted_as_by_predict(
@@ -268,14 +376,14 @@ def test_the_command_ends_cleanly(lung: Path, crop_png: Path, ct: np.ndarray, so
         # So many nodules that it is still at them when it is ended.
         places = [[float(x), POINT[1], POINT[2]] for x in np.linspace(POINT[0] - 5, POINT[0] + 5, 1000)]
         (source / "series.places.json").write_text(json.dumps({"point": places}))
-        before = predictions[1].stat().st_mtime_ns
-        time.sleep(4.0)
+        wait_for(lambda: not predictions[1].exists(), process, log)
+        time.sleep(2.0)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
     finally:
         process.kill()
         process.wait()
     assert "Traceback" not in log.read_text()
-    assert predictions[1].stat().st_mtime_ns == before
     assert sorted(path.name for path in out.iterdir()) == ["one.png", "series"]
+    assert list((out / "series").iterdir()) == []
     assert not [path for path in out.rglob(".*")]

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # To connect, and between two parts of an answer: an archive may fetch a series from a slow store first.
 TIMEOUT_SECONDS = (10, 300)
+# NumberOfSeriesRelatedInstances.
+NUMBER_TAG = "00201209"
 UID = re.compile(r"(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
 
 
@@ -49,24 +51,35 @@ class Archive:
         """Write a series into a new folder of its name, and return that.
 
         Raises:
-            InputError: it is no UID, the server has no such series, or does not answer as the standard says.
+            InputError: it is no UID, the server has no such series, does not answer as the standard says, or sends
+                another number of files than it says that the series has.
         """
         if not UID.fullmatch(uid):
             raise InputError(f"{uid}: no UID; with --dicomweb the inputs are SeriesInstanceUIDs, such as 1.2.840.1.5.")
         target = folder / uid
         with self._asking(f"the series {uid}"):
-            found = self._client.search_for_series(search_filters={"SeriesInstanceUID": uid})
-            studies = {entry["0020000D"]["Value"][0] for entry in found}
+            found = self._client.search_for_series(fields=[NUMBER_TAG], search_filters={"SeriesInstanceUID": uid})
+            # How many files the series has; 0 where the server does not say.
+            studies = {
+                entry["0020000D"]["Value"][0]: int((entry.get(NUMBER_TAG, {}).get("Value") or [0])[0])
+                for entry in found
+            }
         if len(studies) != 1:
             raise InputError(
                 f"{self.url}: the series {uid} is in {len(studies)} studies; expected one. Check the UID, and what the "
                 "server lets you see."
             )
+        ((study, expected),) = studies.items()
         target.mkdir(exist_ok=True)
         with self._asking(f"the series {uid}"):
             number = 0
-            for number, image in enumerate(self._client.iter_series(studies.pop(), uid), start=1):
+            for number, image in enumerate(self._client.iter_series(study, uid), start=1):
                 image.save_as(target / f"{number:05}.dcm")
+        if expected not in (0, number):
+            raise InputError(
+                f"{self.url}: received {count(number, 'file')} of the series {uid}; expected {expected}, as the server "
+                "says. Try again once all are there; if it stays so, ask who runs the server."
+            )
         logger.info("%s: %s of the series %s", self.url, count(number, "file"), uid)
         return target
 
@@ -74,7 +87,7 @@ class Archive:
         """Store DICOM files.
 
         Raises:
-            InputError: the server cannot be reached, or does not take one of them.
+            InputError: the server cannot be reached, or does not take one of them; those before it are stored.
         """
         import pydicom
 

@@ -1,7 +1,8 @@
 """The command `watch`: what arrives in a folder is segmented as by `predict`, one input after the other.
 
 The folder is looked through again and again, since network shares report no changes. What was done is known by its
-results alone: an input is due if it has no prediction, or changed after it.
+results alone: an input is due if it has no prediction, or changed after it. One that failed is due once it changed,
+its problem.txt was removed, or the command starts again.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def watch(
 
     An input is a folder with a DICOM series or pictures, or a PNG, JPEG or NIfTI file, directly in input_dir. The files
     of an input NAME are written to output_dir/NAME. Where it lacks something, such as the place of a nodule, or cannot
-    be read, output_dir/NAME/problem.txt says what and what to do; it is tried again once it has changed.
+    be read, output_dir/NAME/problem.txt says what and what to do; it is tried again once it has changed. Results of an
+    input that changed are removed before it is segmented again.
 
     Places of nodules stand beside it in input_dir/NAME.places.json: "point", "index" or "roi", as predict takes them,
     such as {"point": [[-62.5, 41, -120], [30, 12, -85]]}.
@@ -123,11 +125,18 @@ def watch(
 
 @dataclass
 class _Seen:
-    """A state of an input, since when it is in it, whether it was dealt with, and whether an earlier one was."""
+    """A state of an input.
+
+    Attributes:
+        state: what was measured.
+        since: when it was measured first.
+        outcome: the files that say how the input was dealt with; None: it was not.
+        again: the input was dealt with in an earlier state, whose results are still there.
+    """
 
     state: State
     since: float
-    done: bool = False
+    outcome: list[Path] | None = None
     again: bool = False
 
 
@@ -172,14 +181,16 @@ class WatchedFolder:
                 continue
             state, seen = self._measure(name), before.get(name)
             if seen is None or seen.state != state:
-                seen = _Seen(state, now, again=seen is not None and (seen.done or seen.again))
+                seen = _Seen(state, now, again=seen is not None and (seen.outcome is not None or seen.again))
+            elif seen.outcome is not None and any(map(_is_gone, seen.outcome)):
+                seen.outcome = None
             self._seen[name] = seen
         self.look_seconds = time.monotonic() - now
         for name, seen in self._seen.items():
             # Once more: the predictions before it took their time.
-            if not seen.done and now - seen.since >= self.settle_seconds and self._measure(name) == seen.state:
-                seen.done = True
-                self._deal_with(name, seen)
+            settled = seen.outcome is None and now - seen.since >= self.settle_seconds
+            if settled and self._measure(name) == seen.state:
+                seen.outcome = self._deal_with(name, seen)
 
     def _measure(self, name: str) -> State:
         paths = [str(self.source / name), str(self.source / f"{name}{PLACES_SUFFIX}")]
@@ -192,18 +203,21 @@ class WatchedFolder:
         # ctime, since copies may keep the mtime of their originals.
         return len(found), sum(one.st_size for one in found), max((one.st_ctime for one in found), default=0.0)
 
-    def _deal_with(self, name: str, seen: _Seen) -> None:
+    def _deal_with(self, name: str, seen: _Seen) -> list[Path]:
+        """Predict on an input, or say why not; returns the files that tell that it was dealt with."""
         path, folder = self.source / name, self.target / name
-        places_file = self.source / f"{name}{PLACES_SUFFIX}"
-
-        def is_due(image: Path) -> bool:
-            stem = find_stem(image, () if image.is_dir() else RASTER_SUFFIXES + NIFTI_SUFFIXES)
-            prediction = folder / f"{stem}{PREDICTION_SUFFIX}"
-            return seen.again or not prediction.is_file() or prediction.stat().st_mtime < seen.state[2]
-
+        places_file, problem_file = self.source / f"{name}{PLACES_SUFFIX}", folder / PROBLEM_NAME
         try:
-            if images := [image for image in list_inputs(path) if is_due(image)]:
+            # However the new attempt ends, the results of an earlier state must not pass for it.
+            for prediction in sorted(folder.glob(f"*{PREDICTION_SUFFIX}")):
+                if seen.again or prediction.stat().st_mtime < seen.state[2]:
+                    _remove_prediction(prediction)
+            seen.again = False
+            predictions = {image: folder / f"{_find_stem(image)}{PREDICTION_SUFFIX}" for image in list_inputs(path)}
+            if images := [image for image, prediction in predictions.items() if not prediction.is_file()]:
                 self.predict(images, _read_places(places_file, len(images)), folder)
+            problem_file.unlink(missing_ok=True)
+            return list(predictions.values())
         except Exception as error:
             if find_full_disk(error) is not None:
                 raise
@@ -215,9 +229,36 @@ class WatchedFolder:
             else:
                 problem = f"{path}: {type(error).__name__}: {error}. The log of 'medseglatdiff watch' has more."
                 logger.exception("%s: failed", path)
-            save_text(f"{problem}\n", folder / PROBLEM_NAME)
-        else:
-            (folder / PROBLEM_NAME).unlink(missing_ok=True)
+        try:
+            save_text(f"{problem}\n", problem_file)
+        except OSError as error:
+            if find_full_disk(error) is not None:
+                raise
+            logger.warning(
+                "%s: cannot be written (%s). Remove what is in its place, or allow writing; %s is tried again once it "
+                "has changed, or 'medseglatdiff watch' starts again.", problem_file, error, path,
+            )  # fmt: skip
+            return []
+        return [problem_file]
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether there is no such file; a share that does not answer says nothing of its files."""
+    try:
+        path.stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    return False
+
+
+def _find_stem(image: Path) -> str:
+    return find_stem(image, () if image.is_dir() else RASTER_SUFFIXES + NIFTI_SUFFIXES)
+
+
+def _remove_prediction(path: Path) -> None:
+    """Remove a prediction's JSON and the files that it names; the JSON first, which is there only while they are."""
+    for name in (path.name, *read_keys(path).get("files", {}).values()):
+        (path.parent / Path(name).name).unlink(missing_ok=True)
 
 
 def _read_places(path: Path, number: int) -> list[list[Place]]:

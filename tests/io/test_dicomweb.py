@@ -33,6 +33,7 @@ class StandIn(ThreadingHTTPServer):
         self.files: dict[str, list[Path]] = {}
         self.refuses = False
         self.cuts_off = False
+        self.number: int | None = None
 
     @property
     def url(self) -> str:
@@ -58,7 +59,10 @@ class Handler(BaseHTTPRequestHandler):
         address = urllib.parse.urlparse(self.path)
         if address.path == "/dicom-web/series":
             (uid,) = urllib.parse.parse_qs(address.query)["SeriesInstanceUID"]
-            found = [{"0020000D": {"vr": "UI", "Value": ["1.2.3"]}}] if uid in self.server.files else []
+            entry = {"0020000D": {"vr": "UI", "Value": ["1.2.3"]}}
+            if self.server.number is not None and "00201209" in address.query:
+                entry["00201209"] = {"vr": "IS", "Value": [self.server.number]}
+            found = [entry] if uid in self.server.files else []
             return self.answer(json.dumps(found).encode(), "application/dicom+json")
         start, _, uid = address.path.rpartition("/")
         if start != "/dicom-web/studies/1.2.3/series":
@@ -113,7 +117,9 @@ def uid(server: StandIn) -> str:
     return uid
 
 
-def test_a_series_is_fetched_as_it_is(server: StandIn, uid: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("says_number", [True, False])
+def test_a_series_is_fetched_as_it_is(says_number: bool, server: StandIn, uid: str, tmp_path: Path) -> None:
+    server.number = len(server.files[uid]) if says_number else None
     folder = Archive(server.url + "/").fetch(uid, tmp_path)
     assert folder == tmp_path / uid
     fetched = {pydicom.dcmread(path).SOPInstanceUID: pydicom.dcmread(path) for path in folder.iterdir()}
@@ -174,6 +180,13 @@ def test_a_server_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_an_answer_that_ends_early(server: StandIn, uid: str, tmp_path: Path) -> None:
     server.cuts_off = True
     with pytest.raises(InputError, match=f"asked for the series {uid}, it failed"):
+        Archive(server.url).fetch(uid, tmp_path)
+
+
+def test_a_series_that_lacks_files(server: StandIn, uid: str, tmp_path: Path) -> None:
+    server.number = len(server.files[uid])
+    del server.files[uid][-1]
+    with pytest.raises(InputError, match=f"received 3 files of the series {uid}; expected 4"):
         Archive(server.url).fetch(uid, tmp_path)
 
 
