@@ -53,17 +53,23 @@ def test_best_system_is_named_with_what_is_settled(suite_results: ModuleType) ->
     compared = {"key": "e", "point": None, "metric": "dice", "p_holm": 0.01}
     found = result(
         [measurement("Ours", 0.8), measurement("UNet", 0.7), measurement("nnU-Net", 0.75)],
-        [{**compared, "system": "UNet", "low": -0.2, "high": -0.05},
-         {**compared, "system": "nnU-Net", "low": -0.1, "high": 0.1}],
+        [{**compared, "system": "UNet", "mean": -0.125, "low": -0.2, "high": -0.05},
+         {**compared, "system": "nnU-Net", "mean": 0.0, "low": -0.1, "high": 0.1}],
     )  # fmt: skip
     systems = [{"name": name} for name in ("UNet", "nnU-Net", "Ours", "UNet++")]
     suite = {"systems": systems, "reference": "Ours", "paper": {found["bundle"]: {"UNet": {"dice": 0.856}}}}
-    text = suite_results._result(found, "dice", suite)
+    text = suite_results._result(found, "dice", suite, named=False)
     assert "**Best Dice: Ours, 0.800 (0.700 to 0.900).** With this budget not settled against nnU-Net." in text
     assert "| UNet | 0.700* (0.600 to 0.800) | 2.50 | 1.00 | 0.125 |" in text
     # The column of minutes is empty for all.
     assert "| system | Dice | million parameters | GMAC | s per sample |" in text
-    assert "| UNet | Dice | 0.856 | 0.700 (0.600 to 0.800) | another split, a GPU |" in text
+    assert "| in the paper (here) | Dice |\n|---|---|\n| UNet | 0.856 (0.700) |\n" in text
+    assert "The paper's experiment is another one: another split, a GPU." in text
+    # Differences are for suites that change one choice at a time.
+    assert "| difference from" not in text
+    differences = suite_results._differences({**found, "suite": "mask-codecs"}, "Ours")
+    assert "| UNet | -0.125 (-0.200 to -0.050) |" in differences
+    assert "| nnU-Net | +0.000 (-0.100 to +0.100), not settled |" in differences
     names = "UNet,nnU-Net,Ours"
     assert f"--max-minutes 20 --systems {names} --run" in text
 
@@ -72,7 +78,9 @@ def test_a_given_run_is_not_said_to_be_of_the_budget(suite_results: ModuleType) 
     trained = {**measurement("UNet", 0.7), "training_minutes": 6.0}
     compared = {"key": "e", "point": None, "metric": "dice", "p_holm": 0.01, "low": -0.2, "high": -0.05}
     found = result([measurement("Ours", 0.8), trained], [{**compared, "system": "UNet"}])
-    text = suite_results._result(found, "dice", {"systems": [{"name": "UNet"}, {"name": "Ours"}], "reference": "Ours"})
+    suite = {"systems": [{"name": "UNet"}, {"name": "Ours"}], "reference": "Ours"}
+    text = suite_results._result(found, "dice", suite, named=True)
+    assert text.startswith(f"### {found['dataset']['name']}: UNet\n")
     assert "the shipped bundle, which was trained for hours, the others for 6.0 minutes; the difference" in text
     assert "--max-minutes 20 --run Ours=bundles/skin_lesion_dermoscopy_latent_diffusion\n" in text
 
