@@ -36,7 +36,7 @@ class Measurement:
         low, median, high = np.percentile(np.asarray(self.samples, dtype=float), percents)
         return {
             "consensus": round(self.consensus, 3),
-            "samples": [round(float(value), 3) for value in self.samples],
+            "samples": [round(value, 3) for value in self.samples],
             "median": round(float(median), 3),
             "interval": [round(float(low), 3), round(float(high), 3)]
             if len(self.samples) >= MIN_INTERVAL_SAMPLES
