@@ -55,9 +55,10 @@ def _in_table(suite: Suite, results: Mapping[str, Any]) -> list[Mapping[str, Any
     points: dict[str, set] = {}
     for row in results["measurements"]:
         points.setdefault(row["key"], set()).add(row["point"])
+    swept = _swept(suite)
     return [
         row for row in results["measurements"]
-        if row["key"] not in _swept(suite) and (len(points[row["key"]]) <= MAX_POINTS_IN_TABLE or _named(suite, row))
+        if row["key"] not in swept and (len(points[row["key"]]) <= MAX_POINTS_IN_TABLE or _named(suite, row))
     ]  # fmt: skip
 
 

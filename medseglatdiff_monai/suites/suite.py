@@ -152,19 +152,19 @@ def load_suite(suite: str | Path) -> Suite:
     path = find_suite(suite)
     content = without_comments(read_keys(path))
     for key, kind in {"systems": Mapping, "evaluations": Mapping, "metrics": str, "compare": str}.items():
-        found = content.get(key, [])
-        if not isinstance(found, list) or not all(isinstance(entry, kind) for entry in found):
+        given = content.get(key, [])
+        if not isinstance(given, list) or not all(isinstance(entry, kind) for entry in given):
             entries = "texts" if kind is str else "objects with their keys"
-            raise InputError(f"{path}: {key} is {found!r}; expected a list of {entries}.")
+            raise InputError(f"{path}: {key} is {given!r}; expected a list of {entries}.")
     systems = [_find_experiment(_make(System, entry, f"{path}, systems"), path) for entry in content.pop("systems", [])]
     evaluations: list[Evaluation] = []
     for entry in content.pop("evaluations", []):
         evaluations += _expand(without_comments(entry), f"{path}, evaluations")
     if evaluations and not any(evaluation.panels for evaluation in evaluations):
         evaluations[0] = replace(evaluations[0], panels=DEFAULT_PANELS)
-    made = _make(Suite, {**content, "name": path.stem, "systems": systems, "evaluations": evaluations}, str(path))
-    _check(made, path)
-    return made
+    found = _make(Suite, {**content, "name": path.stem, "systems": systems, "evaluations": evaluations}, str(path))
+    _check(found, path)
+    return found
 
 
 def _find_experiment(system: System, suite: Path) -> System:

@@ -58,12 +58,15 @@ def find_images(folder: Path) -> dict[str, Path]:
         InputError: two files of one stem, such as ``a.png`` and ``a.jpg``.
     """
     found: dict[str, Path] = {}
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    others = [path.name for path in files if not path.name.lower().endswith(IMAGE_SUFFIXES)]
+    images: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            (images if path.name.lower().endswith(IMAGE_SUFFIXES) else others).append(path)
     if others:
         number, expected = count(len(others), "file"), ", ".join(IMAGE_SUFFIXES)
-        logger.warning("%s: passed over %s, such as %s; images are %s.", folder, number, others[0], expected)
-    for path in (path for path in files if path.name not in others):
+        logger.warning("%s: passed over %s, such as %s; images are %s.", folder, number, others[0].name, expected)
+    for path in images:
         other = found.setdefault(image_stem(path), path)
         if other != path:
             raise InputError(f"{path} and {other.name}: two files of one name; keep one of them.")
