@@ -36,7 +36,7 @@ BUNDLES = {
 # What a model card shows → what it says beside the figure.
 CARD = {
     "ged_v": "lower is better",
-    "ged_u": "without self-pairs",
+    "ged_u": "without self-pairs; opposite pairs of noise lower it a little",
     "hm_iou": "higher is better",
     "dice": "against the raters' consensus (at least half of them), where not empty",
     "iou": "likewise",

@@ -30,6 +30,7 @@ from medseglatdiff_monai.metrics import (
     mean_mask,
     sample_diversity,
 )
+from medseglatdiff_monai.networks import LatentDiffusionSegmenter
 from medseglatdiff_monai.suites.statistics import compare_groups, group_interval
 
 STEPS = (1, 2, 4, 6, 10, 25, 250)
@@ -75,6 +76,11 @@ def choices(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str
     ways = {"as shipped": draw(), "no test-time augmentation": draw({"test_time_augmentation": False})}
     if network.noise_scale != 1.0:
         ways["noise not scaled"] = draw({"noise_scale": 1.0})
+
+    def independent_noise(image: torch.Tensor, number: int, *rest: Any) -> torch.Tensor:
+        return LatentDiffusionSegmenter.draw_noise(network, image, 2 * number, *rest)[:, ::2]
+
+    ways["noise of each sample independent"] = draw({"draw_noise": independent_noise})
 
     def large_alone(image: torch.Tensor, case: str) -> torch.Tensor:
         masks = draw()(image, case)

@@ -29,10 +29,16 @@ def noise_generator(
 def draw_sample_noise(
     shape: Sequence[int], seed: int, case: str, sample_index: int, pass_index: int = 0
 ) -> torch.Tensor:
-    """Standard normal noise that a sample starts from or receives before a pass, independent of all other samples."""
+    """Standard normal noise that a sample starts from or receives before a pass.
+
+    Samples 2k and 2k + 1 are a pair of opposite noise (antithetic variates, Hammersley and Morton 1956): what noise
+    decides, such as whether there is a mask at all, is then spread more evenly over few samples. Pairs are independent.
+    """
+    sign = 1 - 2 * (sample_index % 2)
 
     def draw() -> torch.Tensor:
-        return torch.randn(*shape, generator=noise_generator(seed, case, sample_index, pass_index=pass_index))
+        generator = noise_generator(seed, case, sample_index // 2 * 2, pass_index=pass_index)
+        return sign * torch.randn(*shape, generator=generator)
 
     if not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
         return draw()

@@ -19,7 +19,7 @@ from ..errors import InputError
 from .codecs import CodecBase
 from .conditioner import CodecConditioner
 from .noise import draw_sample_noise, noise_generator
-from .symmetries import apply_each_symmetry, list_symmetries, undo_symmetry
+from .symmetries import apply_each_symmetry, apply_symmetry, list_symmetries, undo_symmetry
 
 
 class LatentDiffusionSegmenter(nn.Module):
@@ -40,9 +40,9 @@ class LatentDiffusionSegmenter(nn.Module):
             added, so checkpoints have the same tensors either way.
         guidance_scale: g of classifier-free guidance (Ho and Salimans, arXiv 2207.12598, where it is w), see
             :meth:`denoise_guided`. 0 is off; any other value doubles the denoiser's work.
-        test_time_augmentation: each sample sees the image in another of its symmetries (the first as it is), and its
-            mask is flipped and rotated back. The network's errors differ between symmetries and cancel in the
-            consensus. The denoiser does no extra work; the conditioner runs once for each symmetry that is used.
+        test_time_augmentation: each sample sees image and noise in another of their symmetries (the first as they
+            are), and its mask is flipped and rotated back. The network's errors differ between symmetries and cancel in
+            the consensus. The denoiser does no extra work; the conditioner runs once for each symmetry that is used.
         noise_scale: factor on the noise of the sampler ``"direct"``. Below 1 samples lie closer to what is likeliest,
             which makes up for a network that spreads them too far.
 
@@ -284,7 +284,9 @@ class LatentDiffusionSegmenter(nn.Module):
                 ]
             view = rows % number % len(symmetries)
             owners = condition[rows // number * len(symmetries) + view]
-            masks = self.sample_logits(owners, noise[rows], num_inference_steps, sampler, generators)
+            # The noise is turned with the image, so that a pair stays opposite in the image's own orientation.
+            turned = apply_symmetry(noise[rows], symmetries[view])
+            masks = self.sample_logits(owners, turned, num_inference_steps, sampler, generators)
             logits.append(undo_symmetry(masks, symmetries[view]))
         return torch.cat(logits).float().squeeze(1).unflatten(0, (image.shape[0], number))
 

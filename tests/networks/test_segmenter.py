@@ -40,8 +40,10 @@ def test_noise_belongs_to_seed_case_and_sample():
     assert not any(torch.equal(draw(0, "a", 1), other) for other in others)
 
 
-def test_noises_of_samples_are_independent_and_standard_normal(make_segmenter):
-    noise = make_segmenter().draw_noise(torch.rand(1, 1, 64, 64), 5, 3, ["a"])[0].flatten(1)
+def test_noise_comes_in_opposite_pairs_that_are_independent_and_standard_normal(make_segmenter):
+    noise = make_segmenter().draw_noise(torch.rand(1, 1, 64, 64), 9, 3, ["a"])[0].flatten(1)
+    assert torch.equal(noise[1::2], -noise[:-1:2])
+    noise = noise[::2]
     # 768 numbers each: 4 deviations of a correlation and a mean are 0.14, of a standard deviation 0.10.
     assert torch.corrcoef(noise).triu(1).abs().max() < 0.15
     assert (noise.mean(1).abs() < 0.15).all()
@@ -64,15 +66,17 @@ def flip(x: torch.Tensor, symmetry: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("size", "symmetries"), [((32, 32), (0, 3, 5, 6, 1, 2, 4, 7)), ((32, 24), (0, 3, 1, 2))])
-def test_each_sample_sees_the_image_flipped_and_is_flipped_back(make_segmenter, size, symmetries):
+def test_each_sample_sees_image_and_noise_flipped_and_is_flipped_back(make_segmenter, size, symmetries):
     network, plain = make_segmenter(test_time_augmentation=True), make_segmenter()
     plain.load_state_dict(network.state_dict())
     image = torch.rand(2, 1, *size)
     found = network.ensemble_logits(image, 10, 3, ["a", "b"], chunk_size=3)
-    for start, symmetry in enumerate(symmetries):
-        expected = plain.ensemble_logits(flip(image, symmetry), 10, 3, ["a", "b"])
-        for i in range(start, 10, len(symmetries)):
-            torch.testing.assert_close(flip(found[:, i], symmetry), expected[:, i])
+    noise = plain.draw_noise(image, 10, 3, ["a", "b"])
+    for i in range(10):
+        symmetry = symmetries[i % len(symmetries)]
+        with torch.no_grad():
+            expected = plain.sample_logits(plain.conditioner(flip(image, symmetry)), flip(noise[:, i], symmetry))
+        torch.testing.assert_close(flip(found[:, i], symmetry), expected.squeeze(1))
     # Fewer samples are the first of many; one image is what it is in a batch.
     torch.testing.assert_close(network.ensemble_logits(image[1:], 5, 3, ["b"])[0], found[1, :5])
 

@@ -59,14 +59,18 @@ def torch_normal(seed: int, size: int) -> np.ndarray:
 
 
 def draw_noise(shape: Sequence[int], num_samples: int, seed: int, case: str = "", passes: int = 1) -> np.ndarray:
-    """Noise (N, passes · d, h, w) of N samples of one case, from generators seeded by (seed, case, sample, pass)."""
+    """Noise (N, passes · d, h, w) of N samples of one case, from generators seeded by (seed, case, pair, pass).
+
+    Samples 2k and 2k + 1 are a pair of opposite noise.
+    """
 
     def draw(owner: str) -> np.ndarray:
         digest = hashlib.sha256(owner.encode()).digest()
         return torch_normal(int.from_bytes(digest[:8], "big") >> 1, int(np.prod(shape))).reshape(shape)
 
-    first = [f"{seed}/{case}/{sample}" for sample in range(num_samples)]
-    return np.stack([np.concatenate([draw(own), *(draw(f"{own}/{p}") for p in range(1, passes))]) for own in first])
+    first = [f"{seed}/{case}/{sample}" for sample in range(0, num_samples, 2)]
+    drawn = [np.concatenate([draw(own), *(draw(f"{own}/{p}") for p in range(1, passes))]) for own in first]
+    return np.stack([noise for one in drawn for noise in (one, -one)][:num_samples])
 
 
 def direct_timesteps(num_train_timesteps: int, passes: int) -> list[int]:
@@ -295,6 +299,7 @@ class OnnxSegmenter:
         }
         condition = np.stack([encoded[symmetry] for symmetry in symmetries], axis=1)
         condition = condition.reshape(-1, *condition.shape[2:])
+        noise = np.stack([flip(noise[:, i], symmetry) for i, symmetry in enumerate(symmetries)], axis=1)
         noise = noise.reshape(-1, *noise.shape[2:])
         logits = np.concatenate(
             [
