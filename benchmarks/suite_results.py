@@ -35,6 +35,8 @@ QUESTIONS = {
 }
 # Suites that change one choice at a time: what each is worth is the difference from the reference.
 CHOICES = {"mask-codecs", "training-choices", "ablation"}
+# Where else the paper's figures for a suite's systems stand.
+PRINTED = {"all-systems": ("paper-table-2", "paper-table-3")}
 NOTHING = "–"
 # Why a figure of the paper stands beside ours and is not the same experiment.
 PAPER = {
@@ -93,7 +95,7 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], na
     systems = f": {', '.join(trained)}" if named else ""
     lines = [
         f"### {dataset['name']}{systems}", _answer(result, metric, suite["reference"]), _table(result, suite),
-        _differences(result, suite["reference"]), _paper(result, suite), where, f"```\n{command}\n```",
+        _differences(result, suite["reference"]), _paper(result), where, f"```\n{command}\n```",
     ]  # fmt: skip
     return "\n\n".join(line for line in lines if line)
 
@@ -228,9 +230,13 @@ def _number(value: float | None, unit: float, digits: int) -> str:
     return NOTHING if value is None else f"{value / unit:.{digits}f}"
 
 
-def _paper(result: Mapping[str, Any], suite: Mapping[str, Any]) -> str:
-    """The paper's own figures, and why they are another experiment."""
-    figures = suite.get("paper", {}).get(result["bundle"], {})
+def _paper(result: Mapping[str, Any]) -> str:
+    """The paper's own figures for the systems of a result, and why they are another experiment."""
+    figures: dict[str, dict[str, float]] = {}
+    for name in PRINTED.get(result["suite"], (result["suite"],)):
+        figures |= json.loads(find_suite(name).read_text()).get("paper", {}).get(result["bundle"], {})
+    found = {row["system"] for row in result["measurements"]}
+    figures = {system: printed for system, printed in figures.items() if system in found}
     if not figures:
         return ""
     metrics = list(dict.fromkeys(metric for printed in figures.values() for metric in printed))
