@@ -288,6 +288,25 @@ def test_time_limit_ends_the_run_after_the_iteration_in_flight(monkeypatch: pyte
     assert engine.state.iteration == 3
 
 
+def test_a_validation_is_given_up_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(engines, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def take(seconds: float) -> Engine:
+        return Engine(lambda engine, batch: setattr(clock, "now", clock.now + seconds))
+
+    trainer, validator = take(10.0), take(30.0)
+    scored: list[int] = []
+    validator.add_event_handler(Events.EPOCH_COMPLETED, lambda: scored.append(validator.state.iteration))
+    TrainingTimeLimit(1.0, validator=validator).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: validator.run(range(5)))
+    trainer.run(range(2), max_epochs=9)
+    # Two steps of the training and two of the validation are 80 seconds.
+    assert (trainer.state.iteration, validator.state.iteration, scored) == (3, 2, [])
+    validator.run(range(5))
+    assert scored == [5], "a validation after the training has its own time"
+
+
 def rates_under_a_time_limit(
     monkeypatch: pytest.MonkeyPatch, minutes: float | None, start: int = 0, **arguments: float
 ) -> list[float]:

@@ -153,25 +153,35 @@ class CodebookLogger:
 class TrainingTimeLimit:
     """End the run cleanly after some minutes: the current iteration is finished, and the checkpoint written.
 
+    A validation that is under way is given up, without scores: of many steps for many images it can take minutes.
     ``engine.state.time_share`` is the share of the time that has passed, in [0, 1], the same on every rank; the
     :class:`LearningRateSchedule` follows it. ``engine.state.stop_at`` is the end, as a point of ``time.monotonic()``.
 
     Args:
         max_minutes: the limit, from the first iteration on; ``None`` sets none.
         deadline: a point of ``time.monotonic()``, for a caller whose time began before the data were loaded.
+        validator: the evaluator that validates during the run.
     """
 
-    def __init__(self, max_minutes: float | None = None, deadline: float | None = None) -> None:
+    def __init__(
+        self, max_minutes: float | None = None, deadline: float | None = None, validator: Engine | None = None
+    ) -> None:
         if max_minutes is not None and max_minutes <= 0:
             raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
         self.max_minutes = max_minutes
         self.deadline = deadline
+        self.validator = validator
+        self._running = False
 
     def attach(self, engine: Engine) -> None:
-        """Register on a trainer."""
-        if self.max_minutes is not None or self.deadline is not None:
-            engine.add_event_handler(Events.STARTED, self._start)
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self._check)
+        """Register on a trainer, and on the validator."""
+        if self.max_minutes is None and self.deadline is None:
+            return
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._check)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+        if self.validator is not None:
+            self.validator.add_event_handler(Events.ITERATION_COMPLETED, self._check_validation)
 
     def _start(self, engine: Engine) -> None:
         self._started = time.monotonic()
@@ -179,11 +189,26 @@ class TrainingTimeLimit:
         if self.max_minutes is not None:
             limits.append(self._started + 60.0 * self.max_minutes)
         self._deadline = min(limits)
+        self._running = True
         state: Any = engine.state
         state.time_share, state.stop_at = 0.0, self._deadline
 
     def _check(self, engine: Engine) -> None:
         state: Any = engine.state
+        state.time_share = self._time_share(state)
+        if state.time_share >= 1.0:
+            engine.terminate()
+
+    def _check_validation(self, validator: Engine) -> None:
+        state: Any = validator.state
+        # One that comes after the run has its own time.
+        if self._running and state.iteration < state.epoch_length and self._time_share(state) >= 1.0:
+            validator.terminate()
+
+    def _finish(self, engine: Engine) -> None:
+        self._running = False
+
+    def _time_share(self, state: Any) -> float:
         now = time.monotonic()
         # A deadline may have passed before the start.
         share = 1.0 if now >= self._deadline else (now - self._started) / (self._deadline - self._started)
@@ -192,6 +217,4 @@ class TrainingTimeLimit:
             furthest = torch.tensor(share, device=state.device)
             dist.all_reduce(furthest, op=dist.ReduceOp.MAX)
             share = float(furthest)
-        state.time_share = share
-        if share >= 1.0:
-            engine.terminate()
+        return share

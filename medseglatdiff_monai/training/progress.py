@@ -151,6 +151,9 @@ class TrainingProgress:
         return f"{format_duration(left)} left of the budget{fitting}"
 
     def _note_scores(self, validator: Engine) -> None:
+        if validator.should_terminate:
+            # Given up: what is in its state are the scores of an earlier one.
+            return
         key = getattr(validator.state, "key_metric_name", None)
         metrics = {name: value for name, value in validator.state.metrics.items() if isinstance(value, float | int)}
         self._scores = {name: float(metrics[name]) for name in sorted(metrics, key=lambda name: name != key)}
