@@ -284,9 +284,9 @@ class LatentDiffusionSegmenter(nn.Module):
                 ]
             view = rows % number % len(symmetries)
             owners = condition[rows // number * len(symmetries) + view]
-            # The noise is turned with the image, so that a pair stays opposite in the image's own orientation.
-            turned = apply_symmetry(noise[rows], symmetries[view])
-            masks = self.sample_logits(owners, turned, num_inference_steps, sampler, generators)
+            # The noise is flipped with the image, so that a pair stays opposite in the image's own orientation.
+            flipped_noise = apply_symmetry(noise[rows], symmetries[view])
+            masks = self.sample_logits(owners, flipped_noise, num_inference_steps, sampler, generators)
             logits.append(undo_symmetry(masks, symmetries[view]))
         return torch.cat(logits).float().squeeze(1).unflatten(0, (image.shape[0], number))
 
