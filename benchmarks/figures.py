@@ -20,6 +20,8 @@ from medseglatdiff_monai.console import count
 from medseglatdiff_monai.data.sources.source import SOURCES
 from medseglatdiff_monai.evaluation.columns import COLUMNS
 from medseglatdiff_monai.files import file_sha256
+from medseglatdiff_monai.networks.noise import SAMPLE_NOISE
+from medseglatdiff_monai.suites.names import find_suite
 from medseglatdiff_monai.suites.statistics import is_significant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +38,7 @@ BUNDLES = {
 # What a model card shows → what it says beside the figure.
 CARD = {
     "ged_v": "lower is better",
-    "ged_u": "without self-pairs; opposite pairs of noise lower it a little",
+    "ged_u": "without self-pairs; opposite pairs of noise lower it, most for few samples",
     "hm_iou": "higher is better",
     "dice": "against the raters' consensus (at least half of them), where not empty",
     "iou": "likewise",
@@ -80,7 +82,7 @@ def age(result: dict) -> str:
         return " Measured on earlier weights."
     now = json.loads((bundle / "configs" / "evaluate.json").read_text())
     then = result.get("settings", {})
-    same = all(then.get(name) == now[name] for name in SAMPLING)
+    same = then.get("sample_noise") == SAMPLE_NOISE and all(then.get(name) == now[name] for name in SAMPLING)
     return "" if same else " Measured with earlier sampling settings."
 
 
@@ -103,7 +105,8 @@ def table(described: tuple[str, str, str], result: dict) -> str:
     steps = ("one pass" if number == 1 else f"{number} passes") if sampler == "direct" else f"{number} steps"
     grid = {"native": "the images' native grid", "network": "the network's grid"}[summary["score_at"]]
     head = (
-        f"{summary['num_cases']} {origin['split']} {unit} of {data}, selected with seed {origin['seed']}. "
+        f"{summary['num_cases']} {origin['split']} {unit} of {data}, "
+        f"{'selected with' if origin['max_cases'] else 'all there are;'} seed {origin['seed']}. "
         f"{summary['num_samples']} samples each, {steps}; the consensus is where the confidence is at least "
         f"{result['settings']['threshold']}. The figures are means over the {unit}, on {grid}."
     )
@@ -173,7 +176,7 @@ def encoder() -> str:
     return (
         f"{table}\n\n{measured['num_cases']} validation frames of {measured['num_groups']} sequences of CVC-ClinicDB; "
         "in brackets 95% bootstrap intervals by sequence. Every system was trained from scratch for the same time on "
-        f"one shared core.\n\nFrom `benchmarks/results/{name}.json`."
+        f"one shared core.{fewer_steps(result)}\n\nFrom `benchmarks/results/{name}.json`."
     )
 
 
@@ -181,7 +184,7 @@ def lung_encoder() -> str:
     """Markdown table of the lung bundle with and without an ImageNet encoder beside its context."""
     rows = []
     for name, source in (
-        ("as shipped, without encoder", "lung_validation"),
+        ("without encoder, as shipped in 0.5.4", "lung_encoder_without_validation"),
         ("with encoder", "lung_encoder_validation"),
         ("mean of both weights", "lung_encoder_mean_validation"),
     ):
@@ -269,6 +272,11 @@ def by_rater(key: str) -> str:
             f"On the {result['summary']['num_cases']} {split} images the consensus has a Dice of {alone}; the raters "
             f"have {among} with each other."
         )
+    if sentences:
+        sentences.append(
+            f"From `benchmarks/results/{key}_raters_*.json`: `evaluate` with `--save-samples`, then "
+            "`benchmarks/dice_by_rater.py`."
+        )
     return "".join(f"\n\n{sentence}" for sentence in sentences)
 
 
@@ -278,6 +286,15 @@ def by_system(result: dict) -> tuple[dict[str, dict[str, dict]], set[tuple[str, 
     for row in result["measurements"]:
         rows.setdefault(row["system"], {})[row["metric"]] = row
     return rows, {(row["system"], row["metric"]) for row in result["comparisons"] if is_significant(row)}
+
+
+def fewer_steps(result: dict) -> str:
+    """Which systems a suite samples in fewer steps than their own, as a sentence."""
+    suite = json.loads(find_suite(result["suite"]).read_text())
+    steps = {system["name"]: system.get("evaluation", {}).get("num_inference_steps") for system in suite["systems"]}
+    measured = {row["system"] for row in result["measurements"]}
+    found = [f"{name} ({number})" for name, number in steps.items() if number and name in measured]
+    return f" Sampled in fewer steps than their own: {', '.join(found)}." if found else ""
 
 
 def comparison(name: str, trained: str) -> str:
@@ -320,7 +337,8 @@ def comparison(name: str, trained: str) -> str:
         "p is below 5% after Holm's correction. It should hold for other patients, not necessarily for another "
         "training: each system was trained once.\n\nEvery system had the same minutes on one shared core of an "
         f"{result['provenance']['processor']}, codecs included. The table ranks what these minutes buy, not what the "
-        f"systems can reach. “Ours” is {trained}, trained for this comparison: not the shipped weights.{left_out}"
+        f"systems can reach. “Ours” is {trained}, trained for this comparison: not the shipped weights."
+        f"{fewer_steps(result)}{left_out}"
     )
     titles = (
         "| system | GED16 | HM-IoU16 | Dice | ECE, band | million parameters | minutes of training | s per sample |"
@@ -424,9 +442,10 @@ def volume_bias() -> str:
     return (
         f"Volumes were compared with the raters' on {len(result['nodules'])} nodules; biases are medians over nodules. "
         f"The samples' median is {abs(low):.0%} {'below' if low < 0 else 'above'} the mean of the raters who marked "
-        f"the nodule. If empty masks count as volume 0 on both sides, the samples' mean is {abs(mean):.0%} "
-        f"{'below' if mean < 0 else 'above'} the mean of all four raters. The 90% interval holds "
+        f"the nodule. With empty masks as volume 0, the samples' mean is {abs(mean):.0%} "
+        f"{'below' if mean < 0 else 'above'} that of all four raters. The 90% interval holds "
         f"{first['raters_who_marked_it']['coverage']:.0%} of the volumes of the raters who marked the nodule."
+        f"{age(result)}"
     )
 
 

@@ -83,21 +83,35 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], na
     cases = max(row["num_cases"] for row in result["measurements"])
     groups = max(row["num_groups"] for row in result["measurements"])
     where = (
-        f"{cases} {dataset['split']} cases of {groups} {dataset['group_unit']}s; {budget}, on "
+        f"{cases} of {dataset['cases']} {dataset['split']} cases, of {groups} {dataset['group_unit']}s; {budget}, on "
         f"{result['provenance']['threads']} core(s) of an {result['provenance']['processor']}. In brackets: 95% "
         f"bootstrap intervals by {dataset['group_unit']}."
     )
     if result["comparisons"]:
+        compared = ", ".join(dict.fromkeys(COLUMNS[row["metric"]].label for row in result["comparisons"]))
         where = where.removesuffix(".") + (
-            "; an asterisk marks a significant difference from the reference (its interval excludes 0, and p is below "
-            "5% after Holm's correction)."
+            f"; an asterisk marks a significant difference from {suite['reference']} in {compared} (its interval "
+            "excludes 0, and p is below 5% after Holm's correction)."
         )
+        # The least p of Wilcoxon's signed-rank test is 2 / 2^n.
+        if groups < 6:
+            where += f" {groups} {dataset['group_unit']}s are too few for that, however large a difference is."
+    where += _own_codecs(result)
     systems = f": {', '.join(trained)}" if named else ""
     lines = [
         f"### {dataset['name']}{systems}", _answer(result, metric, suite["reference"]), _table(result, suite),
-        _differences(result, suite["reference"]), _paper(result), where, f"```\n{command}\n```",
+        _differences(result, suite["reference"]), _paper(result, suite), where, f"```\n{command}\n```",
     ]  # fmt: skip
     return "\n\n".join(line for line in lines if line)
+
+
+def _own_codecs(result: Mapping[str, Any]) -> str:
+    """Which systems of a suite of choices did not share their codecs, as a sentence."""
+    entries = [entry["what"] for entry in result["left_out"] if entry["what"].endswith("_codec")]
+    owners = dict.fromkeys(what.partition(", seed")[0] for what in entries)
+    if result["suite"] not in CHOICES or len(owners) < 2:
+        return ""
+    return f" Not with the same codecs: {', '.join(owners)} each trained their own."
 
 
 def _choose_systems(shown: Sequence[str], suite: Mapping[str, Any]) -> str:
@@ -230,11 +244,11 @@ def _number(value: float | None, unit: float, digits: int) -> str:
     return NOTHING if value is None else f"{value / unit:.{digits}f}"
 
 
-def _paper(result: Mapping[str, Any]) -> str:
+def _paper(result: Mapping[str, Any], suite: Mapping[str, Any]) -> str:
     """The paper's own figures for the systems of a result, and why they are another experiment."""
     figures: dict[str, dict[str, float]] = {}
-    for name in PRINTED.get(result["suite"], (result["suite"],)):
-        figures |= json.loads(find_suite(name).read_text()).get("paper", {}).get(result["bundle"], {})
+    for printed in (suite, *(json.loads(find_suite(name).read_text()) for name in PRINTED.get(result["suite"], ()))):
+        figures |= printed.get("paper", {}).get(result["bundle"], {})
     found = {row["system"] for row in result["measurements"]}
     figures = {system: printed for system, printed in figures.items() if system in found}
     if not figures:

@@ -31,7 +31,7 @@ OWN_LINE = re.compile(
     r"Stage \w+ is finished already: .*|.*\.png: predicted in .*|"
     r"(Images|Masks|Input|Start|Stages|Time): .*|The mask codec rebuilds .*|The masks are not usable yet: .*|"
     r"Dice of the consensus in the last validation: .*|Time is up in .*|"
-    r"Its share of the time is over: .*|A last validation, of what was reached"
+    r"Its share of the time is over: .*|A last validation, of what was reached|The time is over: .*"
 )
 
 

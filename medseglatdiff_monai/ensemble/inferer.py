@@ -127,10 +127,10 @@ def sampling_settings(inferer: SamplingSettings, network: nn.Module) -> dict[str
     ``None`` in the result means that the network has no such setting. A network without a process, such as a one-to-one
     network, takes neither sampler nor steps from the settings.
     """
-    own = {
-        name: getattr(network, name, None)
-        for name in ("num_inference_steps", "sampler", "guidance_scale", "test_time_augmentation", "noise_scale")
-    }
+    names = (
+        "num_inference_steps", "sampler", "guidance_scale", "test_time_augmentation", "noise_scale", "sample_noise",
+    )  # fmt: skip
+    own = {name: getattr(network, name, None) for name in names}
     process = getattr(network, "process", None)
     own |= {name: getattr(process, name, None) for name in ("timestep_power", "last_timestep")}
     if process is None:

@@ -3,7 +3,7 @@
 GED = 2 E d(s, y) - E d(s, s') - E d(y, y'), with d = 1 - IoU and IoU(empty, empty) = 1: the squared distance of Kohl et
 al. 2018, "A Probabilistic U-Net for Segmentation of Ambiguous Images". The V-statistic, used in the literature, takes
 each mean over all pairs, a mask with itself included, and falls with the number of samples even for a perfect model.
-The U-statistic takes the last two over distinct pairs and has no such bias.
+The U-statistic takes the last two over distinct pairs and has no such bias if the samples are independent.
 """
 
 from __future__ import annotations

@@ -8,6 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+# How the noise of a case's samples hangs together; a result's settings say it.
+SAMPLE_NOISE = "opposite pairs"
+
 
 def noise_generator(
     seed: int, case: str, sample_index: int, device: torch.device | str = "cpu", pass_index: int = 0

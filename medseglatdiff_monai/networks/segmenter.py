@@ -18,7 +18,7 @@ from ..diffusion.samplers import find_sampler, sample
 from ..errors import InputError
 from .codecs import CodecBase
 from .conditioner import CodecConditioner
-from .noise import draw_sample_noise, noise_generator
+from .noise import SAMPLE_NOISE, draw_sample_noise, noise_generator
 from .symmetries import apply_each_symmetry, apply_symmetry, list_symmetries, undo_symmetry
 
 
@@ -50,6 +50,9 @@ class LatentDiffusionSegmenter(nn.Module):
         InputError: codecs whose downsampling differs, a dropout outside [0, 1), a negative guidance scale, guidance
             for a network that was never trained without condition, or a noise scale that is not positive.
     """
+
+    # In the records.
+    sample_noise = SAMPLE_NOISE
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from .suite import CODEC_STAGES
 WITHOUT_EFFECT = {
     "bundle_root", "output_dir", "dataset_dir", "weights", "image_codec_weights", "mask_codec_weights", "tracking_uri",
     "experiment_name", "max_minutes", "deadline", "num_workers", "cache_workers", "cache_rate", "checkpoint_interval",
-    "log_interval", "device", "stage",
+    "log_interval", "device", "stage", "training_stages",
 }  # fmt: skip
 
 

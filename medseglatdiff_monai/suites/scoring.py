@@ -17,6 +17,7 @@ from ..evaluation import RESULT_VERSION, evaluate, evaluate_codec, load_result
 from ..evaluation.predictions import hash_predictions, list_predictions, score
 from ..evaluation.result import VERSION_ADVICE
 from ..files import file_sha256, read_versioned, save_json
+from ..networks.noise import SAMPLE_NOISE
 from .member import Member, merge_overrides
 from .request import Request
 from .results import save_csv
@@ -126,6 +127,7 @@ def _wanted(member: Member, evaluation: Evaluation, request: Request, max_cases:
     """Everything that the scores depend on."""
     return {
         "version": RESULT_VERSION,
+        "sample_noise": SAMPLE_NOISE,
         "settings": {
             **evaluation_settings(member.system, evaluation, request.split, max_cases),
             "reconstruction": member.system.reconstruction, "subsample": list(evaluation.subsample),

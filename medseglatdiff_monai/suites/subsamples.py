@@ -1,7 +1,7 @@
 """Scores of fewer of the saved samples.
 
 Masks are sampled once; the noise of a sample depends on seed, case and its number alone, so the first n of N samples
-are those that an evaluation with n would have.
+are those that an evaluation with n would have. Random subsets keep the pairs of opposite noise, as those have them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def score_subsamples(
         with np.load(samples_dir / f"{case}.npz") as saved:
             samples, raters = torch.from_numpy(saved["samples"]), torch.from_numpy(saved["raters"])
         rng = np.random.default_rng(zlib.crc32(str(case).encode()))
-        orders = [np.arange(len(samples)), *(rng.permutation(len(samples)) for _ in range(draws - 1))]
+        pairs = [np.arange(first, min(first + 2, len(samples))) for first in range(0, len(samples), 2)]
+        shuffled = (np.concatenate([pairs[i] for i in rng.permutation(len(pairs))]) for _ in range(draws - 1))
+        orders = [np.arange(len(samples)), *shuffled]
         for number in numbers:
             # All N samples, or one order: nothing to average.
             subsets = [order[:number] for order in (orders[:1] if number >= len(samples) else orders)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from torch import nn
 
 from ..errors import InputError
 from .distributed import process_rank
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -153,7 +156,8 @@ class CodebookLogger:
 class TrainingTimeLimit:
     """End the run cleanly after some minutes: the current iteration is finished, and the checkpoint written.
 
-    A validation that is under way is given up, without scores: of many steps for many images it can take minutes.
+    A validation that is under way is given up, without scores: of many steps for many images it can take minutes. Not
+    with several processes, whose numbers of batches may differ, so that they could not agree when to stop.
     ``engine.state.time_share`` is the share of the time that has passed, in [0, 1], the same on every rank; the
     :class:`LearningRateSchedule` follows it. ``engine.state.stop_at`` is the end, as a point of ``time.monotonic()``.
 
@@ -171,7 +175,7 @@ class TrainingTimeLimit:
         self.max_minutes = max_minutes
         self.deadline = deadline
         self.validator = validator
-        self._running = False
+        self._started, self._deadline = 0.0, math.inf
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer, and on the validator."""
@@ -189,32 +193,33 @@ class TrainingTimeLimit:
         if self.max_minutes is not None:
             limits.append(self._started + 60.0 * self.max_minutes)
         self._deadline = min(limits)
-        self._running = True
         state: Any = engine.state
         state.time_share, state.stop_at = 0.0, self._deadline
 
     def _check(self, engine: Engine) -> None:
         state: Any = engine.state
-        state.time_share = self._time_share(state)
-        if state.time_share >= 1.0:
-            engine.terminate()
-
-    def _check_validation(self, validator: Engine) -> None:
-        state: Any = validator.state
-        # One that comes after the run has its own time.
-        if self._running and state.iteration < state.epoch_length and self._time_share(state) >= 1.0:
-            validator.terminate()
-
-    def _finish(self, engine: Engine) -> None:
-        self._running = False
-
-    def _time_share(self, state: Any) -> float:
         now = time.monotonic()
         # A deadline may have passed before the start.
         share = 1.0 if now >= self._deadline else (now - self._started) / (self._deadline - self._started)
-        if dist.is_available() and dist.is_initialized():
+        if _several_processes():
             # Clocks differ: all ranks take the furthest one's share, have the same learning rate, and stop together.
             furthest = torch.tensor(share, device=state.device)
             dist.all_reduce(furthest, op=dist.ReduceOp.MAX)
             share = float(furthest)
-        return share
+        state.time_share = share
+        if share >= 1.0:
+            engine.terminate()
+
+    def _check_validation(self, validator: Engine) -> None:
+        state: Any = validator.state
+        if time.monotonic() >= self._deadline and state.iteration < state.epoch_length and not _several_processes():
+            logger.info("The time is over: the validation is given up")
+            validator.terminate()
+
+    def _finish(self, engine: Engine) -> None:
+        # A validation that comes after the run has its own time.
+        self._deadline = math.inf
+
+
+def _several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized()

@@ -221,7 +221,8 @@ class _Runner:
         """What the last validation measured; a planned training ends with one, even if its time was up before."""
         trainer, validator = (workflow.parser.get_parsed_content(f) for f in ("train#trainer", "validate#evaluator"))
         interval = workflow.parser.get_parsed_content("val_interval")
-        if self.start is not None and (trainer.should_terminate or trainer.state.epoch % interval):
+        given_up = trainer.should_terminate or validator.should_terminate
+        if self.start is not None and (given_up or trainer.state.epoch % interval):
             logger.info("A last validation, of what was reached")
             validator.run(trainer.state.epoch)
         return {name: float(value) for name, value in validator.state.metrics.items()}

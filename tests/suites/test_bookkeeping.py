@@ -432,6 +432,18 @@ def test_fewer_samples_are_fused_as_all_are(tmp_path: Path) -> None:
         dice(confidence="probabilities")
 
 
+def test_random_subsets_keep_pairs_of_opposite_noise(tmp_path: Path) -> None:
+    samples = torch.zeros(6, 4, 4, dtype=torch.bool)
+    samples[0:2, 0] = samples[2:4, :2] = True
+    np.savez(tmp_path / "a.npz", samples=samples.numpy(), raters=samples[:1].numpy())
+    cases = pd.DataFrame({"case": ["a"], "group": ["a"]})
+    settings = {"threshold": 0.5, "fusion": "mean", "confidence": "samples", "surface_tolerance": 1.0}
+    scores = score_subsamples(tmp_path, cases, [2, 4], ["diversity"], 12, settings)["diversity"]
+    # The two of a pair are alike here, any others are not.
+    assert scores.iloc[0] == 0.0
+    assert scores.iloc[1] > 0.0
+
+
 @pytest.mark.parametrize("others", [0, 1])
 def test_an_empty_band_is_no_curve(data: Path, tmp_path: Path, scored: list[str], others: int) -> None:
     """One rater and a system without spread: no pixel lies in the band."""

@@ -16,7 +16,7 @@ from monai.networks.nets import BasicUNet
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-from ..noise import draw_sample_noise
+from ..noise import SAMPLE_NOISE, draw_sample_noise
 from .one_to_one import OneToOneSegmenter
 
 
@@ -51,8 +51,9 @@ class ProbabilisticUNet(OneToOneSegmenter):
         num_samples: as in :class:`OneToOneSegmenter`.
     """
 
-    # In the records: each sample is one pass with noise of its own.
+    # In the records: each sample is one pass.
     sampler = "direct"
+    sample_noise = SAMPLE_NOISE
 
     def __init__(
         self,
