@@ -71,6 +71,8 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], na
         budget = f"{fmean(trained.values()):.1f} minutes of training each"
         if given:
             budget += f" (but {', '.join(given)}: the shipped weights, which were trained for hours)"
+        if "image_size" in options["overrides"]:
+            budget += f" with images of {options['overrides']['image_size']}²"
     # What only scored, in the end, was trained by an earlier call.
     minutes = minutes or math.ceil(sum(trained.values()) / TRAINING_SHARE)
     command = (
@@ -84,8 +86,8 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], na
     groups = max(row["num_groups"] for row in result["measurements"])
     where = (
         f"{cases} of {dataset['cases']} {dataset['split']} cases, of {groups} {dataset['group_unit']}s; {budget}, on "
-        f"{result['provenance']['threads']} core(s) of an {result['provenance']['processor']}. In brackets: 95% "
-        f"bootstrap intervals by {dataset['group_unit']}."
+        f"{result['provenance']['threads']} core(s) of an {result['provenance']['processor']}. Seconds are wall "
+        f"time beside other programs. In brackets: 95% bootstrap intervals by {dataset['group_unit']}."
     )
     if result["comparisons"]:
         compared = ", ".join(dict.fromkeys(COLUMNS[row["metric"]].label for row in result["comparisons"]))
