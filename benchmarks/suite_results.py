@@ -69,10 +69,10 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], na
     budget = "the shipped weights"
     if trained:
         budget = f"{fmean(trained.values()):.1f} minutes of training each"
-        if given:
-            budget += f" (but {', '.join(given)}: the shipped weights, which were trained for hours)"
         if "image_size" in options["overrides"]:
             budget += f" with images of {options['overrides']['image_size']}²"
+        if given:
+            budget += f" (but {', '.join(given)}: the shipped weights, which were trained for hours)"
     # What only scored, in the end, was trained by an earlier call.
     minutes = minutes or math.ceil(sum(trained.values()) / TRAINING_SHARE)
     command = (
