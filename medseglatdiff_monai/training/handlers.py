@@ -212,7 +212,7 @@ class TrainingTimeLimit:
 
     def _check_validation(self, validator: Engine) -> None:
         state: Any = validator.state
-        if time.monotonic() >= self._deadline and state.iteration < state.epoch_length and not _several_processes():
+        if state.iteration < state.epoch_length and not _several_processes() and time.monotonic() >= self._deadline:
             logger.info("The time is over: the validation is given up")
             validator.terminate()
 
