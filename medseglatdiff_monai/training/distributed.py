@@ -44,9 +44,14 @@ def local_device() -> torch.device:
     return torch.device("cuda", rank)
 
 
+def in_process_group() -> bool:
+    """Whether this is one of several processes that have joined."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def process_rank() -> int:
     """Rank of this process, 0 where there is only one."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if in_process_group() else 0
 
 
 def start(seed: int = 0) -> None:

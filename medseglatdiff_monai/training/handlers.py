@@ -16,7 +16,7 @@ from monai.utils import set_determinism
 from torch import nn
 
 from ..errors import InputError
-from .distributed import process_rank
+from .distributed import in_process_group, process_rank
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ class TrainingTimeLimit:
         now = time.monotonic()
         # A deadline may have passed before the start.
         share = 1.0 if now >= self._deadline else (now - self._started) / (self._deadline - self._started)
-        if _several_processes():
+        if in_process_group():
             # Clocks differ: all ranks take the furthest one's share, have the same learning rate, and stop together.
             furthest = torch.tensor(share, device=state.device)
             dist.all_reduce(furthest, op=dist.ReduceOp.MAX)
@@ -212,14 +212,10 @@ class TrainingTimeLimit:
 
     def _check_validation(self, validator: Engine) -> None:
         state: Any = validator.state
-        if state.iteration < state.epoch_length and not _several_processes() and time.monotonic() >= self._deadline:
+        if state.iteration < state.epoch_length and not in_process_group() and time.monotonic() >= self._deadline:
             logger.info("The time is over: the validation is given up")
             validator.terminate()
 
     def _finish(self, engine: Engine) -> None:
         # A validation that comes after the run has its own time.
         self._deadline = math.inf
-
-
-def _several_processes() -> bool:
-    return dist.is_available() and dist.is_initialized()
