@@ -12,6 +12,7 @@ import re
 import sys
 from pathlib import Path
 
+import pandas as pd
 from speed_figures import STAGES, markdown, plot_speed, speed
 from suite_results import suites_page
 
@@ -22,7 +23,7 @@ from medseglatdiff_monai.evaluation.columns import COLUMNS
 from medseglatdiff_monai.files import file_sha256
 from medseglatdiff_monai.networks.noise import SAMPLE_NOISE
 from medseglatdiff_monai.suites.names import find_suite
-from medseglatdiff_monai.suites.statistics import is_significant
+from medseglatdiff_monai.suites.statistics import group_interval, is_significant
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -49,6 +50,10 @@ CARD = {
     "codec_mask_dice": "reconstruction of non-empty masks",
     "codec_mask_ged": "",
 }
+# What the cases of a bundle are grouped by, where a group holds several.
+GROUPS = {"lung": "patients", "polyp": "sequences"}
+# With fewer groups the model card shows no intervals.
+MIN_GROUPS = 5
 ENCODER_METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "ece_band", "samples_nonempty")
 IN_METADATA = ("dice", "iou", "ged_v", "hm_iou")
 # How far the costs of systems can be trusted.
@@ -91,16 +96,23 @@ def section(head: str, table: str, source: str, text: str = "") -> str:
     return "\n\n".join(part for part in (head, table, text, f"From `benchmarks/results/{source}.json`.") if part)
 
 
-def table(described: tuple[str, str, str], result: dict) -> str:
-    """Markdown table of one ``metrics.json`` of a bundle described as in ``BUNDLES``."""
-    _, unit, data = described
+def table(key: str, result: dict) -> str:
+    """Markdown table of a bundle's ``metrics.json``, with intervals from its ``cases.csv``."""
+    _, unit, data = BUNDLES[key]
+    cases = pd.read_csv(RESULTS / f"{key}_validation_cases.csv")
+    groups = cases["group"].nunique()
+    intervals = groups >= MIN_GROUPS
     summary, origin = result["summary"], result["provenance"]
     rows = []
     for metric, note in CARD.items():
         hidden = metric in SEVERAL_RATERS if "one rater" in data else metric == "dice_native"
         if summary.get(metric) is not None and not hidden:
             column = COLUMNS[metric]
-            rows.append((column.title, f"{summary[metric]:.{column.digits}f}", note))
+            value = f"{summary[metric]:.{column.digits}f}"
+            if intervals and column.pooled is None:
+                interval = group_interval(cases[metric], cases["group"])
+                value += f" ({interval.low:.{column.digits}f} to {interval.high:.{column.digits}f})"
+            rows.append((column.title, value, note))
     number, sampler = summary["num_inference_steps"], result["settings"]["sampler"]
     steps = ("one pass" if number == 1 else f"{number} passes") if sampler == "direct" else f"{number} steps"
     grid = {"native": "the images' native grid", "network": "the network's grid"}[summary["score_at"]]
@@ -110,6 +122,8 @@ def table(described: tuple[str, str, str], result: dict) -> str:
         f"{summary['num_samples']} samples each, {steps}; the consensus is where the confidence is at least "
         f"{result['settings']['threshold']}. The figures are means over the {unit}, on {grid}."
     )
+    if intervals:
+        head += f" In brackets: 95% bootstrap intervals over the {groups} {GROUPS.get(key, unit)}."
     return f"{head}\n\n{markdown('| metric | value | |', rows)}"
 
 
@@ -256,7 +270,7 @@ def card(key: str) -> str:
     source = (
         f"From `benchmarks/results/{key}_validation.json`. The command:\n\n```\n{command(BUNDLES[key][0], result)}\n```"
     )
-    return f"{table(BUNDLES[key], result)}{by_rater(key)}\n\n{training_text(record)}\n\n{source}"
+    return f"{table(key, result)}{by_rater(key)}\n\n{training_text(record)}\n\n{source}"
 
 
 def by_rater(key: str) -> str:
