@@ -27,8 +27,8 @@ def save_tensors(state: dict, path: str | Path) -> None:
     save_with(lambda handle: torch.save(state, handle), path)
 
 
-def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
-    """Read a file of tensors without running any code that it may hold.
+def load_tensors(path: str | Path) -> dict:
+    """Read a file of tensors, onto the CPU, without running any code that it may hold.
 
     Raises:
         InputError: the file is missing, damaged, or holds something other than tensors; it is a bundle's own and not
@@ -44,7 +44,7 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
     try:
         if named_digest(path) is None:
             _check_sums(path)
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch's message advises to load such a file without this protection.
         reason = "it is damaged, or holds more than tensors, which could run code"

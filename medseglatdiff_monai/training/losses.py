@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from ..errors import InputError
 from ..networks.codecs import CodecBase
 
+MAX_POSITIVE_WEIGHT = 50.0
 RECONSTRUCTIONS = ("mse", "mask_mse", "wce", "focal", "dice")
 
 CodecT = TypeVar("CodecT", bound=CodecBase)
@@ -36,21 +37,21 @@ def weighted_cross_entropy(logits: torch.Tensor, target: torch.Tensor, positive_
     return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=weight)
 
 
-def automatic_positive_weight(masks: Iterable[torch.Tensor], maximum: float = 50.0) -> float:
-    """Positive weight w = sqrt(background pixels / foreground pixels) of training masks in {0, 1}, at most ``maximum``.
+def automatic_positive_weight(masks: Iterable[torch.Tensor]) -> float:
+    """Positive weight w = sqrt(background pixels / foreground pixels) of training masks in {0, 1}, from 1 to 50.
 
     ``masks`` are tensors of any shapes, taken one by one, so that a data set need not be in memory at once.
 
     The full ratio balances the classes but, at the 1% of a lung nodule, makes false positives nearly free; its root
-    lies between the paper's hand-picked weights for large and tiny structures. No foreground at all → ``maximum``.
+    lies between the paper's hand-picked weights for large and tiny structures. No foreground at all → 50.
     """
     foreground = pixels = 0
     for part in masks:
         foreground += int(part.sum())
         pixels += part.numel()
     if foreground == 0:
-        return maximum
-    return min(maximum, max(1.0, ((pixels - foreground) / foreground) ** 0.5))
+        return MAX_POSITIVE_WEIGHT
+    return min(MAX_POSITIVE_WEIGHT, max(1.0, ((pixels - foreground) / foreground) ** 0.5))
 
 
 def settle_positive_weight(codec: CodecT, dataset: Dataset) -> CodecT:
@@ -121,19 +122,14 @@ class CodecLoss(nn.Module):
 class DenoisingLoss(nn.Module):
     """Weighted mean squared error between prediction and target (Eq. 4, with a weight per timestep).
 
-    Args:
-        mean_mask_weight: factor on the cross-entropy of the mean mask that a conditioner with context predicts.
+    The cross-entropy of the mean mask that a conditioner with context predicts is added.
     """
-
-    def __init__(self, mean_mask_weight: float = 1.0) -> None:
-        super().__init__()
-        self.mean_mask_weight = mean_mask_weight
 
     def forward(self, output: dict[str, torch.Tensor], target: torch.Tensor | None = None) -> torch.Tensor:
         """Scalar loss of :class:`~medseglatdiff_monai.networks.DenoisingNetwork`'s output; ``target`` is unused."""
         loss = _squared_error(output)
         if "mean_mask" in output:
-            loss = loss + self.mean_mask_weight * _mean_mask_cross_entropy(output)
+            loss = loss + _mean_mask_cross_entropy(output)
         return loss
 
 
@@ -198,7 +194,7 @@ def latent_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 class ScoringLoss(nn.Module):
-    """Energy score of samples against all raters, on masks and on latents, beside the denoising loss.
+    """Energy score of samples against all raters, on masks and latents, beside the losses of denoising and mean mask.
 
     Decoded logits are far from 0, where their sigmoid is flat, so sigmoid(2 asinh(logit)) is used instead. On latents
     the score has a gradient even where a mask is empty.
@@ -207,7 +203,6 @@ class ScoringLoss(nn.Module):
         fairness: see :func:`energy_score`.
         latent_weight: factor on the score of the latents.
         denoising_weight: factor on :class:`DenoisingLoss`'s squared error.
-        mean_mask_weight: factor on the cross-entropy of the mean mask.
         overlap_weight: factor on the Ruzicka distance of the mean mask. It shows an image encoder missed structures
             sooner than the cross-entropy, in which the many easy pixels hide them.
     """
@@ -217,7 +212,6 @@ class ScoringLoss(nn.Module):
         fairness: float = 0.95,
         latent_weight: float = 1.0,
         denoising_weight: float = 1.0,
-        mean_mask_weight: float = 1.0,
         overlap_weight: float = 0.0,
     ) -> None:
         super().__init__()
@@ -227,7 +221,6 @@ class ScoringLoss(nn.Module):
         self.latent_weight = latent_weight
         self.denoising_weight = denoising_weight
         self.overlap_weight = overlap_weight
-        self.mean_mask_weight = mean_mask_weight
 
     def forward(self, output: dict[str, torch.Tensor], target: torch.Tensor | None = None) -> torch.Tensor:
         """Scalar loss of :class:`~medseglatdiff_monai.networks.ScoringNetwork`'s output; ``target`` is unused."""
@@ -242,7 +235,7 @@ class ScoringLoss(nn.Module):
         if "prediction" in output:
             loss = loss + self.denoising_weight * _squared_error(output)
         if "mean_mask" in output:
-            loss = loss + self.mean_mask_weight * _mean_mask_cross_entropy(output)
+            loss = loss + _mean_mask_cross_entropy(output)
             if self.overlap_weight > 0:
                 predicted, mean = output["mean_mask_logits"].sigmoid().flatten(2), output["mean_mask"].flatten(2)
                 loss = loss + self.overlap_weight * ruzicka_distance(predicted, mean).mean()
