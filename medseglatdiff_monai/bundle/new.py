@@ -109,7 +109,7 @@ def new_bundle(
         made = Path(temporary) / name
         write_run_folder(opened, made, overrides=changes)
         shutil.copyfile(licence, made / "LICENSE")
-        write_documents(made, name, metadata, config, info, structure)
+        write_documents(made, name, metadata, info)
         if own_file is not None:
             _build_in_tree(own_file, opened, changes, made)
         _copy_weights(opened.root, network, made)
