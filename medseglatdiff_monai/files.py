@@ -209,12 +209,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def fill_template(template: str | Path, **values: Any) -> str:
-    """HTML of a Jinja template; all text is escaped, and a name without a value is an error.
-
-    Args:
-        template: the file.
-        values: what it names; functions can be called in it.
-    """
+    """HTML of a file with a Jinja template; all text is escaped, and a name without a value is an error."""
     # Only reports need it, and every start of the program would load it.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

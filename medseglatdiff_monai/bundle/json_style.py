@@ -10,13 +10,10 @@ INDENT = 2
 
 
 def dump_config(config: Any) -> str:
-    """JSON text of a configuration, read back to the same value.
+    """JSON text of a configuration, read back to the same value, keys in the same order.
 
     A list or a dictionary is on one line where it fits within 120 columns, its key and the comma after it included;
     the outermost level always has one entry per line.
-
-    Args:
-        config: what :mod:`json` can write; the order of keys is kept.
     """
     return _write(config, 0, WIDTH, outermost=True) + "\n"
 

@@ -143,11 +143,7 @@ class CodecBase(nn.Module):
 
 
 class IdentityCodec(CodecBase):
-    """The latent of a mask is the mask itself, mapped from {0, 1} to {-1, 1}: pixel-space diffusion.
-
-    Args:
-        channels: channels of image and latent.
-    """
+    """The latent of a mask is the mask itself, mapped from {0, 1} to {-1, 1}: pixel-space diffusion."""
 
     def __init__(self, channels: int = 1) -> None:
         super().__init__(channels, downsampling=1)

@@ -105,12 +105,7 @@ class LearningRateSchedule:
 
 @dataclass(eq=False)
 class GradientClipping:
-    """Bound the norm of the gradient before every optimizer step.
-
-    Args:
-        network: the trained network.
-        max_norm: largest norm.
-    """
+    """Bound the norm of the network's gradient by ``max_norm`` before every optimizer step."""
 
     network: nn.Module
     max_norm: float = 1.0

@@ -26,11 +26,7 @@ class AutocastInferer(Inferer):
 
 
 class ReconstructionInferer(Inferer):
-    """Codec validation: the reconstruction of an image, or of a mask as 0 or 1.
-
-    Args:
-        binary: the codec returns mask logits; threshold them.
-    """
+    """Codec validation: the reconstruction of an image, or with ``binary``, from logits, of a mask as 0 or 1."""
 
     def __init__(self, binary: bool = False) -> None:
         super().__init__()

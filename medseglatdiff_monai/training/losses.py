@@ -26,13 +26,7 @@ CodecT = TypeVar("CodecT", bound=CodecBase)
 
 
 def weighted_cross_entropy(logits: torch.Tensor, target: torch.Tensor, positive_weight: float) -> torch.Tensor:
-    """Binary cross-entropy with foreground weight w, mean over all pixels.
-
-    Args:
-        logits: (B, 1, H, W[, D]).
-        target: same shape, in {0, 1}.
-        positive_weight: w.
-    """
+    """Binary cross-entropy with foreground weight w, mean over all pixels; ``target`` (B, 1, H, W[, D]) in {0, 1}."""
     weight = torch.as_tensor(positive_weight, dtype=logits.dtype, device=logits.device)
     return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=weight)
 

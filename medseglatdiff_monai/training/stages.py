@@ -208,10 +208,7 @@ def _start_file(path: Path, stage: str) -> Path:
 def check_stages(start: Start, config: Mapping[str, Any], initial_weights: str | Path | None) -> None:
     """Refuse early what a later stage would refuse after hours, and stages that do not fit the sampler.
 
-    Args:
-        start: the stages to be run, and where from.
-        config: of the stage ``train``.
-        initial_weights: file to start from that the user gave.
+    ``config`` is that of the stage ``train``, ``initial_weights`` the file that the user gave.
 
     Raises:
         InputError: see above; a missing or damaged file of weights; published weights that are not installed.
