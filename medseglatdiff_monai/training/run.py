@@ -20,7 +20,7 @@ from ..bundle.arguments import check_dataset, check_overrides
 from ..bundle.build import write_run_folder
 from ..bundle.config import Bundle, experiment_name
 from ..bundle.folders import known_bundles
-from ..bundle.plan import StageLength, describe_data, describe_lengths, find_resize, plan_stage
+from ..bundle.plan import StageLength, describe_data, find_resize, plan_stage
 from ..bundle.segmenter import check_present
 from ..bundle.trust import code_options
 from ..data.datalist import load_dataset_info
@@ -192,7 +192,7 @@ def _save_plan(
     hint = f" (--initial-weights {shipped} starts from this bundle's)" if fits else ""
     lines = [
         *data, start.describe() + ("" if start.weights else hint),
-        describe_lengths(lengths),
+        f"Stages: {'; '.join(length.describe(stage) for stage, length in lengths.items())}",
         "Time: no limit" if max_minutes is None else f"Time: {max_minutes:g} minutes, shared by the stages",
     ]  # fmt: skip
     for line in lines:
