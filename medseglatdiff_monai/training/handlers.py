@@ -139,7 +139,7 @@ class CodebookLogger:
 
     def __call__(self, engine: Engine) -> None:
         """Called after an iteration."""
-        quantizer = self.network.quantizer
+        quantizer = getattr(self.network, "quantizer", None)
         if quantizer is None:
             return
         output: Any = engine.state.output

@@ -167,7 +167,6 @@ class PlannedUNet(DynUNet):
             strides=plan.strides, upsample_kernel_size=plan.strides[1:], filters=plan.features,
             deep_supervision=plan.num_supervised > 1, deep_supr_num=max(1, plan.num_supervised - 1),
         )  # fmt: skip
-        self.plan = plan
         # DynUNet holds its blocks twice, here and in its chain of skip layers: checkpoints would have every tensor
         # twice. The forward pass takes the chain.
         for name in ("input_block", "downsamples", "bottleneck", "upsamples", "deep_supervision_heads"):
