@@ -7,7 +7,7 @@ its network returns in training, so that it fits MONAI's ``SupervisedTrainer``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
@@ -20,7 +20,6 @@ from ..errors import InputError
 from ..networks.codecs import CodecBase
 
 MAX_POSITIVE_WEIGHT = 50.0
-RECONSTRUCTIONS = ("mse", "mask_mse", "wce", "focal", "dice")
 
 CodecT = TypeVar("CodecT", bound=CodecBase)
 
@@ -66,6 +65,16 @@ def settle_positive_weight(codec: CodecT, dataset: Dataset) -> CodecT:
     return codec
 
 
+# Reconstruction, target (B, C, H, W[, D]) and w → loss; see :class:`CodecLoss`.
+RECONSTRUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
+    "mse": lambda x, target, _: F.mse_loss(x, target),
+    "mask_mse": lambda x, target, _: F.mse_loss(x.sigmoid(), target),
+    "wce": weighted_cross_entropy,
+    "focal": lambda x, target, _: FocalLoss(gamma=2.0)(x, target),
+    "dice": lambda x, target, _: DiceLoss(sigmoid=True, batch=True)(x, target),
+}
+
+
 class CodecLoss(nn.Module):
     """Reconstruction plus quantiser loss (Eq. 10).
 
@@ -94,22 +103,12 @@ class CodecLoss(nn.Module):
         self.reconstruction = reconstruction
         self.positive_weight = positive_weight
         self.scale = scale
-        self.focal = FocalLoss(gamma=2.0)
-        self.dice = DiceLoss(sigmoid=True, batch=True)
 
     def forward(self, output: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """Scalar loss of a codec's training output and its input ``target`` (B, C, H, W[, D])."""
-        x = output["reconstruction"].float()
-        if self.reconstruction == "wce":
-            loss = weighted_cross_entropy(x, target, self.positive_weight)
-        elif self.reconstruction == "mask_mse":
-            loss = F.mse_loss(x.sigmoid(), target.float())
-        elif self.reconstruction == "focal":
-            loss = self.focal(x, target.float())
-        elif self.reconstruction == "dice":
-            loss = self.dice(x, target.float())
-        else:
-            loss = F.mse_loss(x, target.float())
+        loss = RECONSTRUCTIONS[self.reconstruction](
+            output["reconstruction"].float(), target.float(), self.positive_weight
+        )
         return self.scale * loss + output["quantizer_loss"]
 
 
