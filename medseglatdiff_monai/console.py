@@ -91,7 +91,7 @@ def format_duration(seconds: float) -> str:
     return f"{number} {unit}{'' if number == '1' else 's'}"
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager["Progress"]):
     """Counted work: a bar on a terminal that vanishes at the end; elsewhere a line of the log now and then.
 
     Work that is over within seconds has no line, and work of one step has no bar either.
@@ -111,10 +111,6 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=done, desc=title, unit=f" {unit}", leave=False, dynamic_ncols=True)
-
-    def __enter__(self) -> Progress:
-        """Begin."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Remove the bar."""
