@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.datalist import load_dataset_info
-from ..errors import InputError, unwrapped_errors
+from ..errors import InputError, check_integer, unwrapped_errors
 from ..files import save_text
 from ..startup import heavy_imports
 from .build import build_bundle, read_own, write_run_folder
@@ -254,8 +254,7 @@ def _check_sizes(config: dict) -> nn.Module:
     """The network; it can be built, and the input's side is a multiple of all its downsampling."""
     side, channels = config["image_size"], config["image_channels"]
     for option, value in (("image_size", side), ("channels", channels)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{option} is {value!r}; expected a positive whole number.")
+        check_integer(option, value, 1)
     with heavy_imports():
         from monai.bundle import ConfigParser
 
