@@ -159,14 +159,13 @@ class EncoderUNet(nn.Module):
 
     Args:
         name: a key of :data:`ENCODERS`.
-        downsampling: ratio of the sides of the image and of the grid that the decoder reaches.
-        channels: of the decoder.
         depth: how many strides the encoder has.
     """
 
-    def __init__(self, name: str, downsampling: int = 4, channels: int = 64, depth: int = 5) -> None:
+    def __init__(self, name: str, depth: int = 5) -> None:
         super().__init__()
-        self.context = EncoderContext(name, 1, downsampling, channels, depth)
+        # The decoder reaches a quarter of the image's side.
+        self.context = EncoderContext(name, 1, downsampling=4, depth=depth)
         self.context.to_condition.requires_grad_(False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
