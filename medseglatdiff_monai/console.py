@@ -122,12 +122,7 @@ class Progress(contextlib.AbstractContextManager["Progress"]):
             self._bar.close()
 
     def update(self, steps: int = 1, note: Callable[[], str] | None = None) -> None:
-        """Count finished steps.
-
-        Args:
-            steps: how many.
-            note: what to say beside the number; called only when it is shown.
-        """
+        """Count finished steps; ``note`` is what to say beside the number, and called only when it is shown."""
         self.done += steps
         now = time.monotonic()
         every = BAR_SECONDS if self._bar is not None else max(LINE_SECONDS, (now - self._started) * LINE_SHARE)

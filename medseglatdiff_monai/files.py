@@ -132,10 +132,7 @@ def find_full_disk(error: BaseException | None) -> OSError | None:
 def save_with(write: Callable[[BinaryIO], object], path: str | Path, sync: bool = True) -> None:
     """Let ``write`` fill a file that appears under ``path`` completely or not at all.
 
-    Args:
-        write: gets the open file.
-        path: its name in the end.
-        sync: wait until it is on the disk, so that a power cut cannot empty it either: some milliseconds.
+    ``sync`` waits until it is on the disk, so that a power cut cannot empty it either: some milliseconds.
 
     Raises:
         InputError: the disk is full; what was there before stays.

@@ -97,11 +97,7 @@ class CodecBase(nn.Module):
         return self.decode(self.encode(x))
 
     def check_size(self, spatial_shape: Sequence[int]) -> None:
-        """Refuse an image that the codec cannot halve often enough.
-
-        Raises:
-            InputError: a side is not a multiple of f; the message names the sides, f and the nearest size that fits.
-        """
+        """Refuse an image that the codec cannot halve often enough, see :func:`check_divisible`."""
         check_divisible(spatial_shape, self.downsampling, f"the codec's downsampling factor f = {self.downsampling}")
 
     @torch.no_grad()

@@ -35,11 +35,7 @@ class OneToOneSegmenter(nn.Module):
         self.num_samples = num_samples
 
     def check_size(self, spatial_shape: Sequence[int]) -> None:
-        """Refuse an image that the network cannot halve often enough.
-
-        Raises:
-            InputError: a side is not a multiple of ``downsampling``; the message names the nearest size that fits.
-        """
+        """Refuse an image that the network cannot halve often enough, see :func:`check_divisible`."""
         check_divisible(spatial_shape, self.downsampling, f"{self.downsampling}, by which the network reduces it")
 
     def head_logits(self, image: torch.Tensor) -> torch.Tensor:

@@ -98,10 +98,6 @@ class FrequencyParser(nn.Module):
     """FF-Parser: a learned complex weight for each channel and frequency, M' = IFFT(A ⊗ FFT(M)).
 
     It starts near the identity (1 plus a little noise), so that an untrained filter passes features on.
-
-    Args:
-        channels: channels of the features.
-        side: height and width of the features.
     """
 
     def __init__(self, channels: int, side: int) -> None:
