@@ -33,11 +33,7 @@ WRITTEN = {"ratios": "A:B:C"}
 
 
 def describe_program(functions: Mapping[str, Callable]) -> str:
-    """What ``medseglatdiff --help`` prints.
-
-    Args:
-        functions: name of a command → its function.
-    """
+    """What ``medseglatdiff --help`` prints of the commands' functions by their names."""
     width = max(map(len, functions))
     lines = []
     for name, function in functions.items():
@@ -54,12 +50,7 @@ def describe_program(functions: Mapping[str, Callable]) -> str:
 def describe_command(name: str, function: Callable, words: int, several: bool, aliases: Mapping[str, str]) -> str:
     """What ``medseglatdiff COMMAND --help`` prints: docstring, arguments and options, with their whole defaults.
 
-    Args:
-        name: of the command.
-        function: behind it.
-        words: how many of its first parameters are positional.
-        several: the last of these takes all words that are left.
-        aliases: option → parameter, where their names differ.
+    ``words``, ``several`` and ``aliases`` are those of a row of the command line's table.
     """
     text, meanings = _split_docstring(inspect.getdoc(function))
     typed = {parameter: option for option, parameter in aliases.items()}
@@ -93,11 +84,7 @@ def describe_command(name: str, function: Callable, words: int, several: bool, a
 
 
 def describe_source(source: str) -> str:
-    """What ``medseglatdiff prepare SOURCE --help`` prints: the data set, where it is published, the source's options.
-
-    Args:
-        source: a key of ``SOURCES``.
-    """
+    """What ``medseglatdiff prepare SOURCE --help`` prints: the data set, where it is published, its options."""
     row = SOURCES[source]
     facts = {"published": row.address, "licence": row.licence, "size": row.size, "layout": row.layout}
     facts |= {"split": row.split, "bundle": row.default_bundle or "any, see medseglatdiff new-bundle"}

@@ -91,7 +91,7 @@ def format_duration(seconds: float) -> str:
     return f"{number} {unit}{'' if number == '1' else 's'}"
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager["Progress"]):
     """Counted work: a bar on a terminal that vanishes at the end; elsewhere a line of the log now and then.
 
     Work that is over within seconds has no line, and work of one step has no bar either.
@@ -112,10 +112,6 @@ class Progress:
 
             self._bar = tqdm(total=total, initial=done, desc=title, unit=f" {unit}", leave=False, dynamic_ncols=True)
 
-    def __enter__(self) -> Progress:
-        """Begin."""
-        return self
-
     def __exit__(self, *_: object) -> None:
         """Remove the bar."""
         self.close()
@@ -126,12 +122,7 @@ class Progress:
             self._bar.close()
 
     def update(self, steps: int = 1, note: Callable[[], str] | None = None) -> None:
-        """Count finished steps.
-
-        Args:
-            steps: how many.
-            note: what to say beside the number; called only when it is shown.
-        """
+        """Count finished steps; ``note`` is what to say beside the number, and called only when it is shown."""
         self.done += steps
         now = time.monotonic()
         every = BAR_SECONDS if self._bar is not None else max(LINE_SECONDS, (now - self._started) * LINE_SHARE)

@@ -132,10 +132,7 @@ def find_full_disk(error: BaseException | None) -> OSError | None:
 def save_with(write: Callable[[BinaryIO], object], path: str | Path, sync: bool = True) -> None:
     """Let ``write`` fill a file that appears under ``path`` completely or not at all.
 
-    Args:
-        write: gets the open file.
-        path: its name in the end.
-        sync: wait until it is on the disk, so that a power cut cannot empty it either: some milliseconds.
+    ``sync`` waits until it is on the disk, so that a power cut cannot empty it either: some milliseconds.
 
     Raises:
         InputError: the disk is full; what was there before stays.
@@ -209,12 +206,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def fill_template(template: str | Path, **values: Any) -> str:
-    """HTML of a Jinja template; all text is escaped, and a name without a value is an error.
-
-    Args:
-        template: the file.
-        values: what it names; functions can be called in it.
-    """
+    """HTML of a file with a Jinja template; all text is escaped, and a name without a value is an error."""
     # Only reports need it, and every start of the program would load it.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

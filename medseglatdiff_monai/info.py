@@ -11,7 +11,7 @@ from .bundle.folders import bundle_folders, known_bundles
 from .digest import named_digest
 from .errors import InputError
 from .extras import EXTRAS, install_command
-from .files import file_sha256, read_json
+from .files import file_sha256, read_keys
 from .startup import heavy_imports
 
 # Packages whose versions matter for what a prediction is, or for whether it can be read and written.
@@ -95,7 +95,7 @@ def _version(distribution: str) -> str | None:
 def _describe_bundle(root: Path) -> dict[str, str]:
     weights = root / "models" / "model.pt"
     try:
-        version = read_json(root / "configs" / "metadata.json").get("version", "")
+        version = read_keys(root / "configs" / "metadata.json").get("version", "")
     except InputError as error:
         return {"version": "", "weights": f"broken: {error}", "folder": str(root)}
     if not weights.is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from .bundle.folders import configs_dir, find_bundle, known_bundles
 from .errors import InputError
@@ -61,12 +60,8 @@ def list_suites() -> list[str]:
     Returns:
         One line for each.
     """
-    return _align((path.stem, _title(path)) for path in sorted(SUITES_DIR.glob("*.json")))
-
-
-def _title(path: Path) -> str:
-    content = read_keys(path)
-    return f"{content['title']} ({len(content['systems'])} systems)"
+    suites = {path.stem: read_keys(path) for path in sorted(SUITES_DIR.glob("*.json"))}
+    return _align((name, f"{suite['title']} ({len(suite['systems'])} systems)") for name, suite in suites.items())
 
 
 def _align(rows: Iterable[tuple[str, str]]) -> list[str]:

@@ -70,19 +70,17 @@ def _import_monai() -> None:
 
     Later imports get the deferred modules themselves. What is set aside is skipped by later collections.
     """
-    if not _is_command:
-        import monai
-
-        return
-    for name, kept in DEFERRED.items():
+    deferred = DEFERRED if _is_command else {}
+    for name, kept in deferred.items():
         if name not in sys.modules:
             sys.modules[name] = _Deferred(name, kept)
     try:
         import monai  # noqa: F401
     finally:
-        for name in DEFERRED:
+        for name in deferred:
             _drop(name)
-    gc.freeze()
+    if _is_command:
+        gc.freeze()
 
 
 def _drop(name: str) -> None:

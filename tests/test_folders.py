@@ -70,9 +70,12 @@ def test_outside_a_clone_a_new_bundle_goes_where_it_is_found(tmp_path: Path, mon
     assert find_bundle("my_own") == made
 
 
-def test_a_broken_bundle_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", ["{bad", "[]"])
+def test_a_broken_bundle_does_not_hide_the_others(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy_configs(LUNG, tmp_path / "broken")
-    (tmp_path / "broken" / "configs" / "metadata.json").write_text("{bad")
+    (tmp_path / "broken" / "configs" / "metadata.json").write_text(content)
     monkeypatch.setenv(BUNDLES_VARIABLE, str(tmp_path))
     listed = list_bundles()
     assert [line.split()[0] for line in listed] == ["broken", *sorted(BUNDLES)]

@@ -199,8 +199,8 @@ def test_bad_name_is_refused(name: str, tmp_path: Path) -> None:
     ("choices", "message"),
     [
         ({"image_size": 100}, "multiple of 32, e.g. 96"),
-        ({"image_size": 0}, "positive"),
-        ({"channels": -1}, "positive"),
+        ({"image_size": 0}, "at least 1"),
+        ({"channels": -1}, "at least 1"),
         ({"mask_resize": "cubic"}, "nearest or area"),
         ({"intensities": (5, 1)}, "LOW,HIGH"),
         ({"denoiser_chanels": [32, 32]}, "denoiser_channels"),

@@ -72,11 +72,7 @@ def _check_keys(keys: Iterable[str], known: set[str]) -> None:
 
 
 def check_stage_blocks(blocks: Any, where: str) -> dict[str, dict[str, Any]]:
-    """The value of a key ``stages``: one block of configuration keys per stage, without comments.
-
-    Args:
-        blocks: what was found.
-        where: file or argument, for the message.
+    """The value of a key ``stages``, found in the file or argument ``where``: one block of keys per stage, no comments.
 
     Raises:
         InputError: no such blocks, or a stage that does not exist; the message names the nearest one.
@@ -180,11 +176,7 @@ def load_stage_config(
 def load_experiment(experiment: str | Path | None, laid_over: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
     """Overlays of an experiment given as a JSON file or as a name under ``configs/experiments/``; [] for ``None``.
 
-    An overlay may name another one under ``based_on``: that one comes before it.
-
-    Args:
-        experiment: file or name.
-        laid_over: the overlays that are based on it.
+    An overlay may name another one under ``based_on``: that one comes before it. ``laid_over`` holds those based on it.
 
     Raises:
         InputError: there is none, the message names the nearest known name; or the file holds no keys.

@@ -18,11 +18,7 @@ TAGS = ["medical", "monai", "segmentation", "latent-diffusion", "uncertainty"]
 
 
 def hub_files(bundle: Bundle, files: Mapping[Path, bytes]) -> dict[Path, bytes]:
-    """Contents of a folder that can be uploaded as it is.
-
-    Args:
-        bundle: the bundle.
-        files: contents of those that make it, by their paths in the bundle.
+    """Contents of a folder that can be uploaded as it is, from those of the bundle's own ``files`` by their paths.
 
     Raises:
         InputError: the extra ``hub`` is not installed.
@@ -35,11 +31,7 @@ def hub_files(bundle: Bundle, files: Mapping[Path, bytes]) -> dict[Path, bytes]:
 
     tensors = load_tensors(bundle.root / "models" / "model.pt")
     weights = save({name: value.contiguous() for name, value in tensors.items()}, metadata={"format": "pt"})
-    return {
-        **files,
-        Path("models/model.safetensors"): weights,
-        Path("README.md"): model_card(bundle).encode(),
-    }
+    return {**files, Path("models/model.safetensors"): weights, Path("README.md"): model_card(bundle).encode()}
 
 
 def model_card(bundle: Bundle) -> str:

@@ -10,21 +10,18 @@ INDENT = 2
 
 
 def dump_config(config: Any) -> str:
-    """JSON text of a configuration, read back to the same value.
+    """JSON text of a configuration, read back to the same value, keys in the same order.
 
     A list or a dictionary is on one line where it fits within 120 columns, its key and the comma after it included;
     the outermost level always has one entry per line.
-
-    Args:
-        config: what :mod:`json` can write; the order of keys is kept.
     """
-    return _write(config, 0, WIDTH, outermost=True) + "\n"
+    return _write(config, depth=0, room=0) + "\n"
 
 
-def _write(value: Any, depth: int, room: int, outermost: bool = False) -> str:
+def _write(value: Any, depth: int, room: int) -> str:
     """``value`` whose first line begins after what leaves ``room`` columns and whose others are indented."""
     line = json.dumps(value, ensure_ascii=False)
-    if not isinstance(value, list | dict) or not value or (not outermost and len(line) <= room):
+    if not isinstance(value, list | dict) or not value or len(line) <= room:
         return line
     margin = " " * INDENT * (depth + 1)
     # The comma counts.

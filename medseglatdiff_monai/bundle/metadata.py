@@ -87,16 +87,12 @@ FILL IN: citations that the providers ask for.
 """
 
 
-def _name_structure(structure: str | None, info: Mapping[str, Any]) -> str:
-    """What is outlined, in words: as given, as the data set says, or "foreground"."""
-    return structure or info.get("labels", {}).get("1") or "foreground"
-
-
 def make_metadata(
     name: str, opened: Bundle, config: dict, info: Mapping[str, Any], structure: str | None, modality: str | None
 ) -> dict[str, Any]:
     """``metadata.json``: what follows from the configuration and the data, and placeholders for the rest."""
-    what = _name_structure(structure, info)
+    # What is outlined, in words.
+    what = structure or info.get("labels", {}).get("1") or "foreground"
     known = info.get("modality")
     images = modality or (known if known not in (None, "unknown") else None) or f"{PLACEHOLDER}: modality"
     root, source = opened.root, opened.metadata
@@ -147,23 +143,15 @@ def make_metadata(
     }  # fmt: skip
 
 
-def write_documents(
-    folder: Path,
-    name: str,
-    metadata: Mapping[str, Any],
-    config: Mapping[str, Any],
-    info: Mapping[str, Any],
-    structure: str | None,
-) -> None:
+def write_documents(folder: Path, name: str, metadata: Mapping[str, Any], info: Mapping[str, Any]) -> None:
     """Write metadata, model card and data licence of the bundle in ``folder``."""
     save_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n", folder / "configs" / "metadata.json")
-    raters = info.get("num_raters")
+    raters, image = info.get("num_raters"), metadata["network_data_format"]["inputs"]["image"]
     card = MODEL_CARD.format(
-        name=name, title=metadata["name"], channels=config["image_channels"], method=METHOD,
-        shape=", ".join([str(config["image_size"])] * config.get("spatial_dims", 2)),
-        structure=_name_structure(structure, info),
+        name=name, title=metadata["name"], channels=image["num_channels"], method=METHOD,
+        shape=", ".join(map(str, image["spatial_shape"])), modality=image["modality"],
+        structure=metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["1"],
         raters="how many raters outlined each" if raters is None else f"{raters} rater(s) an image",
-        modality=metadata["network_data_format"]["inputs"]["image"]["modality"],
         **{key: metadata[key] for key in ("authors", "description", "intended_use", "image_classes")},
     )  # fmt: skip
     save_text(card, folder / "docs" / "README.md")

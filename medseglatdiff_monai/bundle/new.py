@@ -16,12 +16,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.datalist import load_dataset_info
-from ..errors import InputError, unwrapped_errors
+from ..errors import InputError, check_integer, unwrapped_errors
 from ..files import save_text
 from ..startup import heavy_imports
 from .build import build_bundle, read_own, write_run_folder
@@ -83,7 +82,7 @@ def new_bundle(
             "first, e.g. retinal_vessel_fundus_latent_diffusion."
         )
     opened = Bundle(source)
-    place = _find_place(name, opened.root, output_dir)
+    target, own_file = _find_place(name, opened.root, output_dir)
     before = opened.config("inference")
     info = {} if dataset_dir is None else load_dataset_info(dataset_dir)
     _check_data(info, dataset_dir, before, opened.root, channels)
@@ -104,47 +103,37 @@ def new_bundle(
     metadata = make_metadata(name, opened, config, info, structure, modality)
     licence = _find_licence(opened.root)
 
-    place.target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     # Made beside its place and moved there when complete: a failure leaves nothing behind.
-    with tempfile.TemporaryDirectory(dir=place.target.parent, prefix=".new-") as temporary:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as temporary:
         made = Path(temporary) / name
         write_run_folder(opened, made, overrides=changes)
         shutil.copyfile(licence, made / "LICENSE")
-        write_documents(made, name, metadata, config, info, structure)
-        if place.own_file is not None:
-            _build_in_tree(place.own_file, opened, changes, made)
+        write_documents(made, name, metadata, info)
+        if own_file is not None:
+            _build_in_tree(own_file, opened, changes, made)
         _copy_weights(opened.root, network, made)
-        made.rename(place.target)
-    return place.target
+        made.rename(target)
+    return target
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a new bundle goes.
+def _find_place(name: str, source: Path, output_dir: str | Path | None) -> tuple[Path, Path | None]:
+    """A new bundle's folder, and in a clone the file under ``configs/bundles/`` that its stage files are built from.
 
-    Attributes:
-        target: its folder.
-        own_file: in a clone, the file under ``configs/bundles/`` that its stage files are built from.
+    Raises:
+        InputError: the place is taken, or the clone cannot build from the source.
     """
-
-    target: Path
-    own_file: Path | None
-
-
-def _find_place(name: str, source: Path, output_dir: str | Path | None) -> _Place:
-    """Raise the InputError of a place that is taken, or of a source that a clone cannot build from."""
-    if output_dir is not None or not in_clone():
-        place = _Place(Path(output_dir or "bundles").absolute() / name, None)
-    else:
+    target, own_file = Path(output_dir or "bundles").absolute() / name, None
+    if output_dir is None and in_clone():
         folder = configs_dir() / "bundles"
         source_file = folder / f"{source.name}.json"
         if source.parent != bundles_dir() or not source_file.is_file():
             raise InputError(f"{source} is no bundle of the clone ({source_file} is missing): give --output-dir.")
-        place = _Place(bundles_dir() / name, folder / f"{name}.json")
-    for path in (place.target, place.own_file):
+        target, own_file = bundles_dir() / name, folder / f"{name}.json"
+    for path in (target, own_file):
         if path is not None and path.exists():
             raise InputError(f"{path} exists already: choose another name, or remove it first.")
-    return place
+    return target, own_file
 
 
 def _check_data(
@@ -265,8 +254,7 @@ def _check_sizes(config: dict) -> nn.Module:
     """The network; it can be built, and the input's side is a multiple of all its downsampling."""
     side, channels = config["image_size"], config["image_channels"]
     for option, value in (("image_size", side), ("channels", channels)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{option} is {value!r}; expected a positive whole number.")
+        check_integer(option, value, 1)
     with heavy_imports():
         from monai.bundle import ConfigParser
 

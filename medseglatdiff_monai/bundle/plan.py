@@ -94,12 +94,6 @@ def plan_stage(stage: str, config: Mapping[str, Any], cases: int, fixed: bool = 
     return StageLength(per_epoch, epochs, planned, fixed, keys)
 
 
-def describe_lengths(lengths: Mapping[str, StageLength | None]) -> str:
-    """The lengths of all stages in a line."""
-    words = [length.describe(stage) for stage, length in lengths.items() if length is not None]
-    return f"Stages: {'; '.join(words)}"
-
-
 def find_resize(config: Mapping[str, Any]) -> tuple[int, str] | None:
     """Side and mode to which a configuration resizes masks; ``None`` where it does not, but crops for example."""
     if config.get("spatial_dims", 2) != 2:

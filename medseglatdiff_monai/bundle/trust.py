@@ -28,12 +28,7 @@ NAMED = 5
 
 
 def find_code(config: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of a configuration that MONAI would run: (key, ``a#b``; text).
-
-    Args:
-        config: a configuration, or a part of one.
-        place: key of that part.
-    """
+    """Every text of a configuration, or of the part under ``place``, that MONAI would run: (key ``a#b``, text)."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             inner = f"{place}#{key}" if place else str(key)
@@ -54,11 +49,7 @@ def find_untrusted(config: Mapping[str, Any]) -> list[str]:
 
 
 def check_trusted(config: Mapping[str, Any], where: str) -> None:
-    """Refuse a configuration that would run other code than the package's own configurations.
-
-    Args:
-        config: a stage with experiment and overrides merged in.
-        where: what it is of, for the message.
+    """Refuse a configuration, called ``where``, that would run other code than the package's own configurations.
 
     Raises:
         InputError: it would, and the user has not said that it is trusted.

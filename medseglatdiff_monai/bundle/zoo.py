@@ -28,11 +28,7 @@ METADATA, INFERENCE = Path("configs/metadata.json"), Path("configs/inference.jso
 def zoo_files(bundle: Bundle, files: Mapping[Path, bytes]) -> dict[Path, bytes]:
     """Contents of a bundle for the zoo: inference alone, with the modules that it needs.
 
-    Left out are the other stages, which need this package, and what they alone require.
-
-    Args:
-        bundle: the bundle.
-        files: contents of those that make it, by their paths in the bundle.
+    Left out of the bundle's own ``files`` are the other stages, which need this package, and what they alone require.
 
     Raises:
         InputError: the bundle is not complete, or runs code of its own.

@@ -67,10 +67,7 @@ def sampling_timesteps(
 class MaskProcess(nn.Module):
     """What diffusion and rectified flow share.
 
-    Args:
-        num_train_timesteps: T, the number of training timesteps.
-        first_timestep: pure noise, the last of the T; the others are the whole numbers before it.
-        input_scale: s, the standard deviation to which standardised latents are scaled.
+    Of the T timesteps ``first_timestep`` is the last one, pure noise; the others are the whole numbers before it.
 
     Raises:
         InputError: ``input_scale`` is not positive.

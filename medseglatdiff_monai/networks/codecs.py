@@ -97,15 +97,11 @@ class CodecBase(nn.Module):
         return self.decode(self.encode(x))
 
     def check_size(self, spatial_shape: Sequence[int]) -> None:
-        """Refuse an image that the codec cannot halve often enough.
-
-        Raises:
-            InputError: a side is not a multiple of f; the message names the sides, f and the nearest size that fits.
-        """
+        """Refuse an image that the codec cannot halve often enough, see :func:`check_divisible`."""
         check_divisible(spatial_shape, self.downsampling, f"the codec's downsampling factor f = {self.downsampling}")
 
     @torch.no_grad()
-    def update_latent_statistics(self, z: torch.Tensor, momentum: float = 0.01) -> None:
+    def update_latent_statistics(self, z: torch.Tensor) -> None:
         """Running mean and standard deviation per channel of ``z`` (B, d, h, w[, e]), the same on every rank.
 
         The first updates are a plain average, so that the statistics are right from the first batch on.
@@ -116,7 +112,7 @@ class CodecBase(nn.Module):
             torch.distributed.all_reduce(moments)
             moments /= torch.distributed.get_world_size()
         self.num_latent_updates += 1
-        rate = max(momentum, 1.0 / float(self.num_latent_updates))
+        rate = max(0.01, 1.0 / float(self.num_latent_updates))
         mean = torch.lerp(self.latent_mean, moments[0], rate)
         second = torch.lerp(self.latent_std.pow(2) + self.latent_mean.pow(2), moments[1], rate)
         self.latent_mean.copy_(mean)
@@ -143,24 +139,18 @@ class CodecBase(nn.Module):
 
 
 class IdentityCodec(CodecBase):
-    """The latent of a mask is the mask itself, mapped from {0, 1} to {-1, 1}: pixel-space diffusion.
+    """The latent of a mask is the mask itself, mapped from {0, 1} to {-1, 1}: pixel-space diffusion."""
 
-    Args:
-        channels: channels of image and latent.
-        logit_scale: the logit that a latent value of 1 decodes to.
-    """
-
-    def __init__(self, channels: int = 1, logit_scale: float = 10.0) -> None:
+    def __init__(self, channels: int = 1) -> None:
         super().__init__(channels, downsampling=1)
-        self.logit_scale = logit_scale
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Mask in [0, 1] (B, C, H, W[, D]) → latent in [-1, 1], same shape."""
         return x * 2.0 - 1.0
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """Latent (B, C, H, W[, D]) → logits, same shape."""
-        return z * self.logit_scale
+        """Latent (B, C, H, W[, D]) → logits, same shape: 10 for a latent value of 1."""
+        return z * 10.0
 
 
 class VQVAECodec(CodecBase):

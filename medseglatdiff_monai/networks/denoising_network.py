@@ -15,9 +15,6 @@ class DenoisingNetwork(nn.Module):
     """Training view of a segmenter: what Eq. 4 compares, for several draws of noise and rater per image.
 
     The condition is computed once per image and shared by its draws.
-
-    Args:
-        segmenter: the network that is trained.
     """
 
     def __init__(self, segmenter: LatentDiffusionSegmenter) -> None:

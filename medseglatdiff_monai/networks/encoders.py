@@ -29,7 +29,6 @@ class ImageEncoder(nn.Module):
 
     Args:
         depth: how many of the strides 2, 4, 8, 16, 32 there are.
-        drop_connect_rate: largest share of the cases for which a block is skipped in training.
 
     Raises:
         InputError: a depth outside 1 to 5.
@@ -40,7 +39,7 @@ class ImageEncoder(nn.Module):
     # The last of MONAI's stacks of blocks at each stride.
     _ends = (0, 1, 2, 4, 6)
 
-    def __init__(self, depth: int = 5, drop_connect_rate: float = 0.2) -> None:
+    def __init__(self, depth: int = 5) -> None:
         super().__init__()
         if not 1 <= depth <= len(self._ends):
             raise InputError(f"image_encoder_depth must be from 1 to {len(self._ends)}, found {depth}.")
@@ -49,7 +48,7 @@ class ImageEncoder(nn.Module):
         net = EfficientNet(
             ["r1_k3_s11_e1_i32_o16", "r2_k3_s22_e6_i16_o24", "r2_k5_s22_e6_i24_o40", "r3_k3_s22_e6_i40_o80",
              "r3_k5_s11_e6_i80_o112", "r4_k5_s22_e6_i112_o192", "r1_k3_s11_e6_i192_o320"],
-            image_size=224, drop_connect_rate=drop_connect_rate,
+            image_size=224, drop_connect_rate=0.2,
         )  # fmt: skip
         self.stem = nn.Sequential(net._conv_stem_padding, net._conv_stem, net._bn0, nn.ReLU6())
         self.stacks = nn.ModuleList(net._blocks.children())[: self._ends[depth - 1] + 1]
@@ -160,14 +159,13 @@ class EncoderUNet(nn.Module):
 
     Args:
         name: a key of :data:`ENCODERS`.
-        downsampling: ratio of the sides of the image and of the grid that the decoder reaches.
-        channels: of the decoder.
         depth: how many strides the encoder has.
     """
 
-    def __init__(self, name: str, downsampling: int = 4, channels: int = 64, depth: int = 5) -> None:
+    def __init__(self, name: str, depth: int = 5) -> None:
         super().__init__()
-        self.context = EncoderContext(name, 1, downsampling, channels, depth)
+        # The decoder reaches a quarter of the image's side.
+        self.context = EncoderContext(name, 1, downsampling=4, depth=depth)
         self.context.to_condition.requires_grad_(False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

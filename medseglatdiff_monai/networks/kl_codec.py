@@ -68,8 +68,6 @@ class KLCodec(CodecBase):
             )
         self.kl_weight = kl_weight
         self.latent_noise = latent_noise
-        # The logger of the codebook's use asks for a quantiser; this codec has none.
-        self.quantizer = None
         self.autoencoder = AutoencoderKL(
             spatial_dims, in_channels, in_channels, num_res_layers, levels, (False,) * len(levels), embedding_dim,
             norm_num_groups, with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False,

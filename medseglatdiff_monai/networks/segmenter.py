@@ -19,7 +19,7 @@ from ..errors import InputError
 from .codecs import CodecBase
 from .conditioner import CodecConditioner
 from .noise import SAMPLE_NOISE, draw_sample_noise, noise_generator
-from .symmetries import apply_each_symmetry, apply_symmetry, list_symmetries, undo_symmetry
+from .symmetries import SYMMETRIES, apply_symmetry, count_symmetries, undo_symmetry
 
 
 class LatentDiffusionSegmenter(nn.Module):
@@ -146,11 +146,6 @@ class LatentDiffusionSegmenter(nn.Module):
         """How many noise tensors a sample needs: one for each pass of the sampler ``"direct"``, otherwise one."""
         return (num_inference_steps or self.num_inference_steps) if (sampler or self.sampler) == "direct" else 1
 
-    def choose_symmetries(self, image: torch.Tensor, num_samples: int) -> torch.Tensor:
-        """The K symmetries in which the samples see ``image`` (B, C, H, W[, D]): sample i sees number i modulo K."""
-        chosen = list_symmetries(*image.shape[2:])[:num_samples] if self.test_time_augmentation else [0]
-        return torch.tensor(chosen, device=image.device)
-
     def encode_masks(self, masks: torch.Tensor) -> torch.Tensor:
         """Masks in {0, 1} (B, 1, H, W[, D]) → latents x_0 as the process sees them: standardised and scaled."""
         with torch.no_grad():
@@ -272,8 +267,13 @@ class LatentDiffusionSegmenter(nn.Module):
         """
         self.mask_codec.check_size(image.shape[2:])
         number = noise.shape[1]
-        symmetries = self.choose_symmetries(image, number)
-        flipped = apply_each_symmetry(image, symmetries)
+        # The K symmetries in which the samples see the image: sample i sees number i modulo K.
+        chosen = [0]
+        if self.test_time_augmentation:
+            chosen = [k for k in SYMMETRIES if k < count_symmetries(*image.shape[2:])][:number]
+        symmetries = torch.tensor(chosen, device=image.device)
+        repeated = image.repeat_interleave(symmetries.shape[0], dim=0)
+        flipped = apply_symmetry(repeated, symmetries.repeat(image.shape[0]))
         condition = torch.cat([self.conditioner(part) for part in _split(flipped, chunk_size)])
         noise = noise.flatten(0, 1)
         logits = []

@@ -13,11 +13,6 @@ import torch
 SYMMETRIES = (0, 3, 5, 6, 1, 2, 4, 7)
 
 
-def list_symmetries(*sides: int) -> list[int]:
-    """:data:`SYMMETRIES` that an image (H, W) or a volume (H, W, D) of these sides has."""
-    return [k for k in SYMMETRIES if k < count_symmetries(*sides)]
-
-
 def count_symmetries(*sides: int) -> int:
     """8 for a square or a volume, 4 for a rectangle; the sides are (H, W) or (H, W, D)."""
     return 8 if len(sides) == 3 or sides[0] == sides[1] else 4
@@ -47,11 +42,6 @@ def apply_symmetry(x: torch.Tensor, symmetry: torch.Tensor) -> torch.Tensor:
     if x.ndim == 5:
         return torch.where(transposed, x.flip(4), x)
     return torch.where(transposed, x.transpose(-1, -2), x) if x.shape[-1] == x.shape[-2] else x
-
-
-def apply_each_symmetry(x: torch.Tensor, symmetries: torch.Tensor) -> torch.Tensor:
-    """Cases (B, C, H, W[, D]) → (B * K, C, H, W[, D]): each in the K symmetries (K,), one after the other."""
-    return apply_symmetry(x.repeat_interleave(symmetries.shape[0], dim=0), symmetries.repeat(x.shape[0]))
 
 
 def undo_symmetry(x: torch.Tensor, symmetry: torch.Tensor) -> torch.Tensor:

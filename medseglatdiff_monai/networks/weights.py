@@ -27,8 +27,8 @@ def save_tensors(state: dict, path: str | Path) -> None:
     save_with(lambda handle: torch.save(state, handle), path)
 
 
-def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
-    """Read a file of tensors without running any code that it may hold.
+def load_tensors(path: str | Path) -> dict:
+    """Read a file of tensors, onto the CPU, without running any code that it may hold.
 
     Raises:
         InputError: the file is missing, damaged, or holds something other than tensors; it is a bundle's own and not
@@ -44,7 +44,7 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
     try:
         if named_digest(path) is None:
             _check_sums(path)
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch's message advises to load such a file without this protection.
         reason = "it is damaged, or holds more than tensors, which could run code"
@@ -74,11 +74,7 @@ def _check_sums(path: Path) -> None:
 def find_fresh_parts(own: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Which parts of a network would start from scratch if it took its tensors from other weights.
 
-    A part is taken if all its tensors are there in the same shapes.
-
-    Args:
-        own: state dict of the network.
-        given: state dict of another one.
+    A part of the network's state dict ``own`` is taken if all its tensors are ``given`` in the same shapes.
 
     Returns:
         The parts that start from scratch, and those that are taken, e.g. ``["denoiser"]`` and
@@ -111,10 +107,7 @@ def save_weights(module: nn.Module, path: str | Path) -> None:
 def load_weights(module: ModuleT, path: str | Path, needed: bool = True) -> ModuleT:
     """Load a flat state dict into ``module`` and return it.
 
-    Args:
-        module: the network.
-        path: file of weights.
-        needed: ``False`` leaves the module as it is, for a codec without a training stage.
+    Without ``needed`` the module stays as it is, for a codec without a training stage.
 
     Raises:
         InputError: the file is missing or damaged, or its tensors do not fit the network; the message names the file

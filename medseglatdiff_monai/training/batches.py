@@ -147,8 +147,7 @@ class PrepareScoring(_Targets):
     """Scoring stage: an image and the masks that its samples are scored against.
 
     Args:
-        target: ``"random_rater"``: all raters; ``"first_rater"``: only the first; ``"consensus"``: only the
-            consensus of at least half of them.
+        target: a key of :data:`~medseglatdiff_monai.training.targets.TARGETS`.
         augmentation: see :class:`BatchAugmentation`.
 
     Raises:

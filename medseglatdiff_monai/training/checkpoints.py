@@ -7,6 +7,7 @@ holds the online and averaged weights, the optimizer and the position, from whic
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def start_from_weights(network: nn.Module, path: str | Path) -> list[str]:
     return fresh
 
 
+@dataclass(eq=False)
 class StageCheckpoint:
     """Handler that makes a training stage resumable and writes its weights.
 
@@ -79,25 +81,19 @@ class StageCheckpoint:
             weights, see :func:`~medseglatdiff_monai.networks.encoders.load_published_weights`; else at random.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        weights_path: str | Path,
-        averaging_decay: float = 0.0,
-        interval: int = 1,
-        initial_weights: str | Path | None = None,
-        published_encoder: bool = True,
-    ) -> None:
-        self.network = getattr(network, "module", network)
-        self.optimizer = optimizer
-        self.weights_path = Path(weights_path)
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    weights_path: str | Path
+    averaging_decay: float = 0.0
+    interval: int = 1
+    initial_weights: str | Path | None = None
+    published_encoder: bool = True
+
+    def __post_init__(self) -> None:
+        """Copy the network for its average."""
+        self.network = getattr(self.network, "module", self.network)
         self.state_path = state_path(self.weights_path)
-        self.interval = interval
-        self.averaging_decay = averaging_decay
-        self.initial_weights = initial_weights
-        self.published_encoder = published_encoder
-        self.ema = EMAHandler(self.network, momentum=1.0 - averaging_decay) if averaging_decay > 0 else None
+        self.ema = EMAHandler(self.network, momentum=1.0 - self.averaging_decay) if self.averaging_decay > 0 else None
 
     @property
     def averaged(self) -> nn.Module:

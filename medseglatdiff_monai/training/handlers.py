@@ -105,12 +105,7 @@ class LearningRateSchedule:
 
 @dataclass(eq=False)
 class GradientClipping:
-    """Bound the norm of the gradient before every optimizer step.
-
-    Args:
-        network: the trained network.
-        max_norm: largest norm.
-    """
+    """Bound the norm of the network's gradient by ``max_norm`` before every optimizer step."""
 
     network: nn.Module
     max_norm: float = 1.0
@@ -144,7 +139,7 @@ class CodebookLogger:
 
     def __call__(self, engine: Engine) -> None:
         """Called after an iteration."""
-        quantizer = self.network.quantizer
+        quantizer = getattr(self.network, "quantizer", None)
         if quantizer is None:
             return
         output: Any = engine.state.output
@@ -153,6 +148,7 @@ class CodebookLogger:
         engine.state.metrics["codebook_usage"] = float(used.float().mean())
 
 
+@dataclass(eq=False)
 class TrainingTimeLimit:
     """End the run cleanly after some minutes: the current iteration is finished, and the checkpoint written.
 
@@ -167,14 +163,14 @@ class TrainingTimeLimit:
         validator: the evaluator that validates during the run.
     """
 
-    def __init__(
-        self, max_minutes: float | None = None, deadline: float | None = None, validator: Engine | None = None
-    ) -> None:
-        if max_minutes is not None and max_minutes <= 0:
-            raise InputError(f"--max-minutes must be positive, found {max_minutes}.")
-        self.max_minutes = max_minutes
-        self.deadline = deadline
-        self.validator = validator
+    max_minutes: float | None = None
+    deadline: float | None = None
+    validator: Engine | None = None
+
+    def __post_init__(self) -> None:
+        """Check the limit."""
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise InputError(f"--max-minutes must be positive, found {self.max_minutes}.")
         self._started, self._deadline = 0.0, math.inf
 
     def attach(self, engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,15 +10,14 @@ from monai.inferers import Inferer
 from torch import nn
 
 
+@dataclass(eq=False)
 class AutocastInferer(Inferer):
     """Training inferer: the network's forward pass, in bfloat16 autocast where ``mixed_precision`` is set.
 
     MONAI's trainer offers mixed precision only on CUDA; bfloat16 needs no loss scaling and is also faster on CPUs.
     """
 
-    def __init__(self, mixed_precision: bool = False) -> None:
-        super().__init__()
-        self.mixed_precision = mixed_precision
+    mixed_precision: bool = False
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args, **kwargs):  # type: ignore[override]
         """``network(inputs, *args, **kwargs)``."""
@@ -25,16 +25,11 @@ class AutocastInferer(Inferer):
             return network(inputs, *args, **kwargs)
 
 
+@dataclass(eq=False)
 class ReconstructionInferer(Inferer):
-    """Codec validation: the reconstruction of an image, or of a mask as 0 or 1.
+    """Codec validation: the reconstruction of an image, or with ``binary``, from logits, of a mask as 0 or 1."""
 
-    Args:
-        binary: the codec returns mask logits; threshold them.
-    """
-
-    def __init__(self, binary: bool = False) -> None:
-        super().__init__()
-        self.binary = binary
+    binary: bool = False
 
     @torch.no_grad()
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args, **kwargs) -> torch.Tensor:  # type: ignore[override]

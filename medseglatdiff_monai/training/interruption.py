@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 # "Temporary failure, try again", of sysexits.h.
@@ -30,27 +31,17 @@ class Interrupted(SystemExit):
         return f"{signal.Signals(self.number).name}: the same command resumes the training (exit status {RESUMABLE})"
 
 
+@dataclass
 class StopRequest:
-    """What signals have asked for, and whether a stage is in its iterations."""
+    """The signal that has come, and whether a stage is in its iterations."""
 
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self.iterating = False
+    number: int | None = None
+    iterating: bool = False
 
     def raise_if_made(self) -> None:
         """Raise `Interrupted` if a signal has come."""
         if self.number is not None:
             raise Interrupted(self.number)
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        """The handler of the signals."""
-        if self.number is not None and number == signal.SIGINT:
-            # Pressed again: now. What was done since the last checkpoint is done again.
-            raise Interrupted(number)
-        self.number = number
-        if not self.iterating:
-            # While data are loaded or networks made there is nothing to finish.
-            raise Interrupted(number)
 
 
 # One per process, as signals are.
@@ -71,7 +62,12 @@ def interruptible() -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() == owner:
-            stop_request.handle(number, frame)
+            pressed_again = stop_request.number is not None and number == signal.SIGINT
+            stop_request.number = number
+            # Pressed again: now. What was done since the last checkpoint is done again. And while data are loaded or
+            # networks made there is nothing to finish.
+            if pressed_again or not stop_request.iterating:
+                raise Interrupted(number)
         elif number == signal.SIGTERM:
             # A forked worker of a data loader, which its parent ends in this way; Ctrl-C is the parent's business.
             os._exit(128 + number)

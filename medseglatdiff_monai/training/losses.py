@@ -7,7 +7,7 @@ its network returns in training, so that it fits MONAI's ``SupervisedTrainer``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
@@ -19,38 +19,32 @@ from torch.utils.data import Dataset
 from ..errors import InputError
 from ..networks.codecs import CodecBase
 
-RECONSTRUCTIONS = ("mse", "mask_mse", "wce", "focal", "dice")
+MAX_POSITIVE_WEIGHT = 50.0
 
 CodecT = TypeVar("CodecT", bound=CodecBase)
 
 
 def weighted_cross_entropy(logits: torch.Tensor, target: torch.Tensor, positive_weight: float) -> torch.Tensor:
-    """Binary cross-entropy with foreground weight w, mean over all pixels.
-
-    Args:
-        logits: (B, 1, H, W[, D]).
-        target: same shape, in {0, 1}.
-        positive_weight: w.
-    """
+    """Binary cross-entropy with foreground weight w, mean over all pixels; ``target`` (B, 1, H, W[, D]) in {0, 1}."""
     weight = torch.as_tensor(positive_weight, dtype=logits.dtype, device=logits.device)
     return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=weight)
 
 
-def automatic_positive_weight(masks: Iterable[torch.Tensor], maximum: float = 50.0) -> float:
-    """Positive weight w = sqrt(background pixels / foreground pixels) of training masks in {0, 1}, at most ``maximum``.
+def automatic_positive_weight(masks: Iterable[torch.Tensor]) -> float:
+    """Positive weight w = sqrt(background pixels / foreground pixels) of training masks in {0, 1}, from 1 to 50.
 
     ``masks`` are tensors of any shapes, taken one by one, so that a data set need not be in memory at once.
 
     The full ratio balances the classes but, at the 1% of a lung nodule, makes false positives nearly free; its root
-    lies between the paper's hand-picked weights for large and tiny structures. No foreground at all → ``maximum``.
+    lies between the paper's hand-picked weights for large and tiny structures. No foreground at all → 50.
     """
     foreground = pixels = 0
     for part in masks:
         foreground += int(part.sum())
         pixels += part.numel()
     if foreground == 0:
-        return maximum
-    return min(maximum, max(1.0, ((pixels - foreground) / foreground) ** 0.5))
+        return MAX_POSITIVE_WEIGHT
+    return min(MAX_POSITIVE_WEIGHT, max(1.0, ((pixels - foreground) / foreground) ** 0.5))
 
 
 def settle_positive_weight(codec: CodecT, dataset: Dataset) -> CodecT:
@@ -69,6 +63,16 @@ def settle_positive_weight(codec: CodecT, dataset: Dataset) -> CodecT:
         marked = (label[label.flatten(1).any(1)] for label in labels)
         codec.positive_weight.fill_(automatic_positive_weight(marked))
     return codec
+
+
+# Reconstruction, target (B, C, H, W[, D]) and w → loss; see :class:`CodecLoss`.
+RECONSTRUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
+    "mse": lambda x, target, _: F.mse_loss(x, target),
+    "mask_mse": lambda x, target, _: F.mse_loss(x.sigmoid(), target),
+    "wce": weighted_cross_entropy,
+    "focal": lambda x, target, _: FocalLoss(gamma=2.0)(x, target),
+    "dice": lambda x, target, _: DiceLoss(sigmoid=True, batch=True)(x, target),
+}
 
 
 class CodecLoss(nn.Module):
@@ -99,41 +103,26 @@ class CodecLoss(nn.Module):
         self.reconstruction = reconstruction
         self.positive_weight = positive_weight
         self.scale = scale
-        self.focal = FocalLoss(gamma=2.0)
-        self.dice = DiceLoss(sigmoid=True, batch=True)
 
     def forward(self, output: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """Scalar loss of a codec's training output and its input ``target`` (B, C, H, W[, D])."""
-        x = output["reconstruction"].float()
-        if self.reconstruction == "wce":
-            loss = weighted_cross_entropy(x, target, self.positive_weight)
-        elif self.reconstruction == "mask_mse":
-            loss = F.mse_loss(x.sigmoid(), target.float())
-        elif self.reconstruction == "focal":
-            loss = self.focal(x, target.float())
-        elif self.reconstruction == "dice":
-            loss = self.dice(x, target.float())
-        else:
-            loss = F.mse_loss(x, target.float())
+        loss = RECONSTRUCTIONS[self.reconstruction](
+            output["reconstruction"].float(), target.float(), self.positive_weight
+        )
         return self.scale * loss + output["quantizer_loss"]
 
 
 class DenoisingLoss(nn.Module):
     """Weighted mean squared error between prediction and target (Eq. 4, with a weight per timestep).
 
-    Args:
-        mean_mask_weight: factor on the cross-entropy of the mean mask that a conditioner with context predicts.
+    The cross-entropy of the mean mask that a conditioner with context predicts is added.
     """
-
-    def __init__(self, mean_mask_weight: float = 1.0) -> None:
-        super().__init__()
-        self.mean_mask_weight = mean_mask_weight
 
     def forward(self, output: dict[str, torch.Tensor], target: torch.Tensor | None = None) -> torch.Tensor:
         """Scalar loss of :class:`~medseglatdiff_monai.networks.DenoisingNetwork`'s output; ``target`` is unused."""
         loss = _squared_error(output)
         if "mean_mask" in output:
-            loss = loss + self.mean_mask_weight * _mean_mask_cross_entropy(output)
+            loss = loss + _mean_mask_cross_entropy(output)
         return loss
 
 
@@ -198,7 +187,7 @@ def latent_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 class ScoringLoss(nn.Module):
-    """Energy score of samples against all raters, on masks and on latents, beside the denoising loss.
+    """Energy score of samples against all raters, on masks and latents, beside the losses of denoising and mean mask.
 
     Decoded logits are far from 0, where their sigmoid is flat, so sigmoid(2 asinh(logit)) is used instead. On latents
     the score has a gradient even where a mask is empty.
@@ -207,7 +196,6 @@ class ScoringLoss(nn.Module):
         fairness: see :func:`energy_score`.
         latent_weight: factor on the score of the latents.
         denoising_weight: factor on :class:`DenoisingLoss`'s squared error.
-        mean_mask_weight: factor on the cross-entropy of the mean mask.
         overlap_weight: factor on the Ruzicka distance of the mean mask. It shows an image encoder missed structures
             sooner than the cross-entropy, in which the many easy pixels hide them.
     """
@@ -217,7 +205,6 @@ class ScoringLoss(nn.Module):
         fairness: float = 0.95,
         latent_weight: float = 1.0,
         denoising_weight: float = 1.0,
-        mean_mask_weight: float = 1.0,
         overlap_weight: float = 0.0,
     ) -> None:
         super().__init__()
@@ -227,7 +214,6 @@ class ScoringLoss(nn.Module):
         self.latent_weight = latent_weight
         self.denoising_weight = denoising_weight
         self.overlap_weight = overlap_weight
-        self.mean_mask_weight = mean_mask_weight
 
     def forward(self, output: dict[str, torch.Tensor], target: torch.Tensor | None = None) -> torch.Tensor:
         """Scalar loss of :class:`~medseglatdiff_monai.networks.ScoringNetwork`'s output; ``target`` is unused."""
@@ -242,7 +228,7 @@ class ScoringLoss(nn.Module):
         if "prediction" in output:
             loss = loss + self.denoising_weight * _squared_error(output)
         if "mean_mask" in output:
-            loss = loss + self.mean_mask_weight * _mean_mask_cross_entropy(output)
+            loss = loss + _mean_mask_cross_entropy(output)
             if self.overlap_weight > 0:
                 predicted, mean = output["mean_mask_logits"].sigmoid().flatten(2), output["mean_mask"].flatten(2)
                 loss = loss + self.overlap_weight * ruzicka_distance(predicted, mean).mean()

@@ -38,8 +38,7 @@ class MaskLatents:
     Args:
         dataset: the training set; items have ``label`` (R, H, W) in {0, 1}, all of one size, and ``case``, a unique id.
         segmenter: network whose mask codec encodes, on its device.
-        target: ``"random_rater"`` keeps each rater's mask, ``"first_rater"`` the first one's, ``"consensus"`` that of
-            at least half of the raters.
+        target: a key of :data:`~medseglatdiff_monai.training.targets.TARGETS`, whose masks are kept.
         flips: keep all symmetries; if False, only the masks as they are (k = 0).
 
     Raises:
@@ -86,12 +85,7 @@ class MaskLatents:
                 flipped = apply_symmetry(flipped, torch.arange(number).repeat(len(masks)))
                 first = int(self._rows[part.start : part.stop].max()) - len(masks) + 1
                 self._latents[first : first + len(masks)] = self._encode(flipped, segmenter).unflatten(0, (-1, number))
-        logger.info("Mask latents kept: %d, %.0f MB", len(self._latents), self.num_bytes / 1e6)
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory that the latents take."""
-        return self._latents.numel() * self._latents.element_size()
+        logger.info("Mask latents kept: %d, %.0f MB", len(self._latents), self._latents.nbytes / 1e6)
 
     def __call__(self, cases: Sequence[str], raters: torch.Tensor, symmetry: torch.Tensor | None) -> torch.Tensor:
         """Look latents up.

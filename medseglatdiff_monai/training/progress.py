@@ -27,11 +27,7 @@ POINT_STEPS = 20
 
 
 class EvaluationProgress:
-    """Handler of an evaluator that tells how many batches are done, on the first process only.
-
-    Args:
-        title: what is done.
-    """
+    """Handler of an evaluator that tells how many batches are done, on the first process only."""
 
     def __init__(self, title: str = "Scoring") -> None:
         self.title = title

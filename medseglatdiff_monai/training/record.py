@@ -61,12 +61,8 @@ def count_multiply_accumulates(network: nn.Module, image: torch.Tensor, num_infe
     """Multiply-accumulates of one sample: conditioner, ``num_inference_steps`` steps of the sampler, decoder.
 
     Counted by PyTorch's ``FlopCounterMode`` (matrix products, convolutions, attention) as half its floating-point
-    operations. Runs of 2 and 4 steps are counted and extrapolated, as every step costs the same.
-
-    Args:
-        network: segmenter with ``ensemble_logits``.
-        image: (1, C, H, W[, D]).
-        num_inference_steps: denoiser calls per sample.
+    operations, for an image (1, C, H, W[, D]). Runs of 2 and 4 steps are counted and extrapolated, as every step costs
+    the same.
     """
     operations = []
     for steps in (2, 4):

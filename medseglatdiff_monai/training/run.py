@@ -20,7 +20,7 @@ from ..bundle.arguments import check_dataset, check_overrides
 from ..bundle.build import write_run_folder
 from ..bundle.config import Bundle, experiment_name
 from ..bundle.folders import known_bundles
-from ..bundle.plan import StageLength, describe_data, describe_lengths, find_resize, plan_stage
+from ..bundle.plan import StageLength, describe_data, find_resize, plan_stage
 from ..bundle.segmenter import check_present
 from ..bundle.trust import code_options
 from ..data.datalist import load_dataset_info
@@ -113,12 +113,21 @@ def train(
     info = load_dataset_info(dataset_dir)
     check_tracking(opened, overrides)
     config = opened.config("train", overrides)
-    _check_dataset(dataset_dir, info, config)
+    check_dataset(dataset_dir, info, config)
+    for section in ("training", "validation"):
+        if not info.get(section):
+            raise InputError(f"The {section} part of {dataset_dir} is empty: prepare it with a split that has one.")
     stages = _read_stages(config)
     name = experiment_name(experiment)
     default = Path("runs") / (opened.root.name if name is None else f"{opened.root.name}_{name.replace('/', '_')}")
     output = Path(output_dir or default)
-    command = _command(bundle, dataset_dir, experiment, output, max_minutes, initial_weights, plan, overrides)
+    # The command line that resumes this training.
+    options = {
+        "dataset-dir": dataset_dir, "experiment": experiment, "output-dir": output, "max-minutes": max_minutes,
+        "initial-weights": initial_weights, "plan": None if plan else False, **overrides,
+    }  # fmt: skip
+    words = [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
+    command = shlex.join(["medseglatdiff", "train", str(bundle), *words, *code_options()])
     with heavy_imports():
         from ..data.fingerprint import take_fingerprint
         from .stages import check_stages, find_spacing, run_stages
@@ -183,7 +192,7 @@ def _save_plan(
     hint = f" (--initial-weights {shipped} starts from this bundle's)" if fits else ""
     lines = [
         *data, start.describe() + ("" if start.weights else hint),
-        describe_lengths(lengths),
+        f"Stages: {'; '.join(length.describe(stage) for stage, length in lengths.items())}",
         "Time: no limit" if max_minutes is None else f"Time: {max_minutes:g} minutes, shared by the stages",
     ]  # fmt: skip
     for line in lines:
@@ -208,26 +217,6 @@ def _plan_lengths(
     return lengths
 
 
-def _command(
-    bundle: str | Path,
-    dataset_dir: str | Path,
-    experiment: str | Path | None,
-    output: Path,
-    max_minutes: float | None,
-    initial_weights: str | Path | None,
-    plan: bool,
-    overrides: Mapping[str, Any],
-) -> str:
-    """The command line of a call, which resumes its training."""
-    options = {
-        "--dataset-dir": dataset_dir, "--experiment": experiment, "--output-dir": output, "--max-minutes": max_minutes,
-        "--initial-weights": initial_weights, "--plan": None if plan else False,
-        **{f"--{key}": value for key, value in overrides.items()},
-    }  # fmt: skip
-    words = [str(word) for key, value in options.items() if value is not None for word in (key, value)]
-    return shlex.join(["medseglatdiff", "train", str(bundle), *words, *code_options()])
-
-
 def _read_stages(config: Mapping[str, Any]) -> list[str]:
     """``training_stages`` of a configuration, checked."""
     # Bundles without the key are older and have these stages.
@@ -238,10 +227,3 @@ def _read_stages(config: Mapping[str, Any]) -> list[str]:
             f"training_stages is {stages}; expected at least one of {list(TRAINING_STAGES)}, in this order."
         )
     return order
-
-
-def _check_dataset(dataset_dir: str | Path, info: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    check_dataset(dataset_dir, info, config)
-    for section in ("training", "validation"):
-        if not info.get(section):
-            raise InputError(f"The {section} part of {dataset_dir} is empty: prepare it with a split that has one.")

@@ -89,23 +89,10 @@ def run_stages(
 
 
 class _Runner:
-    """Runs the stages of one call.
-
-    Args:
-        run: the run's folder.
-        dataset_dir: prepared folder.
-        record: of the training.
-        max_minutes: of the call.
-        start: of a planned training.
-    """
+    """Runs the stages of one call; ``path`` is a stage's weights, ``later`` are the stages after it."""
 
     def __init__(
-        self,
-        run: Path,
-        dataset_dir: str | Path,
-        record: TrainingRecord,
-        max_minutes: float | None,
-        start: Start | None,
+        self, run: Path, dataset_dir: str | Path, record: TrainingRecord, max_minutes: float | None, start: Start | None
     ) -> None:
         self.folder, self.record, self.start = run, record, start
         self.dataset_dir = str(Path(dataset_dir).absolute())
@@ -120,28 +107,15 @@ class _Runner:
         return math.inf if self.ends is None else self.ends - time.monotonic()
 
     def run(self, stage: str, path: Path, later: Sequence[str]) -> dict[str, float]:
-        """Run a stage; in a planned training it is finished when its share of the time is over.
-
-        Args:
-            stage: the stage.
-            path: its weights.
-            later: the stages after it.
-
-        Returns:
-            What its last validation measured.
-        """
+        """Run a stage, if planned until its share of the time is over; returns what its last validation measured."""
         scores = self._run_once(stage, path, later)
-        if self.start is not None:
-            self._finish(path, later)
+        self._finish(path, later)
         return scores
 
     def run_mask_codec(self, path: Path, later: Sequence[str], may_continue: bool) -> None:
         """Run the mask codec's stage until it rebuilds the masks, for three times its length at most.
 
-        Args:
-            path: its weights.
-            later: the stages after it.
-            may_continue: whether its length was planned; where it was given, a warning alone says what is wrong.
+        ``may_continue`` says whether its length was planned; where it was given, a warning alone says what is wrong.
 
         Raises:
             InputError: it does not learn the masks; the message says what to do.
@@ -155,8 +129,7 @@ class _Runner:
             if poor and not may_continue:
                 logger.warning("%s. The later stages cannot be better than that: %s", found, CODEC_ADVICE)
             if not poor or not may_continue:
-                if self.start is not None:
-                    self._finish(path, later)
+                self._finish(path, later)
                 return
             if stage_finished(path):
                 rounds += 1
@@ -171,8 +144,8 @@ class _Runner:
             logger.info("%s: it is trained for longer.", found)
 
     def _finish(self, path: Path, later: Sequence[str]) -> None:
-        """Accept a stage whose share of the time is over, unless nothing is left for the stages after it."""
-        if later and path.is_file() and not stage_finished(path) and self.seconds_left() > 0:
+        """Accept a planned stage whose share of the time is over, unless nothing is left for the stages after it."""
+        if self.start and later and path.is_file() and not stage_finished(path) and self.seconds_left() > 0:
             logger.info("Its share of the time is over: the next stage continues from what it has reached.")
             finish_stage(path)
 
@@ -235,10 +208,7 @@ def _start_file(path: Path, stage: str) -> Path:
 def check_stages(start: Start, config: Mapping[str, Any], initial_weights: str | Path | None) -> None:
     """Refuse early what a later stage would refuse after hours, and stages that do not fit the sampler.
 
-    Args:
-        start: the stages to be run, and where from.
-        config: of the stage ``train``.
-        initial_weights: file to start from that the user gave.
+    ``config`` is that of the stage ``train``, ``initial_weights`` the file that the user gave.
 
     Raises:
         InputError: see above; a missing or damaged file of weights; published weights that are not installed.

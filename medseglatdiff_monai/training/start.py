@@ -120,12 +120,7 @@ def save_stage_start(stage: str, start: Start, path: Path) -> None:
     """Write what a stage starts from, unless that is nothing.
 
     The mask codec starts from its part of the weights; a stage of the whole network from all of them, but for codecs
-    that this training has trained before.
-
-    Args:
-        stage: the stage.
-        start: of the training.
-        path: the new file, in the folder of the stages' weights.
+    that this training has trained before, whose weights lie beside ``path``.
 
     Raises:
         InputError: weights are missing or damaged.

@@ -83,7 +83,7 @@ def test_latent_is_that_of_the_turned_mask(make_segmenter, number: int) -> None:
 def test_memory_and_shared_empty_masks(make_segmenter) -> None:
     latents = MaskLatents(make_items(), make_segmenter())
     # 5 cases of 4 raters, of which 3 (of cases 0, 2, 4) saw nothing; one row for empty masks; d = 3, f = 4.
-    assert latents.num_bytes == (20 - 3 + 1) * 8 * (3 * 4 * 4) * 2
+    assert latents._latents.nbytes == (20 - 3 + 1) * 8 * (3 * 4 * 4) * 2
     empty = latents(["c0", "c2", "c4"], torch.tensor([[0], [2], [0]]), torch.tensor([0, 3, 6]))
     assert (empty == empty[0]).all()
 

@@ -24,7 +24,6 @@ class HyperSeg(nn.Module):
             patches: sides of the image must be a multiple of 2 ** levels.
         signal_channels: channels of the signal that the weights are computed from.
         decoder_channels: of every level of the decoder.
-        expansion: ratio of the channels inside a dynamic block to ``decoder_channels``.
     """
 
     def __init__(
@@ -33,7 +32,6 @@ class HyperSeg(nn.Module):
         channels: Sequence[int] = (24, 48, 96, 128, 192),
         signal_channels: int = 64,
         decoder_channels: int = 16,
-        expansion: int = 2,
     ) -> None:
         super().__init__()
         widths = [in_channels, *channels]
@@ -45,9 +43,7 @@ class HyperSeg(nn.Module):
         self.blend = Convolution(2, 2 * signal_channels, signal_channels, norm="batch", act="relu")
         # Positions, two channels, are added to every level (Section 3.3).
         inputs = [channels[-1] + 2, *(decoder_channels + width + 2 for width in [*channels[-2::-1], in_channels])]
-        self.decoder = nn.ModuleList(
-            _DynamicBlock(number, decoder_channels, signal_channels, expansion) for number in inputs
-        )
+        self.decoder = nn.ModuleList(_DynamicBlock(number, decoder_channels, signal_channels) for number in inputs)
         self.head = nn.Conv2d(decoder_channels, 1, 1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -75,9 +71,9 @@ def _positions(x: torch.Tensor) -> torch.Tensor:
 class _DynamicBlock(nn.Module):
     """An inverted residual block, 1 × 1, depthwise 3 × 3, 1 × 1, with weights of its own in each patch."""
 
-    def __init__(self, in_channels: int, channels: int, signal_channels: int, expansion: int) -> None:
+    def __init__(self, in_channels: int, channels: int, signal_channels: int) -> None:
         super().__init__()
-        inner = expansion * channels
+        inner = 2 * channels
         # Outputs and inputs of the two 1 × 1 convolutions; the depthwise one has nine weights a channel.
         self.shapes = ((inner, in_channels), (inner, 9), (channels, inner))
         self.to_weights = nn.Conv2d(signal_channels, sum(a * b for a, b in self.shapes), 1)

@@ -23,12 +23,7 @@ from ..conditioner import CodecConditioner
 
 
 class AnchorEncoder(CodecBase):
-    """The segmentation network: image → [image, features, logits of the mask]. An image codec without decoder.
-
-    Args:
-        in_channels: channels of the image.
-        channels: channels of the features.
-    """
+    """The segmentation network: image → [image, features, logits of the mask]. An image codec without decoder."""
 
     def __init__(self, in_channels: int, channels: int = 16) -> None:
         super().__init__(in_channels + channels + 1, downsampling=1)

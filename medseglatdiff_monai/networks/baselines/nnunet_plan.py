@@ -47,17 +47,20 @@ class UNetPlan:
         return max(1, len(self.strides) - 2)
 
 
-def plan_unet(image_size: Sequence[int], spacing: Sequence[float], base_features: int = BASE_FEATURES) -> UNetPlan:
+def plan_unet(
+    image_size: Sequence[int], spacing: Sequence[float] | None, base_features: int = BASE_FEATURES
+) -> UNetPlan:
     """Plan a U-Net.
 
     Args:
         image_size: sides in pixels, e.g. (64, 64).
-        spacing: pixel spacing along the same axes, in any unit: only the ratios count.
+        spacing: pixel spacing along the same axes, in any unit: only the ratios count. ``None``: square pixels.
         base_features: channels of the first stage; nnU-Net's is 32.
 
     Raises:
         InputError: sizes and spacings of different length, not positive, or an image too small for three stages.
     """
+    spacing = [1.0] * len(image_size) if spacing is None else spacing
     sides, steps = [float(side) for side in image_size], [float(step) for step in spacing]
     if len(sides) != len(steps) or len(sides) not in (2, 3) or min(sides) < 1 or min(steps) <= 0:
         raise InputError(
@@ -92,16 +95,11 @@ def plan_unet(image_size: Sequence[int], spacing: Sequence[float], base_features
     return UNetPlan(tuple(strides), tuple(kernels), features, divisible_by)
 
 
-def _spacing(spacing_mm: Sequence[float] | None, dims: int) -> Sequence[float]:
-    """Spacing along ``dims`` axes; images without one have square pixels."""
-    return [1.0] * dims if spacing_mm is None else list(spacing_mm)
-
-
 def _divides(plan: UNetPlan, image_size: Sequence[int]) -> bool:
     return all(side % factor == 0 for side, factor in zip(image_size, plan.divisible_by, strict=True))
 
 
-def _nearest_size(image_size: Sequence[int], spacing: Sequence[float]) -> list[int]:
+def _nearest_size(image_size: Sequence[int], spacing: Sequence[float] | None) -> list[int]:
     """The size nearest to ``image_size`` that its own plan divides; of two equally near ones, the larger."""
     plan = plan_unet(image_size, spacing)
     size = [
@@ -119,7 +117,7 @@ def head_strides(image_size: Sequence[int], spacing_mm: Sequence[float] | None =
     Raises:
         InputError: an anisotropic plan, whose heads have different strides along the axes.
     """
-    plan = plan_unet(image_size, _spacing(spacing_mm, len(image_size)))
+    plan = plan_unet(image_size, spacing_mm)
     heads = [1]
     for stride in plan.strides[1 : plan.num_supervised]:
         if len(set(stride)) > 1:
@@ -155,19 +153,17 @@ class PlannedUNet(DynUNet):
         spacing_mm: Sequence[float] | None = None,
         base_features: int = BASE_FEATURES,
     ) -> None:
-        spacing = _spacing(spacing_mm, len(image_size))
-        plan = plan_unet(image_size, spacing, base_features)
+        plan = plan_unet(image_size, spacing_mm, base_features)
         if not _divides(plan, image_size):
             raise InputError(
                 f"image_size {list(image_size)} is not a multiple of {list(plan.divisible_by)}, by which nnU-Net's "
-                f"plan reduces it. Set it to {_nearest_size(image_size, spacing)}."
+                f"plan reduces it. Set it to {_nearest_size(image_size, spacing_mm)}."
             )
         super().__init__(
             spatial_dims=len(image_size), in_channels=in_channels, out_channels=1, kernel_size=plan.kernels,
             strides=plan.strides, upsample_kernel_size=plan.strides[1:], filters=plan.features,
             deep_supervision=plan.num_supervised > 1, deep_supr_num=max(1, plan.num_supervised - 1),
         )  # fmt: skip
-        self.plan = plan
         # DynUNet holds its blocks twice, here and in its chain of skip layers: checkpoints would have every tensor
         # twice. The forward pass takes the chain.
         for name in ("input_block", "downsamples", "bottleneck", "upsamples", "deep_supervision_heads"):

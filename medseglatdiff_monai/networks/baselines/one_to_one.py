@@ -35,11 +35,7 @@ class OneToOneSegmenter(nn.Module):
         self.num_samples = num_samples
 
     def check_size(self, spatial_shape: Sequence[int]) -> None:
-        """Refuse an image that the network cannot halve often enough.
-
-        Raises:
-            InputError: a side is not a multiple of ``downsampling``; the message names the nearest size that fits.
-        """
+        """Refuse an image that the network cannot halve often enough, see :func:`check_divisible`."""
         check_divisible(spatial_shape, self.downsampling, f"{self.downsampling}, by which the network reduces it")
 
     def head_logits(self, image: torch.Tensor) -> torch.Tensor:
@@ -108,17 +104,14 @@ class SegmentationLoss(nn.Module):
             to the image by repetition and are reduced again, and the target with them, so that each resolution is
             compared at its own, as in nnU-Net. Equal strides, e.g. (1, 1, 1, 1), for UNet++.
         halve_weights: weights 1, 1/2, 1/4, ...; else all heads weigh the same.
-        dice_weight: factor of the Dice term; 0 leaves cross-entropy alone.
     """
 
-    def __init__(
-        self, head_strides: Sequence[int] = (1,), halve_weights: bool = True, dice_weight: float = 1.0
-    ) -> None:
+    def __init__(self, head_strides: Sequence[int] = (1,), halve_weights: bool = True) -> None:
         super().__init__()
         self.head_strides = tuple(head_strides)
         weights = [0.5**i if halve_weights else 1.0 for i in range(len(self.head_strides))]
         self.weights = [weight / sum(weights) for weight in weights]
-        self.dice_ce = DiceCELoss(sigmoid=True, batch=True, lambda_dice=dice_weight)
+        self.dice_ce = DiceCELoss(sigmoid=True, batch=True)
 
     def forward(self, output: dict[str, torch.Tensor], target: torch.Tensor | None = None) -> torch.Tensor:
         """Scalar loss of :class:`SegmentingNetwork`'s output; ``target`` is unused.

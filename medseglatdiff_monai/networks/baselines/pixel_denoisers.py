@@ -8,7 +8,6 @@ frequency filter (FF-Parser) on the noisy mask's features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -98,10 +97,6 @@ class FrequencyParser(nn.Module):
     """FF-Parser: a learned complex weight for each channel and frequency, M' = IFFT(A ⊗ FFT(M)).
 
     It starts near the identity (1 plus a little noise), so that an untrained filter passes features on.
-
-    Args:
-        channels: channels of the features.
-        side: height and width of the features.
     """
 
     def __init__(self, channels: int, side: int) -> None:
@@ -154,35 +149,21 @@ class MedSegDiffDenoiser(DiffusionModelUNet):
         mask_channels: channels of x_t.
         condition_channels: channels of the image.
         image_size: side of the image, by which the filters are sized; a multiple of 2 ** (levels - 1).
-        channels: channels of each level.
-        attention_levels: which levels have self-attention.
-        num_res_blocks: residual blocks per level.
-        num_head_channels: channels of an attention head.
-        norm_num_groups: groups of the group norms.
+        **unet: arguments of MONAI's ``DiffusionModelUNet`` except dimensions and channels of input and output. E_I
+            takes ``channels``, ``num_res_blocks``, ``num_head_channels`` and ``norm_num_groups`` as well.
 
     Raises:
         InputError: ``image_size`` cannot be halved at every level.
     """
 
-    def __init__(
-        self,
-        mask_channels: int,
-        condition_channels: int,
-        image_size: int,
-        channels: Sequence[int],
-        attention_levels: Sequence[bool],
-        num_res_blocks: int = 1,
-        num_head_channels: int = 32,
-        norm_num_groups: int = 16,
-    ) -> None:
+    def __init__(self, mask_channels: int, condition_channels: int, image_size: int, **unet: Any) -> None:
+        channels = unet["channels"]
         levels = len(channels)
         if image_size % 2 ** (levels - 1):
             raise InputError(f"image_size is {image_size}, and {levels} levels need a multiple of {2 ** (levels - 1)}.")
         super().__init__(
-            spatial_dims=2, in_channels=mask_channels + condition_channels, out_channels=mask_channels,
-            num_res_blocks=num_res_blocks, channels=channels, attention_levels=attention_levels,
-            norm_num_groups=norm_num_groups, num_head_channels=num_head_channels,
-        )  # fmt: skip
+            spatial_dims=2, in_channels=mask_channels + condition_channels, out_channels=mask_channels, **unet
+        )
         self.mask_channels = mask_channels
         self.image_in = nn.Conv2d(condition_channels, channels[0], 3, padding=1)
         self.image_blocks = nn.ModuleList()
@@ -193,9 +174,9 @@ class MedSegDiffDenoiser(DiffusionModelUNet):
             self.image_blocks.append(
                 get_down_block(
                     spatial_dims=2, in_channels=before, out_channels=width, temb_channels=channels[0] * 4,
-                    num_res_blocks=num_res_blocks, norm_num_groups=norm_num_groups, norm_eps=1e-6,
+                    num_res_blocks=unet["num_res_blocks"], norm_num_groups=unet["norm_num_groups"], norm_eps=1e-6,
                     add_downsample=not last, resblock_updown=False, with_attn=False, with_cross_attn=False,
-                    num_head_channels=num_head_channels, transformer_num_layers=1, cross_attention_dim=None,
+                    num_head_channels=unet["num_head_channels"], transformer_num_layers=1, cross_attention_dim=None,
                     upcast_attention=False, dropout_cattn=0.0,
                 )
             )  # fmt: skip

@@ -141,10 +141,8 @@ class ProbabilisticNetwork(nn.Module):
 class EvidenceLoss(nn.Module):
     """Cross-entropy plus β · divergence of a :class:`ProbabilisticNetwork`, per pixel (Eq. 4 of arXiv 1806.05034).
 
-    The paper sums the cross-entropy over the pixels; both terms are divided by their number here.
-
-    Args:
-        divergence_weight: β.
+    The paper sums the cross-entropy over the pixels; both terms are divided by their number here. β is
+    ``divergence_weight``.
     """
 
     def __init__(self, divergence_weight: float = 1.0) -> None:

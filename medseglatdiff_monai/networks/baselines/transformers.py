@@ -119,7 +119,6 @@ class SwinUNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = [channels * 2**level for level in range(len(depths))]
-        self.patch_size = patch_size
         self.embed = PatchEmbed(patch_size, in_channels, channels, nn.LayerNorm, spatial_dims=2)
 
         def layer(level: int) -> BasicLayer:
