@@ -2,7 +2,7 @@
 
 `open_input` reads headers and checks the whole file. Pixels are read later, one slice of a volume at a time, so memory
 does not grow with the number of slices or inputs. A volume gives planes row first, as seen on a workstation
-(`ExtractNoduleCrop`), and `VolumeInput.paste` puts values of a plane back into the volume's own axes.
+(`cut_axial`), and `VolumeInput.paste` puts values of a plane back into the volume's own axes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..errors import InputError
 from .dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
 from .formats import CHANNEL_NAMES, NIFTI_SUFFIXES, check_path, find_stem
 from .nifti import open_nifti
-from .planes import ExtractNoduleCrop, ExtractSlice, index_to_point, paste_crop, point_to_index
+from .planes import cut_axial, index_to_point, paste_crop, point_to_index
 from .raster import RasterInput, open_raster
 
 
@@ -68,7 +68,7 @@ class VolumeInput(ABC):
         return self.cut(index_to_point([(side - 1) / 2 for side in self.shape], self.affine).tolist(), None)
 
     def cut(self, point: Sequence[float], size: int | None) -> MetaTensor:
-        """Cut the plane of `ExtractNoduleCrop` (`size` pixels wide), or with ``None`` the whole slice, at an LPS point.
+        """Cut the plane of `cut_axial` (`size` pixels wide), or with ``None`` the whole slice, at an LPS point.
 
         Returns:
             (1, h, w) float32; its meta holds what `paste` needs.
@@ -95,14 +95,13 @@ class VolumeInput(ABC):
         Raises:
             InputError: the pixels cannot be read (here or in the calls).
         """
-        extract = ExtractSlice() if size is None else ExtractNoduleCrop(size)
         axis = int(np.flatnonzero(nibabel.orientations.io_orientation(self.affine)[:, 0] == 2)[0])
         sign = int(nibabel.orientations.io_orientation(self.affine)[axis, 1])
         if axis == 2:
             clicked = self.find_slice(point)
             volume = self.read(clicked, clicked + 1)
         else:
-            # Halves go up along the body, as in `ExtractNoduleCrop`.
+            # Halves go up along the body, as in `cut_axial`.
             position = sign * np.floor(sign * point_to_index(point, self.affine)[axis] + 0.5)
             clicked = int(np.clip(position, 0, self.shape[axis] - 1))
             volume = self.read(0, self.shape[2])
@@ -110,7 +109,7 @@ class VolumeInput(ABC):
         # Move the point into the slice's plane: rounding could put a point between two slices outside both.
         index = point_to_index(point, affine)
         index[axis] = 0.0 if axis == 2 else clicked
-        first = extract(volume, index_to_point(index, affine))
+        first = cut_axial(volume, index_to_point(index, affine), size)
         # Neighbours are cut at exactly the pixel of the first plane, whatever the rounding of millimetres.
         height, width = first.shape[1:]
         center = first.affine.numpy() @ [height // 2, width // 2, 0.0, 1.0]
@@ -123,11 +122,11 @@ class VolumeInput(ABC):
             voxel = pixel.copy()
             if axis != 2:
                 voxel[axis] = number
-                return first if offset == 0 else extract(volume, index_to_point(voxel, affine))
+                return first if offset == 0 else cut_axial(volume, index_to_point(voxel, affine), size)
             plane = first
             if offset:
                 slab = self.read(number, number + 1)
-                plane = extract(slab, index_to_point(voxel, slab.affine.numpy()))
+                plane = cut_axial(slab, index_to_point(voxel, slab.affine.numpy()), size)
             plane.meta["slab_start"] = number
             return plane
 
