@@ -43,6 +43,19 @@ def index_to_point(index: Point, affine: Any) -> np.ndarray:
     return (LPS_TO_RAS @ np.asarray(affine, dtype=float) @ [*_three(index, "index"), 1.0])[:3]
 
 
+def is_inside(index: np.ndarray, shape: Sequence[int]) -> bool:
+    """Whether a voxel index, with fractions, is in a volume: a voxel reaches half a voxel around its centre."""
+    # The tolerance is for rounded millimetres in user input.
+    return bool(np.all(index >= -0.501) and np.all(index <= np.array(shape) - 0.499))
+
+
+def describe_extent(shape: Sequence[int], affine: np.ndarray) -> str:
+    """Where a volume's outer faces lie, LPS millimetres: ``"x -10.2 to -6.8, y …, z …"``."""
+    corners = [index_to_point(np.array(corner) * shape - 0.5, affine) for corner in np.ndindex(2, 2, 2)]
+    ends = zip("xyz", np.min(corners, axis=0), np.max(corners, axis=0), strict=True)
+    return ", ".join(f"{axis} {low:.1f} to {high:.1f}" for axis, low, high in ends)
+
+
 def cut_axial(volume: MetaTensor, point: Point, size: int | None) -> MetaTensor:
     """Cut a square crop around a point out of the axial slice nearest to it, at native spacing, or take all of that.
 
@@ -73,7 +86,12 @@ def cut_axial(volume: MetaTensor, point: Point, size: int | None) -> MetaTensor:
             f"the volume's affine {affine.tolist()} cannot be inverted; expected a (4, 4) index to RAS map."
         )
     index = point_to_index(point, affine)
-    _check_inside(index, shape, affine, point)
+    if not is_inside(index, shape):
+        raise InputError(
+            f"point ({', '.join(f'{value:.1f}' for value in point)}) mm is outside the volume (index "
+            f"{', '.join(f'{value:.1f}' for value in index)}); it extends over {describe_extent(shape, affine)} mm "
+            "(LPS). Give one inside."
+        )
     axes = orientations.ornt_transform(orientations.io_orientation(affine), orientations.axcodes2ornt(CROP_AXES))
     oriented = orientations.apply_orientation(volume.as_subclass(torch.Tensor)[0].cpu().numpy(), axes)
     # (row, column, slice) → voxel index.
@@ -170,28 +188,6 @@ def paste_crop(crop: Any, meta: Mapping[str, Any], out: torch.Tensor | None = No
     part = values[:, rows.start - start[0] : rows.stop - start[0], columns.start - start[1] : columns.stop - start[1]]
     oriented[rows, columns, start[2]] = part.permute(1, 2, 0).numpy()
     return out
-
-
-def _check_inside(index: np.ndarray, shape: Sequence[int], affine: np.ndarray, point: Point) -> None:
-    # A voxel reaches half a voxel around its centre; the tolerance is for rounded millimetres in user input.
-    if np.all(index >= -0.5 - 1e-3) and np.all(index <= np.array(shape) - 0.5 + 1e-3):
-        return
-    corners = np.array(
-        [
-            index_to_point([i, j, k], affine)
-            for i in (-0.5, shape[0] - 0.5)
-            for j in (-0.5, shape[1] - 0.5)
-            for k in (-0.5, shape[2] - 0.5)
-        ]
-    )
-    extent = ", ".join(
-        f"{name} {low:.1f} to {high:.1f}"
-        for name, low, high in zip("xyz", corners.min(axis=0), corners.max(axis=0), strict=True)
-    )
-    raise InputError(
-        f"point ({', '.join(f'{value:.1f}' for value in point)}) mm is outside the volume (index "
-        f"{', '.join(f'{value:.1f}' for value in index)}); it extends over {extent} mm (LPS). Give one inside."
-    )
 
 
 def _three(values: Point, name: str) -> list[float]:
