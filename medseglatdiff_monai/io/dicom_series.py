@@ -71,27 +71,23 @@ class DicomSeries:
         """How messages name the series."""
         return f"{Path(self.files[0]).parent} (series {self.uid})"
 
-    def affine(self, index: int = 0, step_mm: Sequence[float] | None = None) -> np.ndarray:
-        """Map (column, row, slice - `index`) to RAS millimetres, (4, 4).
+    def affine(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Map (column, row, slice - `start`) to RAS millimetres, (4, 4), for the files `start` to `stop` (excluded).
 
-        Args:
-            index: the file at which the third index is 0.
-            step_mm: LPS vector from one slice to the next; default from the distance to the next (or previous) file.
+        Their mean distance is the step, so that an uneven spacing elsewhere does not shift them; of a single file it is
+        that to the next (or previous) one.
         """
         row_direction, column_direction = np.array(self.orientation[:3]), np.array(self.orientation[3:])
         corners = np.array(self.corners_mm)
-        if step_mm is None:
-            neighbour = index + 1 if index + 1 < len(corners) else index - 1
-            step = (corners[neighbour] - corners[index]) * (neighbour - index) if len(corners) > 1 else None
-        else:
-            step = np.asarray(step_mm, dtype=float)
-        if step is None:
-            step = np.cross(row_direction, column_direction)
+        part = corners[start:stop]
+        if len(part) == 1:
+            part = corners[max(0, min(start, len(corners) - 2)) :][:2]
+        step = (part[-1] - part[0]) / (len(part) - 1) if len(part) > 1 else np.cross(row_direction, column_direction)
         affine = np.eye(4)
         affine[:3, 0] = row_direction * self.spacing_mm[1]
         affine[:3, 1] = column_direction * self.spacing_mm[0]
         affine[:3, 2] = step
-        affine[:3, 3] = corners[index]
+        affine[:3, 3] = corners[start]
         return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
@@ -248,12 +244,7 @@ def read_volume(series: DicomSeries, start: int = 0, stop: int | None = None) ->
             f"{series.describe()}: read as {pixels.shape}; expected {(series.shape[1], series.shape[0], len(files))}."
         )
     volume = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None]
-    # The part's own slices decide its affine, so that an uneven spacing elsewhere does not shift it.
-    step = None
-    if len(files) > 1:
-        corners = np.array(series.corners_mm[start : start + len(files)])
-        step = (corners[-1] - corners[0]) / (len(files) - 1)
-    return MetaTensor(volume, affine=torch.from_numpy(series.affine(start, step)))
+    return MetaTensor(volume, affine=torch.from_numpy(series.affine(start, stop)))
 
 
 def _make_series(uid: str, members: list[SliceHeader]) -> DicomSeries:

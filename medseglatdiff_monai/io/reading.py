@@ -263,8 +263,5 @@ def _open_series(path: Path, in_channels: int) -> DicomInput:
     series = scans[0]
     check_ct(series)
     check_slices(series)
-    count = len(series.files)
-    corners = np.array(series.corners_mm)
-    step = (corners[-1] - corners[0]) / (count - 1) if count > 1 else None
-    shape = (series.shape[1], series.shape[0], count)
-    return DicomInput(path, find_stem(path, ()), shape, series.affine(0, step), series)
+    shape = (series.shape[1], series.shape[0], len(series.files))
+    return DicomInput(path, find_stem(path, ()), shape, series.affine(), series)
