@@ -229,21 +229,18 @@ def read_volume(series: DicomSeries, start: int = 0, stop: int | None = None) ->
     import itk
 
     files = series.files[start:stop]
+    reader, expected = ITKReader(), (series.shape[1], series.shape[0], 1)
+    pixels: list[np.ndarray] = []
     for path in files:
         check_bits(path)
-    reader = ITKReader()
-    try:
-        # One by one: of several at once ITK gives all the first one's type, and cuts off fractions.
-        pixels = np.concatenate([reader.get_data(itk.imread(path))[0] for path in files], axis=-1)
-    except Exception as error:  # ITK raises RuntimeError with a page of C++ context
-        for path in files:
-            _check_pixels(path, reader)
-        raise InputError(f"{series.describe()}: ITK cannot read it as a volume; download the series again.") from error
-    if pixels.shape != (series.shape[1], series.shape[0], len(files)):
-        raise InputError(
-            f"{series.describe()}: read as {pixels.shape}; expected {(series.shape[1], series.shape[0], len(files))}."
-        )
-    volume = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None]
+        try:
+            # One by one: of several at once ITK gives all the first one's type, and cuts off fractions.
+            pixels.append(reader.get_data(itk.imread(path))[0])
+        except Exception as error:  # ITK raises RuntimeError with a page of C++ context
+            raise InputError(f"{path}: unreadable or truncated DICOM file; download it again.") from error
+        if pixels[-1].shape != expected:
+            raise InputError(f"{path}: read as {pixels[-1].shape}; expected {expected}. Download the series again.")
+    volume = torch.from_numpy(np.ascontiguousarray(np.concatenate(pixels, axis=-1), dtype=np.float32))[None]
     return MetaTensor(volume, affine=torch.from_numpy(series.affine(start, stop)))
 
 
@@ -302,10 +299,3 @@ def _tell_difference(member: SliceHeader, first: SliceHeader, name: str, found: 
         f"{member.path}: {name} {found}; expected {expected} as in {first.path.name} of the same series. Remove the "
         "files that do not belong to it."
     )
-
-
-def _check_pixels(path: str, reader: ITKReader) -> None:
-    try:
-        reader.read(path)
-    except Exception as error:
-        raise InputError(f"{path}: unreadable or truncated DICOM file; download it again.") from error
