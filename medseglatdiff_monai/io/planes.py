@@ -43,6 +43,13 @@ def index_to_point(index: Point, affine: Any) -> np.ndarray:
     return (LPS_TO_RAS @ np.asarray(affine, dtype=float) @ [*_three(index, "index"), 1.0])[:3]
 
 
+def find_slice_axis(affine: np.ndarray) -> tuple[int, int]:
+    """The axis of the array along which axial slices follow each other; whether to the head (1) or the feet (-1)."""
+    axes = orientations.io_orientation(affine)
+    axis = int(np.flatnonzero(axes[:, 0] == 2)[0])
+    return axis, int(axes[axis, 1])
+
+
 def is_inside(index: np.ndarray, shape: Sequence[int]) -> bool:
     """Whether a voxel index, with fractions, is in a volume: a voxel reaches half a voxel around its centre."""
     # The tolerance is for rounded millimetres in user input.

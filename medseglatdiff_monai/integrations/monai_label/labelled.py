@@ -28,7 +28,7 @@ from ...data.splits import split_by_ratio
 from ...errors import InputError
 from ...files import file_sha256
 from ...io.formats import NIFTI_SUFFIXES
-from ...io.planes import cut_axial, index_to_point
+from ...io.planes import cut_axial, find_slice_axis, index_to_point
 from ...training.run import train
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def _cut_nodules(item: Mapping[str, str], name: str, size: int | None) -> list[P
     array = np.asarray(volume.dataobj, dtype=np.float32).reshape(volume.shape[:3])
     affine = torch.from_numpy(np.asarray(volume.affine, dtype=float))
     scan = MetaTensor(torch.from_numpy(array)[None], affine=affine)
-    axis = int(np.flatnonzero(nibabel.orientations.io_orientation(volume.affine)[:, 0] == 2)[0])
+    axis, _ = find_slice_axis(volume.affine)
     numbered, count = ndimage.label(marked, structure=np.ones((3, 3, 3)))
     cases = []
     for number in range(1, count + 1):
