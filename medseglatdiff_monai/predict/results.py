@@ -26,7 +26,7 @@ from ..io.formats import PREDICTION_SUFFIX
 from ..io.places import Place, find_points
 from ..io.raster import RasterInput
 from ..io.reading import DicomInput, VolumeInput, open_input
-from ..io.writing import OutputFolder, save_png, save_samples, save_volume
+from ..io.writing import output_folder, save_png, save_samples, save_volume
 from ..networks.weights import stage_finished
 from .ensemble import Ensemble
 from .image import segment_image
@@ -124,7 +124,7 @@ def _write_together(
     result: dict[str, Any], stem: str, output_dir: Path, write: Callable[[dict[str, Any], Path], dict[str, str]]
 ) -> dict[str, Any]:
     """Write all files of an input together; returns the JSON's content with absolute paths."""
-    with OutputFolder(output_dir) as staging:
+    with output_folder(output_dir) as staging:
         names = write(result["provenance"], staging)
         text = json.dumps({**result, "files": names}, indent=2, allow_nan=False) + "\n"
         (staging / f"{stem}{PREDICTION_SUFFIX}").write_text(text, encoding="utf-8")
