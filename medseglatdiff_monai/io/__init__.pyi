@@ -14,5 +14,4 @@ from .reading import VolumeInput as VolumeInput
 from .reading import open_input as open_input
 from .writing import output_folder as output_folder
 from .writing import save_png as save_png
-from .writing import save_samples as save_samples
 from .writing import save_volume as save_volume

@@ -86,8 +86,3 @@ def save_volume(values: np.ndarray, source: VolumeInput, path: Path) -> None:
         image.set_sform(source.affine, code="scanner")
         image.set_qform(source.affine, code="scanner")
     nibabel.save(image, path)
-
-
-def save_samples(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays to a compressed ``.npz``."""
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
