@@ -89,17 +89,24 @@ def file_as_training(client: Any, experiment_id: str) -> None:
     client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
 
 
-def resume_run(client: Any, run_id: str | None, experiment_id: str, name: str, tags: dict[str, str]) -> str:
-    """Id of the known run, set to running again, or of a new one where it is unknown or was deleted."""
+def is_active(client: Any, run_id: str) -> bool:
+    """Whether a store has a run that was not deleted; ``""`` is none."""
     from mlflow.exceptions import MlflowException
 
-    if run_id is not None:
-        try:
-            if client.get_run(run_id).info.lifecycle_stage == "active":
-                client.update_run(run_id, status="RUNNING")
-                return run_id
-        except MlflowException as error:
-            # Deleted for good, or a new database at the old address: start over. Silence is no such answer.
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+    if not run_id:
+        return False
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        # Deleted for good, or a new database at the old address. Silence is no such answer.
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+
+
+def resume_run(client: Any, run_id: str, experiment_id: str, name: str, tags: dict[str, str]) -> str:
+    """Id of the known run, set to running again, or of a new one where it is unknown or was deleted."""
+    if is_active(client, run_id):
+        client.update_run(run_id, status="RUNNING")
+        return run_id
     return client.create_run(experiment_id, run_name=name, tags=tags).info.run_id

@@ -195,9 +195,9 @@ class RunTracker(MLFlowHandler):
         where, known = experiment.experiment_id, read_run_ids(self.output_dir, uri)
         file_as_training(self.client, where)
         about = describe_parent(self.output_dir, self.dataset_dir)
-        parent = resume_run(self.client, known.get("parent"), where, self.output_dir.name, about)
+        parent = resume_run(self.client, known.get("parent", ""), where, self.output_dir.name, about)
         tags = {"mlflow.parentRunId": parent, "stage": self.stage, **origin_tags()}
-        run_id = resume_run(self.client, known.get(self.stage), where, self.stage, tags)
+        run_id = resume_run(self.client, known.get(self.stage, ""), where, self.stage, tags)
         save_run_ids(self.output_dir, uri, {**known, "parent": parent, self.stage: run_id})
         self._parent_id, self.cur_run = parent, self.client.get_run(run_id)
         for run in (self.client.get_run(parent), self.cur_run):
