@@ -23,7 +23,7 @@ from small_runs import LUNG, run_sizes, small_sizes, write_prepared
 
 from medseglatdiff_monai.bundle.config import load_stage_config
 from medseglatdiff_monai.bundle.folders import bundles_dir
-from medseglatdiff_monai.integrations.mlflow.store import is_active, read_run_ids, sqlite_uri
+from medseglatdiff_monai.integrations.mlflow.store import describe_failure, is_active, read_run_ids, sqlite_uri
 from medseglatdiff_monai.integrations.mlflow.tracking import RunTracker, compare_cases, tracked_values
 from medseglatdiff_monai.plots import ComparedCase, RebuiltImage
 from medseglatdiff_monai.training.run import TRAINING_STAGES, train
@@ -291,6 +291,12 @@ def test_interrupted_stage_goes_on_in_its_own_run(data: Path, run: Path, tmp_pat
     # Tracking changes nothing in what is learned.
     found, expected = (torch.load(path / "models" / "mask_codec.pt", weights_only=True) for path in (tmp_path, run))
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_failures_in_one_line() -> None:
+    """An error without a word has its kind for one."""
+    errors = (MlflowException("no such table\nat 0x7f"), ConnectionError("<object at 0x7f>"), TimeoutError())
+    assert [describe_failure(error) for error in errors] == ["no such table", "ConnectionError", "TimeoutError"]
 
 
 def test_a_deleted_run_is_not_resumed() -> None:

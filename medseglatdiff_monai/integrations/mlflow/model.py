@@ -34,7 +34,7 @@ from ...extras import EXTRAS
 from ...files import SOURCE_TREE
 from ...predict.image import segment_image
 from .description import origin_tags
-from .store import file_as_training, is_active, mlflow_environment, read_run_ids
+from .store import describe_failure, hide_password, is_active, mlflow_environment, open_experiment, read_run_ids
 
 # What prediction imports. Their versions at registration are written into the model.
 LIBRARIES = (
@@ -216,13 +216,9 @@ def _open_store(tracking_uri: str, experiment_name: str) -> tuple[mlflow.MlflowC
         with mlflow_environment():
             # MONAI's handler puts the artifacts of an SQLite store beside the database, and not in the current folder.
             handler = MLFlowHandler(tracking_uri, experiment_name=experiment_name)
-            handler._set_experiment()
+            return handler.client, open_experiment(handler)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200]
         raise InputError(
-            f"MLflow at {tracking_uri.rpartition('@')[2]} does not answer ({reason}). "
+            f"MLflow at {hide_password(tracking_uri)} does not answer ({describe_failure(error)}). "
             "Start it ('mlflow server --backend-store-uri sqlite:///mlruns.db') or give another --tracking-uri."
         ) from error
-    experiment: Any = handler.experiment
-    file_as_training(handler.client, experiment.experiment_id)
-    return handler.client, experiment.experiment_id

@@ -84,9 +84,21 @@ def save_run_ids(output_dir: str | Path, tracking_uri: str, ids: dict[str, str])
     save_json(record, Path(output_dir) / RECORD)
 
 
-def file_as_training(client: Any, experiment_id: str) -> None:
-    """Have the page of an experiment open with trained models, and not with conversations."""
-    client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
+def open_experiment(handler: Any) -> str:
+    """Id of the experiment of a ``MLFlowHandler``, which is made if there is none.
+
+    Its page opens with trained models, and not with conversations.
+    """
+    handler._set_experiment()
+    found = handler.experiment.experiment_id
+    handler.client.set_experiment_tag(found, "mlflow.experimentKind", "custom_model_development")
+    return found
+
+
+def describe_failure(error: Exception) -> str:
+    """Why a store failed: the error's first line; its kind where it has none, or only addresses of objects."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text and not isinstance(error, ConnectionError) else type(error).__name__
 
 
 def is_active(client: Any, run_id: str) -> bool:
