@@ -17,7 +17,7 @@ from .asking import Asking
 from .bundles import Bundles
 from .case import OpenCase, Shown
 from .controls import CURSOR, WELCOME, Controls
-from .keys import Keyboard, show_keys
+from .keys import listen, show_keys
 from .labels import save_label
 from .picker import Picker
 from .queue import Queue, find_disagreement, open_first, score_image
@@ -77,7 +77,7 @@ class Page:
         chosen = {
             "c": lambda: self.stage.choose(None), "z": self.stage.undo, "s": self._save, "n": self._open_next,
         }  # fmt: skip
-        Keyboard(controls, chosen, lambda: self.stage.shown is not None)
+        listen(controls, chosen, lambda: self.stage.shown is not None)
         ui.timer(0.5, self._show_progress)
         ui.timer(2.0, self._score)
         ui.timer(0.05, lambda: self._begin(opened), once=True)
