@@ -129,32 +129,27 @@ def cut_axial(volume: MetaTensor, point: Point, size: int | None) -> MetaTensor:
 
 
 class ExtractNoduleCropd(MapTransform):
-    """`cut_axial` as a dictionary transform.
+    """`cut_axial` as a dictionary transform, at the item's "point", (x, y, z) in LPS millimetres.
 
     Args:
         keys: keys of the volumes.
         size: side of the crop in pixels; ``None`` takes the whole slice.
-        point_key: key of the point, (x, y, z) in LPS millimetres.
         allow_missing_keys: skip keys that are absent.
     """
 
-    def __init__(
-        self, keys: KeysCollection, size: int | None = 128, point_key: str = "point", allow_missing_keys: bool = False
-    ) -> None:
+    def __init__(self, keys: KeysCollection, size: int | None = 128, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.size = size
-        self.point_key = point_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Crop every key."""
         result = dict(data)
-        if self.point_key not in result:
+        if "point" not in result:
             raise InputError(
-                f"no {self.point_key!r} among the keys {sorted(map(str, data))}: it holds the point, (x, y, z) in LPS "
-                "mm."
+                f"no 'point' among the keys {sorted(map(str, data))}: it holds the point, (x, y, z) in LPS mm."
             )
         for key in self.key_iterator(result):
-            result[key] = cut_axial(result[key], result[self.point_key], self.size)
+            result[key] = cut_axial(result[key], result["point"], self.size)
         return result
 
 

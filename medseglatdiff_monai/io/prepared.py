@@ -70,8 +70,7 @@ class LoadCased(MapTransform):
     """Dictionary form of `LoadCase`.
 
     Args:
-        keys: keys whose paths are to be loaded.
-        label_keys: those of `keys` that hold raters' masks.
+        keys: keys whose paths are to be loaded; "label" holds raters' masks.
         allow_missing_keys: skip keys that are absent, e.g. "label" where only an image is given.
         spatial_dims: see `LoadCase`.
     """
@@ -79,12 +78,10 @@ class LoadCased(MapTransform):
     def __init__(
         self,
         keys: KeysCollection = ("image", "label"),
-        label_keys: KeysCollection = ("label",),
         allow_missing_keys: bool = False,
         spatial_dims: int = 2,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.label_keys = (label_keys,) if isinstance(label_keys, str) else tuple(label_keys)  # type: ignore[arg-type]
         self._load_image = LoadCase(spatial_dims=spatial_dims)
         self._load_label = LoadCase(is_label=True, spatial_dims=spatial_dims)
 
@@ -105,7 +102,7 @@ class LoadCased(MapTransform):
         loaded = dict(data)
         channels, raters = loaded.pop("num_channels", None), loaded.pop("num_raters", None)
         for key in self.key_iterator(loaded):
-            value, is_label = loaded[key], key in self.label_keys
+            value, is_label = loaded[key], key == "label"
             if isinstance(value, np.ndarray | torch.Tensor):
                 loaded[key] = self._take_array(key, value)
             else:
