@@ -61,7 +61,7 @@ class DicomSeries:
     files: tuple[str, ...]
     fault: str = ""
     positions_mm: tuple[float, ...] = ()
-    corners_mm: tuple[tuple[float, float, float], ...] = ()
+    corners_mm: tuple[tuple[float, ...], ...] = ()
     orientation: tuple[float, ...] = ()
     spacing_mm: tuple[float, float] = (0.0, 0.0)
     shape: tuple[int, int] = (0, 0)
@@ -257,11 +257,8 @@ def _make_series(uid: str, members: list[SliceHeader]) -> DicomSeries:
         return DicomSeries(**common, files=tuple(str(member.path) for member in members), fault=fault)
     orientation = first.numbers["ImageOrientationPatient"]
     normal = np.cross(orientation[:3], orientation[3:])
-    rows: list[tuple[float, str, tuple[float, float, float]]] = []
-    for member in members:
-        x, y, z = member.numbers["ImagePositionPatient"]
-        rows.append((float(normal @ [x, y, z]), str(member.path), (x, y, z)))
-    rows.sort()
+    corners = [member.numbers["ImagePositionPatient"] for member in members]
+    rows = sorted((float(normal @ at), str(member.path), at) for member, at in zip(members, corners, strict=True))
     spacing = first.numbers["PixelSpacing"]
     return DicomSeries(
         **common,

@@ -245,12 +245,10 @@ def _open_series(path: Path, in_channels: int) -> DicomInput:
             "Give a PNG or JPEG."
         )
     scans = [series for series in found if series.modality == "CT"]
-    if not scans:
-        check_ct(found[0])
     if len(scans) > 1:
         listed = "; ".join(f"{series.describe()}, {len(series.files)} slices" for series in scans[:10])
         raise InputError(f"{path}: {len(scans)} CT series, expected one. Move all but one to other folders: {listed}.")
-    series = scans[0]
+    series = scans[0] if scans else found[0]
     check_ct(series)
     check_slices(series)
     shape = (series.shape[1], series.shape[0], len(series.files))
