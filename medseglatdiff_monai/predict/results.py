@@ -46,7 +46,6 @@ def predict_inputs(
     places: Sequence[Sequence[Place]],
     output_dir: str | Path,
     experiment: str | None,
-    seed: int,
     slices: int | None,
     reach_mm: float,
     dicom: bool | None,
@@ -65,7 +64,7 @@ def predict_inputs(
         find_points(source, where, segmenter.crop_size is not None, segmenter.bundle_dir.name)
         for source, where in zip(opened, places, strict=True)
     ]
-    run = describe_run(segmenter, experiment, seed)
+    run = describe_run(segmenter, experiment)
     unfinished = not stage_finished(segmenter.weights_path)
     if unfinished:
         logger.warning("%s", UNFINISHED)
