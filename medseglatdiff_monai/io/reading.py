@@ -43,11 +43,6 @@ class VolumeInput(ABC):
     affine: np.ndarray
 
     @property
-    def has_place(self) -> bool:
-        """Whether the file says where in the patient its voxels lie."""
-        return True
-
-    @property
     @abstractmethod
     def needs_place(self) -> bool:
         """Whether the user must say where in the input the object is."""
@@ -159,7 +154,7 @@ class NiftiInput(VolumeInput):
 
     @property
     def has_place(self) -> bool:
-        """Without sform and qform programs put the origin at different voxels."""
+        """Whether it says where in the patient its voxels lie: without sform and qform programs differ in that."""
         return int(self.header["sform_code"]) > 0 or int(self.header["qform_code"]) > 0
 
     @property

@@ -24,7 +24,7 @@ from ..io.dicom_results import DicomWriter, SegmentedNodule
 from ..io.formats import PREDICTION_SUFFIX
 from ..io.places import Place, find_points
 from ..io.raster import RasterInput
-from ..io.reading import DicomInput, VolumeInput, open_input
+from ..io.reading import DicomInput, NiftiInput, VolumeInput, open_input
 from ..io.writing import output_folder, save_png, save_volume
 from ..networks.weights import stage_finished
 from .ensemble import Ensemble
@@ -55,7 +55,7 @@ def predict_inputs(
     opened = [open_input(path, segmenter.in_channels) for path in paths]
     _check_stems(opened)
     for source, where in zip(opened, places, strict=True):
-        if where and where[0][0] != "index" and isinstance(source, VolumeInput) and not source.has_place:
+        if where and where[0][0] != "index" and isinstance(source, NiftiInput) and not source.has_place:
             raise InputError(
                 f"{source.path}: --{where[0][0]} is given, but the header has no sform and no qform: where its voxels "
                 "lie is not known. Give --index I,J,K (column, row, slice from 0)."
