@@ -104,18 +104,14 @@ class LoadCased(MapTransform):
         for key in self.key_iterator(loaded):
             value, is_label = loaded[key], key == "label"
             if isinstance(value, np.ndarray | torch.Tensor):
-                loaded[key] = self._take_array(key, value)
+                if value.ndim != self._load_image.spatial_dims + 1:
+                    axes = "(C, H, W, D)" if self._load_image.spatial_dims == 3 else "(C, H, W)"
+                    raise InputError(f"{key!r} has the shape {tuple(value.shape)}; expected {axes}.")
+                loaded[key] = value if isinstance(value, torch.Tensor) else MetaTensor(torch.from_numpy(value.copy()))
             else:
                 loaded[key] = (self._load_label if is_label else self._load_image)(value)
                 _check_length(value, loaded[key], is_label, raters if is_label else channels)
         return loaded
-
-    def _take_array(self, key: Hashable, value: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """An image or masks (C, H, W[, D]) in memory as a tensor."""
-        if value.ndim != self._load_image.spatial_dims + 1:
-            axes = "(C, H, W, D)" if self._load_image.spatial_dims == 3 else "(C, H, W)"
-            raise InputError(f"{key!r} has the shape {tuple(value.shape)}; expected {axes}.")
-        return value if isinstance(value, torch.Tensor) else MetaTensor(torch.from_numpy(value.copy()))
 
 
 def _check_length(path: str | Path, loaded: torch.Tensor, is_label: bool, expected: int | None) -> None:
