@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from monai.bundle import ConfigParser
 from monai.handlers import MLFlowHandler
 from small_runs import LUNG, run_sizes, small_sizes, write_prepared
 
 from medseglatdiff_monai.bundle.config import load_stage_config
 from medseglatdiff_monai.bundle.folders import bundles_dir
-from medseglatdiff_monai.integrations.mlflow.store import read_run_ids, sqlite_uri
+from medseglatdiff_monai.integrations.mlflow.store import describe_failure, is_active, read_run_ids, sqlite_uri
 from medseglatdiff_monai.integrations.mlflow.tracking import RunTracker, compare_cases, tracked_values
 from medseglatdiff_monai.plots import ComparedCase, RebuiltImage
 from medseglatdiff_monai.training.run import TRAINING_STAGES, train
@@ -289,6 +291,25 @@ def test_interrupted_stage_goes_on_in_its_own_run(data: Path, run: Path, tmp_pat
     # Tracking changes nothing in what is learned.
     found, expected = (torch.load(path / "models" / "mask_codec.pt", weights_only=True) for path in (tmp_path, run))
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_failures_in_one_line() -> None:
+    """An error without a word has its kind for one."""
+    errors = (MlflowException("no such table\nat 0x7f"), ConnectionError("<object at 0x7f>"), TimeoutError())
+    assert [describe_failure(error) for error in errors] == ["no such table", "ConnectionError", "TimeoutError"]
+
+
+def test_a_deleted_run_is_not_resumed() -> None:
+    """MLflow still names it, and would not let a training or a registered model be logged to it."""
+    stages = {"there": "active", "bin": "deleted"}
+
+    def get_run(run_id: str) -> SimpleNamespace:
+        if run_id not in stages:
+            raise MlflowException("gone", error_code=RESOURCE_DOES_NOT_EXIST)
+        return SimpleNamespace(info=SimpleNamespace(lifecycle_stage=stages[run_id]))
+
+    client = SimpleNamespace(get_run=get_run)
+    assert [is_active(client, run_id) for run_id in ("there", "bin", "unknown", "")] == [True, False, False, False]
 
 
 def free_port() -> int:

@@ -288,10 +288,10 @@ def test_the_list_shows_the_bundle_that_is_loaded() -> None:
     page.controls = SimpleNamespace(
         bundle=SimpleNamespace(value="A"), path=SimpleNamespace(value=""), say=lambda text: None
     )
-    page._show_steps = lambda: None
+    page.bundles, page._show_steps = SimpleNamespace(load=None), lambda: None
 
     async def choose(name: str, segmenter: str | None, meanwhile: str | None = None) -> tuple[str, str]:
-        async def run(function: object, asked: str) -> str | None:
+        async def run(*asked: object) -> str | None:
             if meanwhile is not None:
                 page.controls.bundle.value = page.bundle_shown = meanwhile
             return segmenter

@@ -310,7 +310,7 @@ def test_a_series_says_what_it_needs_and_is_predicted_as_by_predict(
     segmenter = load_segmenter(lung)
 
     def segment(paths: list[Path], places: list, folder: Path) -> None:
-        predict_inputs(segmenter, paths, places, folder, None, 0, 1, 30.0, False)
+        predict_inputs(segmenter, paths, places, folder, None, 1, 30.0, False)
 
     watched = WatchedFolder(source, tmp_path / "out", 10.0, segment)
     shutil.copytree(series, source / "series")

@@ -3,10 +3,8 @@ from .dicom_results import SegmentedNodule as SegmentedNodule
 from .places import Place as Place
 from .places import find_points as find_points
 from .places import parse_places as parse_places
-from .planes import ExtractNoduleCrop as ExtractNoduleCrop
 from .planes import ExtractNoduleCropd as ExtractNoduleCropd
-from .planes import ExtractSlice as ExtractSlice
-from .planes import ExtractSliced as ExtractSliced
+from .planes import cut_axial as cut_axial
 from .prepared import LoadCase as LoadCase
 from .prepared import LoadCased as LoadCased
 from .raster import RasterInput as RasterInput
@@ -14,7 +12,6 @@ from .reading import DicomInput as DicomInput
 from .reading import NiftiInput as NiftiInput
 from .reading import VolumeInput as VolumeInput
 from .reading import open_input as open_input
-from .writing import OutputFolder as OutputFolder
+from .writing import output_folder as output_folder
 from .writing import save_png as save_png
-from .writing import save_samples as save_samples
 from .writing import save_volume as save_volume

@@ -32,6 +32,8 @@ SERIES_NUMBERS = {
 # Percent of the samples that a voxel is in → colour (CIELab) in which a viewer may show it: wide and pale to narrow and
 # dark.
 LEVELS = {10: (85.0, -10.0, 60.0), 50: (65.0, 35.0, 60.0), 90: (45.0, 65.0, 35.0)}
+# Of an object that nobody accepted, as a person's name.
+CREATOR = f"{MANUFACTURER}^"
 # Colours of the nodules: green, orange, blue, violet.
 NODULE_COLOURS = ((75.0, -50.0, 45.0), (70.0, 30.0, 65.0), (60.0, -10.0, -45.0), (55.0, 50.0, -45.0))
 # What the standard requires, even if empty (type 2), and highdicom copies.
@@ -165,11 +167,20 @@ class DicomWriter:
         exact = self.record["confidence"] == "samples" and count <= 255
         return 255 - 255 % count if exact else 255
 
-    @property
-    def _equipment(self) -> dict[str, Any]:
+    def _describe_object(self, slices: Sequence[Any], name: str, content: str, who: str = CREATOR) -> dict[str, Any]:
+        """What every object says of its sources, its series and its maker."""
+        from highdicom import UID
+
         from .. import __version__
 
         return {
+            "source_images": slices,
+            "series_instance_uid": UID(),
+            "series_number": SERIES_NUMBERS[name],
+            "sop_instance_uid": UID(),
+            "instance_number": 1,
+            "content_description": content,
+            "content_creator_name": who,
             "manufacturer": MANUFACTURER,
             "manufacturer_model_name": self.record["bundle"][:64],
             "software_versions": __version__,
@@ -219,34 +230,26 @@ class DicomWriter:
         segments: list[Any],
         name: str,
         content: str,
-        who: str = f"{MANUFACTURER}^",
+        who: str = CREATOR,
     ) -> Any:
-        from highdicom import UID
         from highdicom.seg import Segmentation
         from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
         return Segmentation(
-            source_images=slices,
+            **self._describe_object(slices, name, content, who),
             pixel_array=values,
             segmentation_type=kind,
             segment_descriptions=segments,
-            series_instance_uid=UID(),
-            series_number=SERIES_NUMBERS[name],
-            sop_instance_uid=UID(),
-            instance_number=1,
             max_fractional_value=self._largest_value,
             # Nearly all of it is zeros; one bit a voxel cannot be compressed so.
             transfer_syntax_uid=ExplicitVRLittleEndian if kind == "BINARY" else RLELossless,
             series_description=f"{content}, {self.record['num_samples']} samples"[:64],
-            content_description=content,
             content_label=name.removeprefix("seg_").upper(),
-            content_creator_name=who,
-            **self._equipment,
         )
 
     def _map(self, slices: Sequence[Any], confidence: np.ndarray) -> Any:
         """The highest confidence (slices, rows, columns) of any nodule as a Parametric Map."""
-        from highdicom import UID, VOILUTTransformation
+        from highdicom import VOILUTTransformation
         from highdicom.pm import ParametricMap, RealWorldValueMapping
         from highdicom.sr import CodedConcept
         from pydicom import Dataset
@@ -255,13 +258,9 @@ class DicomWriter:
 
         content = "Share of sampled masks"
         dataset = ParametricMap(
-            source_images=slices,
+            **self._describe_object(slices, "map_confidence", content),
             # 3D Slicer's reader (dcmqi) takes floating point alone, and ends without it.
             pixel_array=confidence.astype(np.float32),
-            series_instance_uid=UID(),
-            series_number=SERIES_NUMBERS["map_confidence"],
-            sop_instance_uid=UID(),
-            instance_number=1,
             contains_recognizable_visual_features=False,
             real_world_value_mappings=[
                 RealWorldValueMapping(
@@ -276,10 +275,7 @@ class DicomWriter:
             ],
             voi_lut_transformations=[VOILUTTransformation(window_center=0.5, window_width=1.0)],
             series_description=f"{content}, {self.record['num_samples']} samples, as a map",
-            content_description=content,
             content_label="CONFIDENCE",
-            content_creator_name=f"{MANUFACTURER}^",
-            **self._equipment,
         )
         # The same reader asks for the anatomy, which highdicom leaves out; a side is not known.
         anatomy = Dataset()

@@ -61,7 +61,7 @@ class DicomSeries:
     files: tuple[str, ...]
     fault: str = ""
     positions_mm: tuple[float, ...] = ()
-    corners_mm: tuple[tuple[float, float, float], ...] = ()
+    corners_mm: tuple[tuple[float, ...], ...] = ()
     orientation: tuple[float, ...] = ()
     spacing_mm: tuple[float, float] = (0.0, 0.0)
     shape: tuple[int, int] = (0, 0)
@@ -71,27 +71,23 @@ class DicomSeries:
         """How messages name the series."""
         return f"{Path(self.files[0]).parent} (series {self.uid})"
 
-    def affine(self, index: int = 0, step_mm: Sequence[float] | None = None) -> np.ndarray:
-        """Map (column, row, slice - `index`) to RAS millimetres, (4, 4).
+    def affine(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Map (column, row, slice - `start`) to RAS millimetres, (4, 4), for the files `start` to `stop` (excluded).
 
-        Args:
-            index: the file at which the third index is 0.
-            step_mm: LPS vector from one slice to the next; default from the distance to the next (or previous) file.
+        Their mean distance is the step, so that an uneven spacing elsewhere does not shift them; of a single file it is
+        that to the next (or previous) one.
         """
         row_direction, column_direction = np.array(self.orientation[:3]), np.array(self.orientation[3:])
         corners = np.array(self.corners_mm)
-        if step_mm is None:
-            neighbour = index + 1 if index + 1 < len(corners) else index - 1
-            step = (corners[neighbour] - corners[index]) * (neighbour - index) if len(corners) > 1 else None
-        else:
-            step = np.asarray(step_mm, dtype=float)
-        if step is None:
-            step = np.cross(row_direction, column_direction)
+        part = corners[start:stop]
+        if len(part) == 1:
+            part = corners[max(0, min(start, len(corners) - 2)) :][:2]
+        step = (part[-1] - part[0]) / (len(part) - 1) if len(part) > 1 else np.cross(row_direction, column_direction)
         affine = np.eye(4)
         affine[:3, 0] = row_direction * self.spacing_mm[1]
         affine[:3, 1] = column_direction * self.spacing_mm[0]
         affine[:3, 2] = step
-        affine[:3, 3] = corners[index]
+        affine[:3, 3] = corners[start]
         return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
@@ -233,27 +229,19 @@ def read_volume(series: DicomSeries, start: int = 0, stop: int | None = None) ->
     import itk
 
     files = series.files[start:stop]
+    reader, expected = ITKReader(), (series.shape[1], series.shape[0], 1)
+    pixels: list[np.ndarray] = []
     for path in files:
         check_bits(path)
-    reader = ITKReader()
-    try:
-        # One by one: of several at once ITK gives all the first one's type, and cuts off fractions.
-        pixels = np.concatenate([reader.get_data(itk.imread(path))[0] for path in files], axis=-1)
-    except Exception as error:  # ITK raises RuntimeError with a page of C++ context
-        for path in files:
-            _check_pixels(path, reader)
-        raise InputError(f"{series.describe()}: ITK cannot read it as a volume; download the series again.") from error
-    if pixels.shape != (series.shape[1], series.shape[0], len(files)):
-        raise InputError(
-            f"{series.describe()}: read as {pixels.shape}; expected {(series.shape[1], series.shape[0], len(files))}."
-        )
-    volume = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None]
-    # The part's own slices decide its affine, so that an uneven spacing elsewhere does not shift it.
-    step = None
-    if len(files) > 1:
-        corners = np.array(series.corners_mm[start : start + len(files)])
-        step = (corners[-1] - corners[0]) / (len(files) - 1)
-    return MetaTensor(volume, affine=torch.from_numpy(series.affine(start, step)))
+        try:
+            # One by one: of several at once ITK gives all the first one's type, and cuts off fractions.
+            pixels.append(reader.get_data(itk.imread(path))[0])
+        except Exception as error:  # ITK raises RuntimeError with a page of C++ context
+            raise InputError(f"{path}: unreadable or truncated DICOM file; download it again.") from error
+        if pixels[-1].shape != expected:
+            raise InputError(f"{path}: read as {pixels[-1].shape}; expected {expected}. Download the series again.")
+    volume = torch.from_numpy(np.ascontiguousarray(np.concatenate(pixels, axis=-1), dtype=np.float32))[None]
+    return MetaTensor(volume, affine=torch.from_numpy(series.affine(start, stop)))
 
 
 def _make_series(uid: str, members: list[SliceHeader]) -> DicomSeries:
@@ -269,11 +257,8 @@ def _make_series(uid: str, members: list[SliceHeader]) -> DicomSeries:
         return DicomSeries(**common, files=tuple(str(member.path) for member in members), fault=fault)
     orientation = first.numbers["ImageOrientationPatient"]
     normal = np.cross(orientation[:3], orientation[3:])
-    rows: list[tuple[float, str, tuple[float, float, float]]] = []
-    for member in members:
-        x, y, z = member.numbers["ImagePositionPatient"]
-        rows.append((float(normal @ [x, y, z]), str(member.path), (x, y, z)))
-    rows.sort()
+    corners = [member.numbers["ImagePositionPatient"] for member in members]
+    rows = sorted((float(normal @ at), str(member.path), at) for member, at in zip(members, corners, strict=True))
     spacing = first.numbers["PixelSpacing"]
     return DicomSeries(
         **common,
@@ -311,10 +296,3 @@ def _tell_difference(member: SliceHeader, first: SliceHeader, name: str, found: 
         f"{member.path}: {name} {found}; expected {expected} as in {first.path.name} of the same series. Remove the "
         "files that do not belong to it."
     )
-
-
-def _check_pixels(path: str, reader: ITKReader) -> None:
-    try:
-        reader.read(path)
-    except Exception as error:
-        raise InputError(f"{path}: unreadable or truncated DICOM file; download it again.") from error

@@ -137,7 +137,7 @@ def find_points(source: RasterInput | VolumeInput, places: Sequence[Place], crop
 
 
 def _check_inside(source: VolumeInput, place: Place) -> np.ndarray:
-    from .planes import index_to_point, point_to_index
+    from .planes import describe_extent, index_to_point, is_inside, point_to_index
 
     name, numbers = place
     if name == "index":
@@ -146,22 +146,14 @@ def _check_inside(source: VolumeInput, place: Place) -> np.ndarray:
         point = (np.array(numbers[:3]) + np.array(numbers[3:])) / 2
     else:
         point = np.array(numbers)
-    voxel = point_to_index(point, source.affine)
-    # A voxel reaches half a voxel around its centre; the tolerance is for rounded millimetres.
-    if np.all(voxel >= -0.501) and np.all(voxel <= np.array(source.shape) - 0.499):
+    if is_inside(point_to_index(point, source.affine), source.shape):
         return point
     written = ",".join(f"{number:g}" for number in numbers)
     if name == "index":
         last = ",".join(str(side - 1) for side in source.shape)
         raise InputError(f"{source.path}: --index {written} is outside the volume; expected 0,0,0 to {last}.")
-    corners = np.array(
-        [index_to_point(np.array(corner) * source.shape - 0.5, source.affine) for corner in np.ndindex(2, 2, 2)]
-    )
-    extent = ", ".join(
-        f"{axis} {low:.1f} to {high:.1f}" for axis, low, high in zip("xyz", corners.min(0), corners.max(0), strict=True)
-    )
     what = f"--roi {written}: its centre is" if name == "roi" else f"--point {written} is"
     raise InputError(
-        f"{source.path}: {what} outside the volume, which extends over {extent} mm (LPS). Give a place inside it; "
-        "for RAS coordinates change the signs of x and y."
+        f"{source.path}: {what} outside the volume, which extends over {describe_extent(source.shape, source.affine)} "
+        "mm (LPS). Give a place inside it; for RAS coordinates change the signs of x and y."
     )

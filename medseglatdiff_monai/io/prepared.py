@@ -70,8 +70,7 @@ class LoadCased(MapTransform):
     """Dictionary form of `LoadCase`.
 
     Args:
-        keys: keys whose paths are to be loaded.
-        label_keys: those of `keys` that hold raters' masks.
+        keys: keys whose paths are to be loaded; "label" holds raters' masks.
         allow_missing_keys: skip keys that are absent, e.g. "label" where only an image is given.
         spatial_dims: see `LoadCase`.
     """
@@ -79,12 +78,10 @@ class LoadCased(MapTransform):
     def __init__(
         self,
         keys: KeysCollection = ("image", "label"),
-        label_keys: KeysCollection = ("label",),
         allow_missing_keys: bool = False,
         spatial_dims: int = 2,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.label_keys = (label_keys,) if isinstance(label_keys, str) else tuple(label_keys)  # type: ignore[arg-type]
         self._load_image = LoadCase(spatial_dims=spatial_dims)
         self._load_label = LoadCase(is_label=True, spatial_dims=spatial_dims)
 
@@ -105,20 +102,16 @@ class LoadCased(MapTransform):
         loaded = dict(data)
         channels, raters = loaded.pop("num_channels", None), loaded.pop("num_raters", None)
         for key in self.key_iterator(loaded):
-            value, is_label = loaded[key], key in self.label_keys
+            value, is_label = loaded[key], key == "label"
             if isinstance(value, np.ndarray | torch.Tensor):
-                loaded[key] = self._take_array(key, value)
+                if value.ndim != self._load_image.spatial_dims + 1:
+                    axes = "(C, H, W, D)" if self._load_image.spatial_dims == 3 else "(C, H, W)"
+                    raise InputError(f"{key!r} has the shape {tuple(value.shape)}; expected {axes}.")
+                loaded[key] = value if isinstance(value, torch.Tensor) else MetaTensor(torch.from_numpy(value.copy()))
             else:
                 loaded[key] = (self._load_label if is_label else self._load_image)(value)
                 _check_length(value, loaded[key], is_label, raters if is_label else channels)
         return loaded
-
-    def _take_array(self, key: Hashable, value: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """An image or masks (C, H, W[, D]) in memory as a tensor."""
-        if value.ndim != self._load_image.spatial_dims + 1:
-            axes = "(C, H, W, D)" if self._load_image.spatial_dims == 3 else "(C, H, W)"
-            raise InputError(f"{key!r} has the shape {tuple(value.shape)}; expected {axes}.")
-        return value if isinstance(value, torch.Tensor) else MetaTensor(torch.from_numpy(value.copy()))
 
 
 def _check_length(path: str | Path, loaded: torch.Tensor, is_label: bool, expected: int | None) -> None:

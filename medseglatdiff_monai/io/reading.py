@@ -2,7 +2,7 @@
 
 `open_input` reads headers and checks the whole file. Pixels are read later, one slice of a volume at a time, so memory
 does not grow with the number of slices or inputs. A volume gives planes row first, as seen on a workstation
-(`ExtractNoduleCrop`), and `VolumeInput.paste` puts values of a plane back into the volume's own axes.
+(`cut_axial`), and `VolumeInput.paste` puts values of a plane back into the volume's own axes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..errors import InputError
 from .dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
 from .formats import CHANNEL_NAMES, NIFTI_SUFFIXES, check_path, find_stem
 from .nifti import open_nifti
-from .planes import ExtractNoduleCrop, ExtractSlice, index_to_point, paste_crop, point_to_index
+from .planes import cut_axial, find_slice_axis, index_to_point, paste_crop, point_to_index
 from .raster import RasterInput, open_raster
 
 
@@ -43,11 +43,6 @@ class VolumeInput(ABC):
     affine: np.ndarray
 
     @property
-    def has_place(self) -> bool:
-        """Whether the file says where in the patient its voxels lie."""
-        return True
-
-    @property
     @abstractmethod
     def needs_place(self) -> bool:
         """Whether the user must say where in the input the object is."""
@@ -57,18 +52,17 @@ class VolumeInput(ABC):
         """Slices `start` to `stop` (excluded), (1, X, Y, stop - start) float32 with their affine."""
 
     def find_slice(self, point: Sequence[float]) -> int:
-        """Third index of the slice nearest to an LPS point; of two equally near ones, the upper."""
-        position = float(point_to_index(point, self.affine)[2])
-        upwards = self.affine[2, 2] >= 0
-        nearest = np.floor(position + 0.5) if upwards else np.ceil(position - 0.5)
-        return int(np.clip(nearest, 0, self.shape[2] - 1))
+        """Index of the axial slice nearest to an LPS point along its axis; of two equally near ones, the upper."""
+        axis, sign = find_slice_axis(self.affine)
+        nearest = sign * np.floor(sign * point_to_index(point, self.affine)[axis] + 0.5)
+        return int(np.clip(nearest, 0, self.shape[axis] - 1))
 
     def read_plane(self) -> MetaTensor:
         """The whole middle slice, (1, h, w): the only one of an input that needs no place."""
         return self.cut(index_to_point([(side - 1) / 2 for side in self.shape], self.affine).tolist(), None)
 
     def cut(self, point: Sequence[float], size: int | None) -> MetaTensor:
-        """Cut the plane of `ExtractNoduleCrop` (`size` pixels wide), or with ``None`` the whole slice, at an LPS point.
+        """Cut the plane of `cut_axial` (`size` pixels wide), or with ``None`` the whole slice, at an LPS point.
 
         Returns:
             (1, h, w) float32; its meta holds what `paste` needs.
@@ -95,22 +89,23 @@ class VolumeInput(ABC):
         Raises:
             InputError: the pixels cannot be read (here or in the calls).
         """
-        extract = ExtractSlice() if size is None else ExtractNoduleCrop(size)
-        axis = int(np.flatnonzero(nibabel.orientations.io_orientation(self.affine)[:, 0] == 2)[0])
-        sign = int(nibabel.orientations.io_orientation(self.affine)[axis, 1])
-        if axis == 2:
-            clicked = self.find_slice(point)
-            volume = self.read(clicked, clicked + 1)
-        else:
-            # Halves go up along the body, as in `ExtractNoduleCrop`.
-            position = sign * np.floor(sign * point_to_index(point, self.affine)[axis] + 0.5)
-            clicked = int(np.clip(position, 0, self.shape[axis] - 1))
-            volume = self.read(0, self.shape[2])
-        affine = volume.affine.numpy()
-        # Move the point into the slice's plane: rounding could put a point between two slices outside both.
-        index = point_to_index(point, affine)
-        index[axis] = 0.0 if axis == 2 else clicked
-        first = extract(volume, index_to_point(index, affine))
+        axis, sign = find_slice_axis(self.affine)
+        clicked = self.find_slice(point)
+        whole = None if axis == 2 else self.read(0, self.shape[2])
+
+        def cut(number: int, pixel: np.ndarray | None = None) -> tuple[MetaTensor, np.ndarray]:
+            """A slice at a pixel, by default at the point's; and the affine of what it was cut out of."""
+            volume = self.read(number, number + 1) if whole is None else whole
+            affine = volume.affine.numpy()
+            index = point_to_index(point, affine) if pixel is None else pixel.copy()
+            # Into the slice's plane: rounding could put a point between two slices outside both.
+            index[axis] = 0.0 if whole is None else number
+            plane = cut_axial(volume, index_to_point(index, affine), size)
+            if whole is None:
+                plane.meta["slab_start"] = number
+            return plane, affine
+
+        first, affine = cut(clicked)
         # Neighbours are cut at exactly the pixel of the first plane, whatever the rounding of millimetres.
         height, width = first.shape[1:]
         center = first.affine.numpy() @ [height // 2, width // 2, 0.0, 1.0]
@@ -120,16 +115,7 @@ class VolumeInput(ABC):
             number = clicked + sign * offset
             if not 0 <= number < self.shape[axis]:
                 return None
-            voxel = pixel.copy()
-            if axis != 2:
-                voxel[axis] = number
-                return first if offset == 0 else extract(volume, index_to_point(voxel, affine))
-            plane = first
-            if offset:
-                slab = self.read(number, number + 1)
-                plane = extract(slab, index_to_point(voxel, slab.affine.numpy()))
-            plane.meta["slab_start"] = number
-            return plane
+            return cut(number, pixel)[0] if offset else first
 
         return cut_plane
 
@@ -150,17 +136,13 @@ class VolumeInput(ABC):
         Returns:
             Third index at which the part begins, and the part (X, Y, slices) of the values' type, 0 outside the planes.
         """
-        if "slab_start" not in planes[0].meta:
-            out = torch.zeros((1, *self.shape), dtype=values.dtype)
-            for plane, value in zip(planes, values, strict=True):
-                # A plane crosses all slices; only its own voxels are written.
-                paste_crop(value[None], plane.meta, out)
-            return 0, out[0].numpy()
-        numbers = [int(plane.meta["slab_start"]) for plane in planes]
-        out = torch.zeros((*self.shape[:2], max(numbers) - min(numbers) + 1), dtype=values.dtype)
+        # A plane was cut out of a slab of one slice, or of the whole volume, whose slices it crosses.
+        numbers = [int(plane.meta.get("slab_start", 0)) for plane in planes]
+        first, thickness = min(numbers), int(planes[0].meta["volume_shape"][2])
+        out = torch.zeros((1, *self.shape[:2], max(numbers) - first + thickness), dtype=values.dtype)
         for number, plane, value in zip(numbers, planes, values, strict=True):
-            out[..., number - min(numbers)] = paste_crop(value[None], plane.meta)[0, ..., 0]
-        return min(numbers), out.numpy()
+            paste_crop(value[None], plane.meta, out[..., number - first : number - first + thickness])
+        return first, out[0].numpy()
 
 
 @dataclass(frozen=True)
@@ -172,7 +154,7 @@ class NiftiInput(VolumeInput):
 
     @property
     def has_place(self) -> bool:
-        """Without sform and qform programs put the origin at different voxels."""
+        """Whether it says where in the patient its voxels lie: without sform and qform programs differ in that."""
         return int(self.header["sform_code"]) > 0 or int(self.header["qform_code"]) > 0
 
     @property
@@ -206,6 +188,8 @@ class DicomInput(VolumeInput):
 
     def find_slice(self, point: Sequence[float]) -> int:
         """By the slices' true positions, which may be unevenly spaced."""
+        if find_slice_axis(self.affine)[0] != 2:
+            return super().find_slice(point)
         normal = np.cross(self.series.orientation[:3], self.series.orientation[3:])
         return int(np.abs(np.array(self.series.positions_mm) - normal @ np.asarray(point, dtype=float)).argmin())
 
@@ -256,16 +240,11 @@ def _open_series(path: Path, in_channels: int) -> DicomInput:
             "Give a PNG or JPEG."
         )
     scans = [series for series in found if series.modality == "CT"]
-    if not scans:
-        check_ct(found[0])
     if len(scans) > 1:
         listed = "; ".join(f"{series.describe()}, {len(series.files)} slices" for series in scans[:10])
         raise InputError(f"{path}: {len(scans)} CT series, expected one. Move all but one to other folders: {listed}.")
-    series = scans[0]
+    series = scans[0] if scans else found[0]
     check_ct(series)
     check_slices(series)
-    count = len(series.files)
-    corners = np.array(series.corners_mm)
-    step = (corners[-1] - corners[0]) / (count - 1) if count > 1 else None
-    shape = (series.shape[1], series.shape[0], count)
-    return DicomInput(path, find_stem(path, ()), shape, series.affine(0, step), series)
+    shape = (series.shape[1], series.shape[0], len(series.files))
+    return DicomInput(path, find_stem(path, ()), shape, series.affine(), series)

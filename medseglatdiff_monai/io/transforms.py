@@ -63,7 +63,7 @@ class LoadInputd(MapTransform):
 
 
 class SaveImageAsInputd(MapTransform):
-    """Write masks and maps in the geometry and the kind of the image they belong to: PNG for a picture, else NIfTI.
+    """Write masks and maps in the geometry and the kind of the item's "image": PNG for a picture, else NIfTI.
 
     Args:
         keys: keys of the values, (1, H, W[, D]) in [0, 1] on the grid that `LoadInputd` gave.
@@ -72,7 +72,6 @@ class SaveImageAsInputd(MapTransform):
         dtypes: NumPy's name of the type in a NIfTI for each key.
         channels: see `LoadInputd`.
         spatial_dims: see `LoadInputd`.
-        orig_key: key of the image.
     """
 
     def __init__(
@@ -83,7 +82,6 @@ class SaveImageAsInputd(MapTransform):
         dtypes: Sequence[str],
         channels: int,
         spatial_dims: int = 2,
-        orig_key: str = "image",
     ) -> None:
         super().__init__(keys)
         self.output_dir = Path(output_dir)
@@ -91,12 +89,11 @@ class SaveImageAsInputd(MapTransform):
         self.dtypes = tuple(dtypes)
         self.channels = channels
         self.spatial_dims = spatial_dims
-        self.orig_key = orig_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files of one image; the item stays as it is."""
         item = dict(data)
-        source = _open(Path(item[self.orig_key].meta["filename_or_obj"]), self.channels, self.spatial_dims)
+        source = _open(Path(item["image"].meta["filename_or_obj"]), self.channels, self.spatial_dims)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         for key, postfix, dtype in self.key_iterator(item, self.postfixes, self.dtypes):
             values = torch.as_tensor(item[key]).as_subclass(torch.Tensor)[0].cpu()

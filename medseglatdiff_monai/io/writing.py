@@ -7,8 +7,9 @@ leaves nothing half-written behind. An earlier prediction of the same input is r
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 
 import nibabel
 import numpy as np
@@ -25,8 +26,9 @@ GEOMETRY = (
 )  # fmt: skip
 
 
-class OutputFolder:
-    """Context manager that gives a staging folder and moves its files to the output folder if no error occurred.
+@contextmanager
+def output_folder(folder: str | Path) -> Iterator[Path]:
+    """Give an empty staging folder, and move its files to the output folder if no error occurred.
 
     Args:
         folder: output folder; created if needed, and removed again if it stays empty.
@@ -34,43 +36,28 @@ class OutputFolder:
     Raises:
         InputError: the folder cannot be made or written to.
     """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.staging = self.folder / temporary_name("predict")
-        self._made: list[Path] = []
-
-    def __enter__(self) -> Path:
-        """The staging folder, empty."""
-        missing = [parent for parent in (self.folder, *self.folder.parents) if not parent.exists()]
-        try:
-            self.staging.mkdir(parents=True)
-            remove_leftovers(self.folder)
-        except OSError as error:
-            raise InputError(
-                f"--output-dir {self.folder}: cannot write there ({error}); choose another folder."
-            ) from error
-        self._made = missing
-        return self.staging
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Move the files into place, or drop them."""
-        try:
-            if kind is None:
-                # A JSON lists the others: it is there only while they are.
-                ordered = sorted(self.staging.iterdir(), key=lambda path: (path.suffix == ".json", path.name))
-                for path in ordered:
-                    if path.suffix == ".json":
-                        (self.folder / path.name).unlink(missing_ok=True)
-                for path in ordered:
-                    path.replace(self.folder / path.name)
-        finally:
-            shutil.rmtree(self.staging, ignore_errors=True)
-            for parent in self._made:
-                if parent.is_dir() and not any(parent.iterdir()):
-                    parent.rmdir()
+    folder = Path(folder)
+    staging = folder / temporary_name("predict")
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        staging.mkdir(parents=True)
+        remove_leftovers(folder)
+    except OSError as error:
+        raise InputError(f"--output-dir {folder}: cannot write there ({error}); choose another folder.") from error
+    try:
+        yield staging
+        # A JSON lists the others: it is there only while they are.
+        ordered = sorted(staging.iterdir(), key=lambda path: (path.suffix == ".json", path.name))
+        for path in ordered:
+            if path.suffix == ".json":
+                (folder / path.name).unlink(missing_ok=True)
+        for path in ordered:
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        for parent in made:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
 
 
 def save_png(values: np.ndarray, path: Path) -> None:
@@ -99,8 +86,3 @@ def save_volume(values: np.ndarray, source: VolumeInput, path: Path) -> None:
         image.set_sform(source.affine, code="scanner")
         image.set_qform(source.affine, code="scanner")
     nibabel.save(image, path)
-
-
-def save_samples(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays to a compressed ``.npz``."""
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]

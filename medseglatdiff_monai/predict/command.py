@@ -124,7 +124,7 @@ def predict(
         with heavy_imports():
             from .results import predict_inputs
 
-        results = predict_inputs(segmenter, paths, places, output_dir, experiment, seed, slices, reach_mm, dicom)
+        results = predict_inputs(segmenter, paths, places, output_dir, experiment, slices, reach_mm, dicom)
         if archive is not None:
             archive.store(
                 [Path(path) for result in results for path in result["files"].values() if path.endswith(".dcm")]

@@ -24,7 +24,7 @@ from .wording import describe_record, name_consensus
 logger = logging.getLogger(__name__)
 
 
-def describe_run(segmenter: Segmenter, experiment: str | None, seed: int) -> dict[str, Any]:
+def describe_run(segmenter: Segmenter, experiment: str | None) -> dict[str, Any]:
     """What all inputs of a run have in common."""
     inferer = segmenter.inferer
     return {
@@ -35,7 +35,7 @@ def describe_run(segmenter: Segmenter, experiment: str | None, seed: int) -> dic
         "weights_sha256": segmenter.weights_sha256,
         "num_samples": inferer.num_samples,
         **sampling_settings(inferer, segmenter.network),
-        "seed": seed,
+        "seed": inferer.seed,
         "threshold": inferer.threshold,
         "confidence": inferer.confidence,
         "fusion": inferer.fusion,

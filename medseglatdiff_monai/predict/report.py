@@ -82,11 +82,7 @@ def _read_input(path: Path) -> dict[str, Any]:
     name = path.name.removesuffix(PREDICTION_SUFFIX)
     record = read_versioned(path, RESULT_VERSION, "predict again, or use the program that wrote it")
     try:
-        findings = (
-            [_read_nodule(path, name, record, nodule) for nodule in record["nodules"]]
-            if "nodules" in record
-            else [_read_plane(path, name, record)]
-        )
+        findings = [_read_finding(path, name, record, described) for described in record.get("nodules", [record])]
         described = record["input"]
         return {
             "name": name,
@@ -105,34 +101,18 @@ def _read_input(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: incomplete ({error!r}); run 'medseglatdiff predict' again.") from error
 
 
-def _read_plane(path: Path, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """A picture, or a NIfTI of one slice."""
-    found = _read_ensemble(path, record["files"]["samples"], False)
-    return _make_finding(path, record, found, record, "", title=name, where="", notes=record["notes"])
+def _read_finding(path: Path, name: str, record: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
+    """A section of the page: a nodule, or the record itself of a picture or a NIfTI of one slice.
 
-
-def _read_nodule(path: Path, name: str, record: Mapping[str, Any], nodule: Mapping[str, Any]) -> dict[str, Any]:
-    end = f"_{nodule['number']}" if len(record["nodules"]) > 1 else ""
-    found = _read_ensemble(path, record["files"][f"samples{end}"], nodule["volume_mm3"] is not None)
-    point = ", ".join(f"{value:g}" for value in nodule["point_mm"])
-    voxel = ", ".join(map(str, nodule["voxel"]))
-    return _make_finding(
-        path, record, found, nodule, end,
-        title=f"{name}, nodule {nodule['number']}" if end else name,
-        where=f"Point {point} mm (LPS), voxel {voxel}; {nodule['num_slices']} slice(s).",
-        notes=nodule["notes"],
-    )  # fmt: skip
-
-
-def _make_finding(
-    path: Path,
-    record: Mapping[str, Any],
-    found: Ensemble,
-    described: Mapping[str, Any],
-    end: str,
-    **text: Any,
-) -> dict[str, Any]:
-    """A section of the page; the picture of sizes shows the volume, or else the area."""
+    The picture of sizes shows the volume, or else the area.
+    """
+    end = where = ""
+    if "nodules" in record:
+        end = f"_{described['number']}" if len(record["nodules"]) > 1 else ""
+        point = ", ".join(f"{value:g}" for value in described["point_mm"])
+        voxel = ", ".join(map(str, described["voxel"]))
+        where = f"Point {point} mm (LPS), voxel {voxel}; {described['num_slices']} slice(s)."
+    found = _read_ensemble(path, record["files"][f"samples{end}"], described.get("volume_mm3") is not None)
     run, measures = record["provenance"], list_measures(described)
     shown = measures[0] if found.voxel_mm3 is not None else measures[-1]
     by_threshold = [(found.volume_mm3(threshold) or found.area(threshold)[0]).consensus for threshold in THRESHOLDS]
@@ -148,7 +128,9 @@ def _make_finding(
         "measures": measures,
         "sentences": describe_record(described, run),
         "consensus": name_consensus(run),
-        **text,
+        "title": f"{name}, nodule {described['number']}" if end else name,
+        "where": where,
+        "notes": described["notes"],
     }
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from ..io.dicom_results import DicomWriter, SegmentedNodule
 from ..io.formats import PREDICTION_SUFFIX
 from ..io.places import Place, find_points
 from ..io.raster import RasterInput
-from ..io.reading import DicomInput, VolumeInput, open_input
-from ..io.writing import OutputFolder, save_png, save_samples, save_volume
+from ..io.reading import DicomInput, NiftiInput, VolumeInput, open_input
+from ..io.writing import output_folder, save_png, save_volume
 from ..networks.weights import stage_finished
 from .ensemble import Ensemble
 from .image import segment_image
@@ -47,7 +46,6 @@ def predict_inputs(
     places: Sequence[Sequence[Place]],
     output_dir: str | Path,
     experiment: str | None,
-    seed: int,
     slices: int | None,
     reach_mm: float,
     dicom: bool | None,
@@ -57,7 +55,7 @@ def predict_inputs(
     opened = [open_input(path, segmenter.in_channels) for path in paths]
     _check_stems(opened)
     for source, where in zip(opened, places, strict=True):
-        if where and where[0][0] != "index" and isinstance(source, VolumeInput) and not source.has_place:
+        if where and where[0][0] != "index" and isinstance(source, NiftiInput) and not source.has_place:
             raise InputError(
                 f"{source.path}: --{where[0][0]} is given, but the header has no sform and no qform: where its voxels "
                 "lie is not known. Give --index I,J,K (column, row, slice from 0)."
@@ -66,7 +64,7 @@ def predict_inputs(
         find_points(source, where, segmenter.crop_size is not None, segmenter.bundle_dir.name)
         for source, where in zip(opened, places, strict=True)
     ]
-    run = describe_run(segmenter, experiment, seed)
+    run = describe_run(segmenter, experiment)
     unfinished = not stage_finished(segmenter.weights_path)
     if unfinished:
         logger.warning("%s", UNFINISHED)
@@ -80,28 +78,33 @@ def predict_inputs(
     for source, where, at, writer in zip(opened, places, points, writers, strict=True):
         started = time.monotonic()
         result: dict[str, Any] = {"version": RESULT_VERSION, "input": describe_input(source)}
-        write: Callable[[dict[str, Any], Path], dict[str, str]]
         if isinstance(source, RasterInput) or not len(at):
-            found = segment_image(segmenter, source)
-            described = describe_plane(source, found, segmenter)
-            result |= described
-            write = partial(_write_plane, source, found, described)
+            found = [segment_image(segmenter, source)]
+            entries = [describe_plane(source, found[0], segmenter)]
+            result |= entries[0]
         else:
 
             def tell(slices_done: int) -> None:
                 progress.update(0, lambda: f"slice {slices_done}")
 
-            nodules = [segment_nodule(segmenter, source, point, None, slices, reach_mm, tell) for point in at]
+            found = [segment_nodule(segmenter, source, point, None, slices, reach_mm, tell) for point in at]
             entries = [
                 describe_nodule(source, place, point, nodule, number, slices, reach_mm)
-                for number, (place, point, nodule) in enumerate(zip(where, at, nodules, strict=True), start=1)
+                for number, (place, point, nodule) in enumerate(zip(where, at, found, strict=True), start=1)
             ]
             notes = [NO_DICOM] if isinstance(source, DicomInput) and writer is None and dicom is None else []
             result |= {"interval_percent": list(INTERVAL_PERCENT), "nodules": entries, "notes": notes}
-            write = partial(_write_nodules, source, nodules, entries, writer, slices == 1)
         if unfinished:
             result["notes"] = [UNFINISHED, *result["notes"]]
-        results.append(_write_together({**result, "provenance": run}, source.stem, Path(output_dir), write))
+        result["provenance"] = run
+        with output_folder(output_dir) as staging:
+            names = _write(source, found, entries, writer, slices == 1, run, staging)
+            text = json.dumps({**result, "files": names}, indent=2, allow_nan=False) + "\n"
+            (staging / f"{source.stem}{PREDICTION_SUFFIX}").write_text(text, encoding="utf-8")
+        names["prediction"] = f"{source.stem}{PREDICTION_SUFFIX}"
+        results.append(
+            {**result, "files": {kind: str((Path(output_dir) / name).resolve()) for kind, name in names.items()}}
+        )
         progress.update()
         took = format_duration(time.monotonic() - started)
         logger.info("%s: predicted in %s (%d of %d)", source.path.name, took, len(results), len(opened))
@@ -120,75 +123,45 @@ def _check_stems(opened: Sequence[RasterInput | VolumeInput]) -> None:
             )
 
 
-def _write_together(
-    result: dict[str, Any], stem: str, output_dir: Path, write: Callable[[dict[str, Any], Path], dict[str, str]]
-) -> dict[str, Any]:
-    """Write all files of an input together; returns the JSON's content with absolute paths."""
-    with OutputFolder(output_dir) as staging:
-        names = write(result["provenance"], staging)
-        text = json.dumps({**result, "files": names}, indent=2, allow_nan=False) + "\n"
-        (staging / f"{stem}{PREDICTION_SUFFIX}").write_text(text, encoding="utf-8")
-    names = {**names, "prediction": f"{stem}{PREDICTION_SUFFIX}"}
-    return {**result, "files": {kind: str((output_dir / name).resolve()) for kind, name in names.items()}}
-
-
-def _write_plane(
+def _write(
     source: RasterInput | VolumeInput,
-    found: Ensemble,
-    described: dict[str, Any],
-    run: dict[str, Any],
-    folder: Path,
-) -> dict[str, str]:
-    """Write a picture's ensemble, or that of a NIfTI of one slice that is taken as a crop; returns the files' names."""
-    end = "png" if isinstance(source, RasterInput) else "nii.gz"
-    names = {}
-    for kind, values in {"consensus": found.fused, "confidence": found.confidence}.items():
-        names[kind] = f"{source.stem}_{kind}.{end}"
-        if isinstance(source, RasterInput):
-            save_png(values, folder / names[kind])
-        else:
-            save_volume(source.paste(_to_tensor(values), found.planes[0]), source, folder / names[kind])
-    names["samples"], names["panel"] = f"{source.stem}_samples.npz", f"{source.stem}_panel.png"
-    save_samples(folder / names["samples"], **found.arrays())
-    save_panel(found, folder / names["panel"], source.stem, run, described)
-    return names
-
-
-def _write_nodules(
-    source: VolumeInput,
-    nodules: Sequence[Ensemble],
+    found: Sequence[Ensemble],
     described: Sequence[dict[str, Any]],
     writer: DicomWriter | None,
     clicked_slice_only: bool,
     run: dict[str, Any],
     folder: Path,
 ) -> dict[str, str]:
-    """Write the nodules of a volume; returns the files' names."""
-    pasted = [_paste(source, nodule, entry) for nodule, entry in zip(nodules, described, strict=True)]
-    names = {kind: f"{source.stem}_{kind}.nii.gz" for kind in ("consensus", "confidence")}
-    for kind, values in zip(names, _merge(source, pasted), strict=True):
-        save_volume(values, source, folder / names[kind])
-    for number, nodule in enumerate(nodules, start=1):
-        end = f"_{number}" if len(nodules) > 1 else ""
+    """Write the ensemble of an image that is taken whole, or those of a volume's nodules; returns the files' names."""
+    suffix = "png" if isinstance(source, RasterInput) else "nii.gz"
+    names = {kind: f"{source.stem}_{kind}.{suffix}" for kind in ("consensus", "confidence")}
+    pasted = []
+    if isinstance(source, RasterInput):
+        save_png(found[0].fused, folder / names["consensus"])
+        save_png(found[0].confidence, folder / names["confidence"])
+    else:
+        pasted = [_paste(source, one, entry) for one, entry in zip(found, described, strict=True)]
+        for name, values in zip(names.values(), _merge(source, pasted), strict=True):
+            save_volume(values, source, folder / name)
+    for number, one in enumerate(found, start=1):
+        end = f"_{number}" if len(found) > 1 else ""
         samples, panel = f"samples{end}", f"panel{end}"
         names[samples], names[panel] = f"{source.stem}_{samples}.npz", f"{source.stem}_{panel}.png"
-        save_samples(folder / names[samples], **(nodule.plane(0) if clicked_slice_only else nodule).arrays())
+        kept = one.plane(0) if clicked_slice_only and one.confidence.ndim == 3 else one
+        np.savez_compressed(folder / names[samples], **kept.arrays())  # type: ignore[arg-type]
         title = source.stem + (f", nodule {number}" if end else "")
-        save_panel(nodule, folder / names[panel], title, run, described[number - 1])
+        save_panel(one, folder / names[panel], title, run, described[number - 1])
     if writer is not None:
         names.update(writer.write(pasted, folder, source.stem))
     return names
 
 
-def _to_tensor(values: np.ndarray) -> torch.Tensor:
-    """Masks as uint8, maps as they are, for pasting into a volume."""
-    return torch.from_numpy(values.astype(np.uint8) if values.dtype == bool else values)
-
-
-def _paste(source: VolumeInput, nodule: Ensemble, measurements: dict[str, Any]) -> SegmentedNodule:
-    """A nodule on the grid of its volume."""
-    start, consensus = source.paste_stack(_to_tensor(nodule.fused), nodule.planes)
-    _, confidence = source.paste_stack(_to_tensor(nodule.confidence), nodule.planes)
+def _paste(source: VolumeInput, found: Ensemble, measurements: dict[str, Any]) -> SegmentedNodule:
+    """A nodule, or a slice that is taken whole, on the grid of its volume."""
+    (start, consensus), (_, confidence) = (
+        source.paste_stack(torch.from_numpy(values.reshape(-1, *values.shape[-2:])), found.planes)
+        for values in (found.fused.astype(np.uint8), found.confidence)
+    )
     return SegmentedNodule(start, consensus, confidence, measurements)
 
 

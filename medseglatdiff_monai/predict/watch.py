@@ -111,7 +111,7 @@ def watch(
         from .results import predict_inputs
 
     def predict(paths: list[Path], places: list[list[Place]], folder: Path) -> None:
-        predict_inputs(segmenter, paths, places, folder, experiment, seed, slices, reach_mm, dicom)
+        predict_inputs(segmenter, paths, places, folder, experiment, slices, reach_mm, dicom)
 
     # Docker's stop; results appear together, so that one in work leaves nothing.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

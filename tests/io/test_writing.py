@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseglatdiff_monai.io import OutputFolder, open_input, save_png, save_volume
+from medseglatdiff_monai.io import open_input, output_folder, save_png, save_volume
 from medseglatdiff_monai.plots.panel import plot_panel
 
 
@@ -36,11 +36,11 @@ def test_png_values(tmp_path: Path):
 
 
 def test_output_folder_is_all_or_nothing(tmp_path: Path):
-    with pytest.raises(RuntimeError), OutputFolder(tmp_path / "a" / "b") as staging:  # noqa: PT012
+    with pytest.raises(RuntimeError), output_folder(tmp_path / "a" / "b") as staging:  # noqa: PT012
         (staging / "x").write_text("new")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
-    with OutputFolder(tmp_path / "a") as staging:
+    with output_folder(tmp_path / "a") as staging:
         (staging / "x").write_text("new")
         assert not (tmp_path / "a" / "x").exists()
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]

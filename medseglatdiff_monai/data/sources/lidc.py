@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 
 from ...errors import InputError
 from ...io.dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
-from ...io.planes import ExtractNoduleCrop, ExtractSlice, index_to_point
+from ...io.planes import cut_axial, index_to_point
 from .lidc_annotations import MATRIX_SIZE, NUM_RATERS, AnnotatedNodule, crop_start, find_nodules, find_scan_number
 from .lidc_split import PublishedLIDCSplit
 from .pylidc_compat import load_pylidc, pylidc_version
@@ -178,13 +178,12 @@ class LIDCSource(PublishedLIDCSplit, Source):
         self, prefix: str, series: DicomSeries, nodule: AnnotatedNodule, places: dict[int, int]
     ) -> Iterator[PreparedCase]:
         size = int(self.crop or CROP_SIZE)
-        extract = ExtractNoduleCrop(size)
         row, column = crop_start(nodule.center, size)
         for number, index in enumerate(nodule.slices):
             volume = read_volume(series, places[index], places[index] + 1)
             # The volume's first axes are (column, row); the crop's middle pixel is (size // 2, size // 2).
             point = index_to_point((column + size // 2, row + size // 2, 0), volume.affine.numpy())
-            crop = extract(volume, point)
+            crop = cut_axial(volume, point, size)
             yield PreparedCase(
                 case=f"{prefix}_nodule-{nodule.number}_slice-{number}",
                 image=_to_hu(crop),
@@ -204,7 +203,7 @@ class LIDCSource(PublishedLIDCSplit, Source):
         size = int(self.whole_slice or MATRIX_SIZE)
         volume = read_volume(series, place, place + 1)
         middle = MATRIX_SIZE // 2
-        image = ExtractSlice()(volume, index_to_point((middle, middle, 0), volume.affine.numpy()))
+        image = cut_axial(volume, index_to_point((middle, middle, 0), volume.affine.numpy()), None)
         # Slots are united over the slice's nodules: slot k of two nodules need not be the same person.
         masks = np.any([nodule.draw(index) for nodule in nodules], axis=0)
         resized, resized_masks, affine = resize_slice(image, masks, size)

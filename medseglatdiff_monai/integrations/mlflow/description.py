@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...data.datalist import load_dataset_info
+from ...data.splits import SPLITS
 from ...files import file_sha256, read_json
 from ...provenance import provenance
 
@@ -45,8 +45,7 @@ def describe_data(client: Any, run: Any, dataset_dir: str | Path) -> None:
 
     if run.inputs.dataset_inputs:
         return
-    info, digest = load_dataset_info(dataset_dir), file_sha256(Path(dataset_dir) / "dataset.json")
-    counts = _count_cases(info)
+    info, digest, counts = _read_data(dataset_dir)
     source = json.dumps({"uri": str(Path(dataset_dir).absolute())})
     profile = json.dumps({"num_rows": sum(counts.values()), **counts})
     name = str(info.get("name") or Path(dataset_dir).name)
@@ -58,9 +57,7 @@ def describe_run(client: Any, run: Any, dataset_dir: str | Path, device: torch.d
     """Log environment, packages, and what prepared the data."""
     from mlflow.entities import RunTag
 
-    run_id, info = run.info.run_id, load_dataset_info(dataset_dir)
-    digest = file_sha256(Path(dataset_dir) / "dataset.json")
-    counts = _count_cases(info)
+    run_id, (info, digest, counts) = run.info.run_id, _read_data(dataset_dir)
     tags = {f"environment.{key}": str(value) for key, value in provenance(device).items() if value is not None}
     tags |= {"data.name": str(info.get("name")), "data.sha256": digest, "data.cases": json.dumps(counts)}
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -71,5 +68,8 @@ def describe_run(client: Any, run: Any, dataset_dir: str | Path, device: torch.d
     client.log_text(run_id, json.dumps(head, indent=2) + "\n", "data/dataset.json")
 
 
-def _count_cases(info: Mapping[str, Any]) -> dict[str, int]:
-    return {part: len(info.get(part, [])) for part in ("training", "validation", "test")}
+def _read_data(dataset_dir: str | Path) -> tuple[dict[str, Any], str, dict[str, int]]:
+    """What ``dataset.json`` holds, its SHA-256, and the number of cases in each part."""
+    info = load_dataset_info(dataset_dir)
+    counts = {part: len(info.get(part, [])) for part in SPLITS}
+    return info, file_sha256(Path(dataset_dir) / "dataset.json"), counts

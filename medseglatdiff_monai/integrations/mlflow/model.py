@@ -20,7 +20,6 @@ from typing import Any
 import mlflow
 import numpy as np
 import torch
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
@@ -35,7 +34,7 @@ from ...extras import EXTRAS
 from ...files import SOURCE_TREE
 from ...predict.image import segment_image
 from .description import origin_tags
-from .store import file_as_training, mlflow_environment, read_run_ids
+from .store import describe_failure, hide_password, is_active, mlflow_environment, open_experiment, read_run_ids
 
 # What prediction imports. Their versions at registration are written into the model.
 LIBRARIES = (
@@ -156,8 +155,8 @@ def log_bundle(opened: Bundle, tracking_uri: str, name: str, experiment_name: st
     root, files = opened.root, bundle_files(opened)
     segmenter = load_segmenter(root, device="cpu")
     client, experiment_id = _open_store(tracking_uri, experiment_name)
-    run_id = _find_run(root, tracking_uri, client)
-    if run_id is None:
+    run_id = read_run_ids(root, tracking_uri).get("parent", "")
+    if not is_active(client, run_id):
         tags = origin_tags("register")
         run_id = client.create_run(experiment_id, run_name=root.name, tags=tags).info.run_id
     metadata = segmenter.metadata
@@ -217,25 +216,9 @@ def _open_store(tracking_uri: str, experiment_name: str) -> tuple[mlflow.MlflowC
         with mlflow_environment():
             # MONAI's handler puts the artifacts of an SQLite store beside the database, and not in the current folder.
             handler = MLFlowHandler(tracking_uri, experiment_name=experiment_name)
-            handler._set_experiment()
+            return handler.client, open_experiment(handler)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200]
         raise InputError(
-            f"MLflow at {tracking_uri.rpartition('@')[2]} does not answer ({reason}). "
+            f"MLflow at {hide_password(tracking_uri)} does not answer ({describe_failure(error)}). "
             "Start it ('mlflow server --backend-store-uri sqlite:///mlruns.db') or give another --tracking-uri."
         ) from error
-    experiment: Any = handler.experiment
-    file_as_training(handler.client, experiment.experiment_id)
-    return handler.client, experiment.experiment_id
-
-
-def _find_run(root: Path, tracking_uri: str, client: mlflow.MlflowClient) -> str | None:
-    """The parent run of a run's folder that was tracked in this store."""
-    run_id = read_run_ids(root, tracking_uri).get("parent")
-    if run_id is not None:
-        try:
-            client.get_run(run_id)
-        except MlflowException:
-            # Deleted there, or another store that answers at the same address.
-            return None
-    return run_id

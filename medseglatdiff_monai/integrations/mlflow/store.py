@@ -84,22 +84,41 @@ def save_run_ids(output_dir: str | Path, tracking_uri: str, ids: dict[str, str])
     save_json(record, Path(output_dir) / RECORD)
 
 
-def file_as_training(client: Any, experiment_id: str) -> None:
-    """Have the page of an experiment open with trained models, and not with conversations."""
-    client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
+def open_experiment(handler: Any) -> str:
+    """Id of the experiment of a ``MLFlowHandler``, which is made if there is none.
+
+    Its page opens with trained models, and not with conversations.
+    """
+    handler._set_experiment()
+    found = handler.experiment.experiment_id
+    handler.client.set_experiment_tag(found, "mlflow.experimentKind", "custom_model_development")
+    return found
 
 
-def resume_run(client: Any, run_id: str | None, experiment_id: str, name: str, tags: dict[str, str]) -> str:
-    """Id of the known run, set to running again, or of a new one where it is unknown or was deleted."""
+def describe_failure(error: Exception) -> str:
+    """Why a store failed: the error's first line; its kind where it has none, or only addresses of objects."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text and not isinstance(error, ConnectionError) else type(error).__name__
+
+
+def is_active(client: Any, run_id: str) -> bool:
+    """Whether a store has a run that was not deleted; ``""`` is none."""
     from mlflow.exceptions import MlflowException
 
-    if run_id is not None:
-        try:
-            if client.get_run(run_id).info.lifecycle_stage == "active":
-                client.update_run(run_id, status="RUNNING")
-                return run_id
-        except MlflowException as error:
-            # Deleted for good, or a new database at the old address: start over. Silence is no such answer.
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+    if not run_id:
+        return False
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        # Deleted for good, or a new database at the old address. Silence is no such answer.
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+
+
+def resume_run(client: Any, run_id: str, experiment_id: str, name: str, tags: dict[str, str]) -> str:
+    """Id of the known run, set to running again, or of a new one where it is unknown or was deleted."""
+    if is_active(client, run_id):
+        client.update_run(run_id, status="RUNNING")
+        return run_id
     return client.create_run(experiment_id, run_name=name, tags=tags).info.run_id

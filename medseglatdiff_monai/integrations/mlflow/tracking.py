@@ -28,9 +28,10 @@ from ...plots.reconstruction import RebuiltImage, plot_reconstructions
 from .description import describe_data, describe_parent, describe_run, origin_tags
 from .store import (
     check_answer,
-    file_as_training,
+    describe_failure,
     hide_password,
     mlflow_environment,
+    open_experiment,
     read_run_ids,
     resume_run,
     save_run_ids,
@@ -190,14 +191,11 @@ class RunTracker(MLFlowHandler):
         """Find or make parent and stage run in a store, and log what is known from the start."""
         check_answer(uri)
         super().__init__(uri, experiment_name=EXPERIMENT, output_transform=lambda output: output["loss"].detach())
-        self._set_experiment()
-        experiment: Any = self.experiment
-        where, known = experiment.experiment_id, read_run_ids(self.output_dir, uri)
-        file_as_training(self.client, where)
+        where, known = open_experiment(self), read_run_ids(self.output_dir, uri)
         about = describe_parent(self.output_dir, self.dataset_dir)
-        parent = resume_run(self.client, known.get("parent"), where, self.output_dir.name, about)
+        parent = resume_run(self.client, known.get("parent", ""), where, self.output_dir.name, about)
         tags = {"mlflow.parentRunId": parent, "stage": self.stage, **origin_tags()}
-        run_id = resume_run(self.client, known.get(self.stage), where, self.stage, tags)
+        run_id = resume_run(self.client, known.get(self.stage, ""), where, self.stage, tags)
         save_run_ids(self.output_dir, uri, {**known, "parent": parent, self.stage: run_id})
         self._parent_id, self.cur_run = parent, self.client.get_run(run_id)
         for run in (self.client.get_run(parent), self.cur_run):
@@ -236,10 +234,7 @@ class RunTracker(MLFlowHandler):
             return
         # Whatever a tracking store does wrong, hours of training are worth more than their record.
         except Exception as error:
-            reason = type(error).__name__
-            if not isinstance(error, ConnectionError) and str(error).strip():
-                # For a connection the name says it; the rest is addresses of objects.
-                reason = str(error).strip().splitlines()[0][:200]
+            reason = describe_failure(error)
             if self.tracking_uri == local:
                 logger.warning("MLflow: %s cannot be written (%s); training continues without a record.", local, reason)
                 self.tracking_uri, self.cur_run = None, None

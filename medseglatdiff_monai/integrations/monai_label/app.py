@@ -65,8 +65,8 @@ class EnsembleTasks:
                 )
             image = request.get("image")
             # "" of a session that is over would pass for a path, the current folder.
-            known = not isinstance(image, str) or (image and Path(image).exists()) or self._find_image(image, datastore)
-            if not known:
+            known = not isinstance(image, str) or (image and Path(image).exists())
+            if not (known or (datastore or self.datastore()).get_image_uri(image)):  # type: ignore[attr-defined]
                 raise InputError(f"No image {image!r} among the studies; GET /datastore/ lists their ids.")
             return super().infer(request, datastore)  # type: ignore[misc]
 
@@ -80,9 +80,6 @@ class EnsembleTasks:
         with _answered():
             self._add_trained()
             return super().next_sample(request)  # type: ignore[misc]
-
-    def _find_image(self, image: str, datastore: Any) -> str:
-        return (datastore or self.datastore()).get_image_uri(image)  # type: ignore[attr-defined]
 
     def _add_trained(self) -> None:
         # Training in the background is another process: its weights appear as a file.

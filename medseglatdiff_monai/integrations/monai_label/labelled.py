@@ -28,7 +28,7 @@ from ...data.splits import split_by_ratio
 from ...errors import InputError
 from ...files import file_sha256
 from ...io.formats import NIFTI_SUFFIXES
-from ...io.planes import ExtractNoduleCrop, index_to_point
+from ...io.planes import cut_axial, find_slice_axis, index_to_point
 from ...training.run import train
 
 logger = logging.getLogger(__name__)
@@ -154,9 +154,8 @@ def _cut_nodules(item: Mapping[str, str], name: str, size: int | None) -> list[P
     array = np.asarray(volume.dataobj, dtype=np.float32).reshape(volume.shape[:3])
     affine = torch.from_numpy(np.asarray(volume.affine, dtype=float))
     scan = MetaTensor(torch.from_numpy(array)[None], affine=affine)
-    axis = int(np.flatnonzero(nibabel.orientations.io_orientation(volume.affine)[:, 0] == 2)[0])
+    axis, _ = find_slice_axis(volume.affine)
     numbered, count = ndimage.label(marked, structure=np.ones((3, 3, 3)))
-    cut = ExtractNoduleCrop(size)
     cases = []
     for number in range(1, count + 1):
         nodule = numbered == number
@@ -165,8 +164,7 @@ def _cut_nodules(item: Mapping[str, str], name: str, size: int | None) -> list[P
         for index in np.flatnonzero(nodule.any(axis=tuple(other for other in range(3) if other != axis))):
             center[axis] = index
             point = index_to_point(center, volume.affine)
-            outline = cut(mask, point)[0].numpy()
-            cases.append(
-                crop_case(f"{name}-nodule{number}-slice{index}", cut(scan, point), outline, Path(item["image"]))
-            )
+            outline = cut_axial(mask, point, size)[0].numpy()
+            crop = cut_axial(scan, point, size)
+            cases.append(crop_case(f"{name}-nodule{number}-slice{index}", crop, outline, Path(item["image"])))
     return cases

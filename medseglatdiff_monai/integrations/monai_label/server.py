@@ -81,9 +81,8 @@ def layout_app(app_dir: str | Path, bundles: Sequence[str | Path], sample_app: s
     (stand_in / "utils.py").write_text(STAND_IN)
     for root in roots:
         target = app / "model" / root.name
-        if root == target:
-            continue
-        _renew(root, target)
+        if root != target:
+            _renew(root, target)
     return names
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from ...errors import InputError
+from ...errors import InputError, check_integer
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,7 @@ class Disagreement(Strategy):
         """
         model, task = self._find_task(request)
         most = request.get("max_images", 20)
-        if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-            raise InputError(f"'max_images' is {most!r}; expected an integer of at least 1.")
+        check_integer("'max_images'", most, 1)
         options = {name: request.get(name, task.config()[name]) for name in task.displayable_configs}
         for name in options:
             # Before the loop, in which an unsuitable image is passed over.

@@ -24,7 +24,7 @@ from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from ...bundle.segmenter import Segmenter
-from ...errors import InputError
+from ...errors import InputError, check_integer
 from ...files import file_sha256
 from ...io.reading import open_input
 from .answer import answer_request
@@ -97,10 +97,7 @@ class EnsembleInferTask(BundleInferTask):
     @staticmethod
     def check_option(name: str, value: Any) -> None:
         """Raise InputError where an option of a request is out of its range."""
-        lowest = None if name == "seed" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or (lowest is not None and value < lowest):
-            expected = "an integer" if lowest is None else f"an integer of at least {lowest}"
-            raise InputError(f"'{name}' is {value!r}; expected {expected}.")
+        check_integer(f"'{name}'", value, None if name == "seed" else 1)
 
     def weights_stamp(self) -> str:
         """Says whether weights have changed."""

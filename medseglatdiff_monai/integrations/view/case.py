@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from monai.data import MetaTensor
 
@@ -21,7 +20,7 @@ from ...bundle.segmenter import Segmenter
 from ...ensemble.inferer import EnsembleInferer
 from ...errors import InputError
 from ...io.places import find_points
-from ...io.planes import index_to_point, point_to_index
+from ...io.planes import find_slice_axis, index_to_point
 from ...io.reading import NiftiInput, RasterInput, VolumeInput, open_input
 from ...metrics.energy import generalized_energy_distance
 from ...metrics.matching import hungarian_matched_iou
@@ -110,14 +109,8 @@ class OpenCase:
     def find_slice(self, point: Sequence[float]) -> int:
         """Number of the slice of an LPS point, for `read_slice`."""
         assert isinstance(self.source, VolumeInput)
-        axis, upwards = _slice_axis(self.source)
-        if axis == 2:
-            index = self.source.find_slice(point)
-        else:
-            # Halves go up along the body, as in `VolumeInput.open_planes`.
-            sign = 1 if upwards else -1
-            index = int(sign * np.floor(sign * point_to_index(point, self.source.affine)[axis] + 0.5))
-        return min(max(index if upwards else self.num_slices - 1 - index, 0), self.num_slices - 1)
+        index = self.source.find_slice(point)
+        return index if find_slice_axis(self.source.affine)[1] > 0 else self.num_slices - 1 - index
 
     def pixel_to_point(self, number: int, row: float, column: float) -> tuple[float, float, float]:
         """LPS millimetres of a pixel of slice `number`."""
@@ -191,16 +184,9 @@ def open_case(
     # Checks that the bundle takes volumes at all.
     anywhere = tuple(index_to_point(middle, source.affine).tolist())
     find_points(source, [("point", anywhere)], segmenter.crop_size is not None, segmenter.bundle_dir.name)
-    axis, upwards = _slice_axis(source)
+    axis, sign = find_slice_axis(source.affine)
     feet = middle.copy()
-    feet[axis] = 0 if upwards else source.shape[axis] - 1
+    feet[axis] = 0 if sign > 0 else source.shape[axis] - 1
     cut_plane = source.open_planes(index_to_point(feet, source.affine).tolist(), None)
     volumes = tuple(open_mask_volume(entry, source) for entry in paths) or None
     return OpenCase(source, volumes, segmenter, source.shape[axis], True, cut_plane)
-
-
-def _slice_axis(volume: VolumeInput) -> tuple[int, bool]:
-    """The axis of the array along which its slices follow each other, and whether it runs towards the head."""
-    orientation = nibabel.orientations.io_orientation(volume.affine)
-    axis = int(np.flatnonzero(orientation[:, 0] == 2)[0])
-    return axis, bool(orientation[axis, 1] > 0)

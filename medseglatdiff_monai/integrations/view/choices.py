@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.ndimage import binary_dilation
 from scipy.spatial.distance import squareform
@@ -117,15 +118,9 @@ def render_thumbnail(pixels: np.ndarray, mask: np.ndarray, box: tuple[slice, sli
         box: rows and columns, from :func:`find_box`.
         colour: of the outline, ``#rrggbb``.
     """
-    image, inside = pixels[box], mask[box]
-    height, width = inside.shape
-    scale = THUMBNAIL / max(height, width)
-    rows = (np.arange(round(height * scale)) / scale).astype(int)
-    columns = (np.arange(round(width * scale)) / scale).astype(int)
-    grid = np.ix_(rows, columns)
-    image, inside = image[grid], inside[grid]
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    image = image.copy()
-    image[binary_dilation(inside, iterations=2) & ~inside] = tuple(bytes.fromhex(colour[1:]))
-    return encode(image)
+    image, inside = Image.fromarray(pixels[box]).convert("RGB"), Image.fromarray(mask[box])
+    scale = THUMBNAIL / max(image.size)
+    size = round(image.width * scale), round(image.height * scale)
+    thumbnail, shape = (np.array(part.resize(size, Image.Resampling.NEAREST)) for part in (image, inside))
+    thumbnail[binary_dilation(shape, iterations=2) & ~shape] = tuple(bytes.fromhex(colour[1:]))
+    return encode(thumbnail)

@@ -13,9 +13,7 @@ from ...errors import InputError
 from ...extras import require
 from ...io.places import parse_places
 from ...startup import heavy_imports
-
-# On this computer alone, and for who has the address alone: the page reads files by their path.
-HOST = "127.0.0.1"
+from .guard import HOST
 
 
 def view(
@@ -75,7 +73,7 @@ def view(
     with heavy_imports():
         from .server import serve
 
-    serve(segmenter, input, raters, places[0][1] if places else None, num_samples, seed, HOST, port, show, labels)
+    serve(segmenter, input, raters, places[0][1] if places else None, num_samples, seed, port, show, labels)
 
 
 def _check_port(port: int) -> None:

@@ -20,6 +20,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
+# On this computer alone, and for who has the address alone: the page reads files by their path.
+HOST = "127.0.0.1"
 SOCKET = "/_nicegui_ws/"
 # What NiceGUI serves beside the page and its socket.
 PARTS = re.compile(r"/_nicegui/[^/]+/(static|libraries|components|resources|dynamic_resources|esm)/.+")
@@ -34,7 +36,7 @@ class Gate:
     """
 
     def __init__(self, port: int, announce: Callable[[str], object]) -> None:
-        self.origins = {f"http://{host}:{port}" for host in ("127.0.0.1", "localhost")}
+        self.origins = {f"http://{host}:{port}" for host in (HOST, "localhost")}
         self.cookie = f"medseglatdiff_{port}"
         self.secret = secrets.token_urlsafe()
         self.announce = announce

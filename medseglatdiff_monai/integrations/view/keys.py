@@ -28,32 +28,26 @@ def show_keys() -> None:
             ui.label(what)
 
 
-class Keyboard:
-    """Turns keys into moves of the controls, and into what the page does with a chosen mask.
+def listen(controls: Controls, actions: Mapping[str, Callable[[], Any]], ready: Callable[[], bool]) -> None:
+    """Turn keys into moves of the controls, and into what the page does with a chosen mask.
 
     Args:
         controls: of the page.
         actions: key → what it does once masks are shown.
         ready: whether masks are shown.
     """
+    steps = {
+        "ArrowLeft": (controls.sample, -1), "ArrowRight": (controls.sample, 1), "ArrowUp": (controls.slice, 1),
+        "ArrowDown": (controls.slice, -1), "[": (controls.threshold, -0.05), "]": (controls.threshold, 0.05),
+        ",": (controls.radius, -0.5), ".": (controls.radius, 0.5),
+    }  # fmt: skip
+    switches = {"b": controls.brush, "e": controls.erase}
 
-    def __init__(self, controls: Controls, actions: Mapping[str, Callable[[], Any]], ready: Callable[[], bool]) -> None:
-        self.controls = controls
-        self.actions = actions
-        self.ready = ready
-        ui.keyboard(self._press, ignore=["input", "textarea", "select"])
-
-    async def _press(self, event: Any) -> None:
+    async def press(event: Any) -> None:
         if not event.action.keydown or event.modifiers.ctrl or event.modifiers.meta or event.modifiers.alt:
             return
-        controls, key = self.controls, event.key.name
+        key = event.key.name
         key = key.lower() if len(key) == 1 else key
-        steps = {
-            "ArrowLeft": (controls.sample, -1), "ArrowRight": (controls.sample, 1), "ArrowUp": (controls.slice, 1),
-            "ArrowDown": (controls.slice, -1), "[": (controls.threshold, -0.05), "]": (controls.threshold, 0.05),
-            ",": (controls.radius, -0.5), ".": (controls.radius, 0.5),
-        }  # fmt: skip
-        switches = {"b": controls.brush, "e": controls.erase}
         if key in steps:
             slider, step = steps[key]
             value = round(slider.value + step, 2)
@@ -64,11 +58,13 @@ class Keyboard:
             controls.base.value = ["Image", *MAPS][int(key) - 1]
         elif key == "?":
             show_keys()
-        elif not self.ready() or event.action.repeat:
+        elif not ready() or event.action.repeat:
             return
         elif key in switches:
             switches[key].value = not switches[key].value
-        elif key in self.actions:
-            done = self.actions[key]()
+        elif key in actions:
+            done = actions[key]()
             if inspect.isawaitable(done):
                 await done
+
+    ui.keyboard(press, ignore=["input", "textarea", "select"])

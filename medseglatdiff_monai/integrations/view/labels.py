@@ -66,7 +66,7 @@ def save_label(case: OpenCase, shown: Shown, draft: Draft, folder: str | Path, w
     if not who.strip():
         raise InputError("Nobody is named who accepts the label; write a name into the field 'Rater'.")
     ensemble, source = shown.ensemble, case.source
-    run = describe_run(dataclasses.replace(case.segmenter, inferer=shown.sampling), None, shown.sampling.seed)
+    run = describe_run(dataclasses.replace(case.segmenter, inferer=shown.sampling), None)
     labelled = {
         "by": who.strip(),
         "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nicegui import run, ui
 
-from ...bundle.segmenter import Segmenter
 from ...ensemble.inferer import sampling_settings
 from ...errors import InputError
 from .asking import Asking
 from .bundles import Bundles
 from .case import OpenCase, Shown
 from .controls import CURSOR, WELCOME, Controls
-from .keys import Keyboard, show_keys
+from .keys import listen, show_keys
 from .labels import save_label
 from .picker import Picker
 from .queue import Queue, find_disagreement, open_first, score_image
 from .stage import Stage
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -77,7 +77,7 @@ class Page:
         chosen = {
             "c": lambda: self.stage.choose(None), "z": self.stage.undo, "s": self._save, "n": self._open_next,
         }  # fmt: skip
-        Keyboard(controls, chosen, lambda: self.stage.shown is not None)
+        listen(controls, chosen, lambda: self.stage.shown is not None)
         ui.timer(0.5, self._show_progress)
         ui.timer(2.0, self._score)
         ui.timer(0.05, lambda: self._begin(opened), once=True)
@@ -111,7 +111,7 @@ class Page:
             return
         self.bundle_shown = name
         self.controls.say(f"Loading {name} …")
-        segmenter = await self.asking.ask(self._load_locked, name)
+        segmenter = await self.asking.ask(self._locked, self.bundles.load, name)
         if segmenter is None:
             # Unless another one was chosen meanwhile, which has yet to come.
             if self.bundle_shown == name:
@@ -133,9 +133,9 @@ class Page:
         self.bundle_shown = self.bundle
         self.controls.bundle.value = self.bundle
 
-    def _load_locked(self, name: str) -> Segmenter:
+    def _locked(self, function: Callable[..., T], *arguments: Any) -> T:
         with self.lock:
-            return self.bundles.load(name)
+            return function(*arguments)
 
     def _show_steps(self) -> None:
         """The bundle's own number of steps; a network of one mask takes none."""
@@ -220,8 +220,7 @@ class Page:
                 raise InputError("Something else was asked for: the remaining slices are of no use.")
             self.done = done
 
-        with self.lock:
-            return case.segment(number, steps, seed, point, progress=report)
+        return self._locked(case.segment, number, steps, seed, point, report)
 
     def _show_progress(self) -> None:
         case = self.stage.case
@@ -267,7 +266,7 @@ class Page:
         self.scoring = True
         segmenter, score = self.segmenter, None
         try:
-            score = await run.io_bound(self._score_locked, path, segmenter)
+            score = await run.io_bound(self._locked, score_image, path, segmenter)
         except Exception as error:  # one bad picture must not end the others
             logger.warning("%s has no place in the order: %s", path, error)
         finally:
@@ -276,10 +275,6 @@ class Page:
         if segmenter is self.segmenter:
             queue.scores[path] = score
         self._show_queue()
-
-    def _score_locked(self, path: Path, segmenter: Segmenter) -> float | None:
-        with self.lock:
-            return score_image(path, segmenter)
 
     def _change_theme(self) -> None:
         """As the system has it, then dark, then light."""

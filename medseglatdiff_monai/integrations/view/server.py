@@ -12,7 +12,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from ...bundle.segmenter import Segmenter
 from .bundles import Bundles
 from .controls import Controls
-from .guard import Gate, Guard
+from .guard import HOST, Gate, Guard
 from .page import Page
 from .queue import open_first
 
@@ -24,7 +24,6 @@ def serve(
     point: Sequence[float] | None,
     num_samples: int,
     seed: int,
-    host: str,
     port: int,
     show: bool,
     labels: str | Path,
@@ -33,8 +32,8 @@ def serve(
     # Before the browser opens: a wrong path is an error of the command.
     opened = None if path is None else open_first(path, segmenter, raters, labels)
     # A page elsewhere must not reach this one under another name that leads to 127.0.0.1.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
-    address = f"http://{host}:{port}"
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    address = f"http://{HOST}:{port}"
     # Flushed: the address is wanted now, also through a pipe.
     gate = Gate(port, lambda path: print(f"For another browser: {address}{path}", flush=True))
     app.add_middleware(Guard, gate=gate)
@@ -47,7 +46,7 @@ def serve(
     print(f"Open {address}{gate.path} (Ctrl-C ends it)", flush=True)
     # A browser that was busy for a while comes back to the same page; without the last messages it would load again.
     ui.run(
-        root, host=host, port=port, title="medseglatdiff", favicon="🫁", reload=False,
+        root, host=HOST, port=port, title="medseglatdiff", favicon="🫁", reload=False,
         show=gate.path if show else False, show_welcome_message=False, message_history_length=100,
         reconnect_timeout=30.0,
     )  # fmt: skip

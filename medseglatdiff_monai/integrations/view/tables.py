@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ import torch
 from ...ensemble.summary import measure_entropy
 from ...plots.comparison import RATER_COLOURS
 from ...predict.ensemble import Ensemble
-from ...predict.measure import Measurement, format_number, format_spread
+from ...predict.measure import format_number, format_spread
 from ...predict.wording import describe_agreement
 from .case import Shown
 
@@ -19,9 +18,18 @@ from .case import Shown
 def describe_sizes(shown: Shown, threshold: float, sample: int, number: int) -> str:
     """What the ensemble says, HTML: the samples' median first, how far they agree in slice `number`, all sizes."""
     ensemble = shown.ensemble
+    area, area_unit = ensemble.area(threshold, number)
+    pixels = area_unit == "px"
+    sizes = (
+        ("volume_mm3", "Volume", "mm³", ensemble.volume_mm3(threshold)),
+        ("diameter_mm", "Longest diameter", "mm", ensemble.diameter_mm(threshold)),
+        ("area_pixels" if pixels else "area_mm2", "Area" if pixels else "Area in this slice", area_unit, area),
+    )
     measures, rows = [], []
-    for key, name, size in _measure(ensemble, threshold, number):
-        measure = {**name, **size.describe()}
+    for key, name, unit, size in sizes:
+        if size is None:
+            continue
+        measure = {"name": name, "unit": unit, **size.describe()}
         measures.append(measure)
         rows.append(
             f"<tr><td>{measure['name']}, {measure['unit']}</td><td>{format_spread(measure)}</td>"
@@ -38,17 +46,6 @@ def describe_sizes(shown: Shown, threshold: float, sample: int, number: int) -> 
         f'<div class="headline">{first["name"]} {format_spread(first, first["unit"])}</div><div>{agreement}</div>'
         f'<table class="seg-table">{head}{"".join(rows)}</table>'
     )
-
-
-def _measure(ensemble: Ensemble, threshold: float, number: int) -> Iterator[tuple[str, dict[str, str], Measurement]]:
-    """Key, name with unit, and value of each size that the ensemble has, the area in slice `number`."""
-    area, unit = ensemble.area(threshold, number)
-    sizes = (
-        ("volume_mm3", "Volume", "mm³", ensemble.volume_mm3(threshold)),
-        ("diameter_mm", "Longest diameter", "mm", ensemble.diameter_mm(threshold)),
-        ("area_mm2" if unit == "mm²" else "area_pixels", "Area" if unit == "px" else "Area in this slice", unit, area),
-    )
-    return ((key, {"name": name, "unit": of}, size) for key, name, of, size in sizes if size is not None)
 
 
 def describe_raters(shown: Shown, threshold: float) -> str:
