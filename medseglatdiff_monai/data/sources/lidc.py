@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
+from monai.transforms import Resize
 
 from ...errors import InputError
 from ...io.dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
@@ -207,40 +207,21 @@ class LIDCSource(PublishedLIDCSplit, Source):
         image = ExtractSlice()(volume, index_to_point((middle, middle, 0), volume.affine.numpy()))
         # Slots are united over the slice's nodules: slot k of two nodules need not be the same person.
         masks = np.any([nodule.draw(index) for nodule in nodules], axis=0)
-        resized, resized_masks, affine = resize_slice(image, masks, size)
+        # Averages over the area of each new pixel (no aliasing, no overshoot).
+        resize = Resize((size, size), mode="area")
+        resized = resize(image)
         return PreparedCase(
             case=f"{prefix}_slice-{index}",
             image=_to_hu(resized),
-            masks=resized_masks,
+            # True where at least half of the new pixel's area is foreground.
+            masks=(resize(torch.from_numpy(masks).float()) >= 0.5).numpy(),
             spacing_mm=(
                 series.spacing_mm[0] * MATRIX_SIZE / size,
                 series.spacing_mm[1] * MATRIX_SIZE / size,
             ),
-            affine=affine,
+            affine=resized.affine.numpy(),
             extra={"nodules": [nodule.number for nodule in nodules if nodule.draw(index).any()]},
         )
-
-
-def resize_slice(image: MetaTensor, masks: np.ndarray, size: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """Resize a whole slice to a square, averaging over the area of each new pixel (no aliasing, no overshoot).
-
-    Args:
-        image: (1, H, W) with its (4, 4) affine.
-        masks: (R, H, W) bool.
-        size: the new side.
-
-    Returns:
-        The image (1, size, size); the masks (R, size, size) bool, true where at least half of the new pixel's area is
-        foreground; the affine of the new grid (pixel centres lie at the middle of the old pixels they cover).
-    """
-    height, width = image.shape[-2:]
-    plane = image.as_subclass(torch.Tensor).float()[None]
-    stack = torch.from_numpy(np.asarray(masks, dtype=np.float32))[None]
-    resized = torch.nn.functional.interpolate(plane, size=(size, size), mode="area")[0]
-    covered = torch.nn.functional.interpolate(stack, size=(size, size), mode="area")[0]
-    scale = np.diag([height / size, width / size, 1.0, 1.0])
-    scale[0, 3], scale[1, 3] = (height / size - 1) / 2, (width / size - 1) / 2
-    return resized, (covered >= 0.5).numpy(), np.asarray(image.affine.numpy()) @ scale
 
 
 def _match_slices(series: DicomSeries, zvals: np.ndarray, nodules: list[AnnotatedNodule]) -> dict[int, int]:
