@@ -201,7 +201,7 @@ class LIDCSource(PublishedLIDCSplit, Source):
         masks = np.any([nodule.draw(index) for nodule in nodules], axis=0)
         # Averages over the area of each new pixel (no aliasing, no overshoot).
         resize = Resize((self.size, self.size), mode="area")
-        resized = resize(image)
+        resized: Any = resize(image)
         return PreparedCase(
             case=f"{prefix}_slice-{index}",
             image=_to_hu(resized),

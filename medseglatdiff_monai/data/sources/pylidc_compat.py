@@ -11,7 +11,7 @@ from __future__ import annotations
 import configparser
 import importlib
 import importlib.metadata
-import importlib.util
+import importlib.resources
 import os
 import sys
 import threading
@@ -94,10 +94,7 @@ def _import_pylidc() -> types.ModuleType:
 
 
 def _resource_filename(package: str, name: str) -> str:
-    spec = importlib.util.find_spec(package)
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return str(Path(spec.submodule_search_locations[0]) / name)
+    return str(importlib.resources.files(package) / name)
 
 
 def _read_dicom_path() -> str:
