@@ -18,6 +18,7 @@ from monai.transforms import Resize
 from ...errors import InputError, check_integer
 from ...io.dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
 from ...io.planes import ExtractNoduleCrop, ExtractSlice, index_to_point
+from .images import round_hu
 from .lidc_annotations import MATRIX_SIZE, NUM_RATERS, AnnotatedNodule, crop_start, find_nodules, find_scan_number
 from .lidc_split import PublishedLIDCSplit
 from .pylidc_compat import load_pylidc, pylidc_version
@@ -180,7 +181,7 @@ class LIDCSource(PublishedLIDCSplit, Source):
             crop = extract(volume, point)
             yield PreparedCase(
                 case=f"{prefix}_nodule-{nodule.number}_slice-{number}",
-                image=_to_hu(crop),
+                image=round_hu(crop.as_tensor()[0].numpy()),
                 masks=nodule.draw(index)[:, row : row + size, column : column + size],
                 spacing_mm=series.spacing_mm,
                 affine=crop.affine.numpy(),
@@ -204,7 +205,7 @@ class LIDCSource(PublishedLIDCSplit, Source):
         resized: Any = resize(image)
         return PreparedCase(
             case=f"{prefix}_slice-{index}",
-            image=_to_hu(resized),
+            image=round_hu(resized.as_tensor()[0].numpy()),
             # True where at least half of the new pixel's area is foreground.
             masks=(resize(torch.from_numpy(masks).float()) >= 0.5).numpy(),
             spacing_mm=tuple(side * MATRIX_SIZE / self.size for side in series.spacing_mm),
@@ -231,9 +232,3 @@ def _match_slices(series: DicomSeries, zvals: np.ndarray, nodules: list[Annotate
             )
         places[index] = place
     return places
-
-
-def _to_hu(image: torch.Tensor) -> np.ndarray:
-    limits = np.iinfo(np.int16)
-    plane = np.rint(np.asarray(image.as_subclass(torch.Tensor))[0])
-    return np.clip(plane, limits.min, limits.max).astype(np.int16)
