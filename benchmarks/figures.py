@@ -161,37 +161,29 @@ def columns() -> str:
 
 def sources() -> str:
     """Markdown table of the data sources that somebody publishes."""
-    lines = ["| source | data set | licence | size | layout | split |", "|---|---|---|---|---|---|"]
+    rows = []
     for name, row in SOURCES.items():
         address = f"<{row.address}>" if row.address.startswith("https://") else row.address
         layout = row.layout.replace("*", "\\*")
-        lines.append(f"| `{name}` | {address} | {row.licence} | {row.size} | {layout} | {row.split} |")
-    return "\n".join(lines)
+        rows.append((f"`{name}`", address, row.licence, row.size, layout, row.split))
+    return markdown("| source | data set | licence | size | layout | split |", rows)
 
 
-def encoder() -> str:
+def encoder(result: dict) -> str:
     """Markdown table of one mask against an ensemble on the same pretrained encoder."""
-    name = "encoder_cvc_15_minutes"
-    result = read(name)
-    if result is None:
-        return NOT_RUN
-    rows, _ = by_system(result)
-    lines = ["| system | Dice | IoU | minutes | million parameters |", "|---|---|---|---|---|"]
-    for system, metrics in rows.items():
-        cells = [
-            f"{row['mean']:.3f} ({row['low']:.2f} to {row['high']:.2f})" for row in map(metrics.get, ("dice", "iou"))
-        ]
-        costs = metrics["dice"]
-        lines.append(
-            f"| {system} | {' | '.join(cells)} | {costs['training_minutes']:.1f} | {costs['parameters'] / 1e6:.1f} |"
-        )
-    measured = metrics["dice"]
-    table = "\n".join(lines)
-    return (
-        f"{table}\n\n{measured['num_cases']} validation frames of {measured['num_groups']} sequences of CVC-ClinicDB; "
+    rows = []
+    for system, metrics in by_system(result)[0].items():
+        measured = metrics["dice"]
+        cells = (interval_cell(metrics[name], digits=2) for name in ("dice", "iou"))
+        costs = f"{measured['training_minutes']:.1f}", f"{measured['parameters'] / 1e6:.1f}"
+        rows.append((system, *cells, *costs))
+    text = (
+        f"{measured['num_cases']} validation frames of {measured['num_groups']} sequences of CVC-ClinicDB; "
         "in brackets 95% bootstrap intervals by sequence. Every system was trained from scratch for the same time on "
-        f"one shared core.{fewer_steps(result)}\n\nFrom `benchmarks/results/{name}.json`."
+        f"one shared core.{fewer_steps(result)}"
     )
+    titles = "| system | Dice | IoU | minutes | million parameters |"
+    return section("", markdown(titles, rows), "encoder_cvc_15_minutes", text)
 
 
 def lung_encoder() -> str:
@@ -319,12 +311,10 @@ def comparison(name: str, trained: str) -> str:
     rows, real = by_system(result)
     lines = []
     for system, metrics in rows.items():
-        cells = []
-        for metric in ("ged_v", "hm_iou", "dice", "ece_band"):
-            row = metrics[metric]
-            mark = "*" if (system, metric) in real else ""
-            interval = "" if row["low"] is None else f" ({row['low']:.2f} to {row['high']:.2f})"
-            cells.append("–" if row["mean"] is None else f"{row['mean']:.3f}{mark}{interval}")
+        cells = [
+            interval_cell(metrics[metric], "*" if (system, metric) in real else "", digits=2)
+            for metric in ("ged_v", "hm_iou", "dice", "ece_band")
+        ]
         costs = metrics["ged_v"]
         parameters = "–" if costs["parameters"] is None else f"{costs['parameters'] / 1e6:.1f}"
         minutes = "–" if costs["training_minutes"] is None else f"{costs['training_minutes']:.1f}"
@@ -360,10 +350,12 @@ def comparison(name: str, trained: str) -> str:
     return section(head, markdown(titles, lines), name, f"{caveats}{differences}")
 
 
-def interval_cell(interval: dict) -> str:
-    """``mean (low to high)``."""
-    bounds = "" if interval["low"] is None else f" ({interval['low']:.3f} to {interval['high']:.3f})"
-    return f"{interval['mean']:.3f}{bounds}"
+def interval_cell(interval: dict, mark: str = "", digits: int = 3) -> str:
+    """``mean (low to high)``, a mark behind the mean; ``digits`` are those of the interval."""
+    if interval["mean"] is None:
+        return "–"
+    bounds = "" if interval["low"] is None else f" ({interval['low']:.{digits}f} to {interval['high']:.{digits}f})"
+    return f"{interval['mean']:.3f}{mark}{bounds}"
 
 
 def recipe(result: dict) -> str:
@@ -371,10 +363,10 @@ def recipe(result: dict) -> str:
     found, real = by_system(result)
     rows = []
     for system, measured in found.items():
-        cells = []
-        for metric in ("ged_v", "hm_iou", "dice", "soft_dice", "ece_band"):
-            row, mark = measured[metric], "*" if (system, metric) in real else ""
-            cells.append("–" if row["mean"] is None else interval_cell(row).replace(" (", f"{mark} (", 1))
+        cells = [
+            interval_cell(measured[metric], "*" if (system, metric) in real else "")
+            for metric in ("ged_v", "hm_iou", "dice", "soft_dice", "ece_band")
+        ]
         rows.append((system, *cells))
     overrides, measured = result["options"]["overrides"], next(iter(found.values()))["ged_v"]
     head = (
@@ -612,7 +604,6 @@ def render() -> dict[Path, str]:
         *(("how-to/add.md", path.name, example_file(path)) for path in sorted(EXAMPLES.glob("*.*"))),
         ("systems.md", "comparison", comparison("ambiguity_laptop", "an older configuration, without context")),
         ("variants.md", "drawing", sampling_choices()),
-        ("systems.md", "encoder", encoder()),
         ("variants.md", "lung encoder", lung_encoder()),
         *(("speed.md", key.replace("_", " "), speed(read(key), key, image)) for key, image in SPEED_PLOTS.items()),
     ]
@@ -620,6 +611,7 @@ def render() -> dict[Path, str]:
         ("how-to/dicom.md", "volumes", "volume_coverage", volumes),
         ("reference/reliability.md", "guards", "guards", guards),
         ("how-to/prepare-lidc.md", "prepare_lidc figures", "prepare_lidc", preparation),
+        ("systems.md", "encoder", "encoder_cvc_15_minutes", encoder),
         ("systems.md", "system costs", "system_costs", system_costs),
         ("variants.md", "volume costs", "system_costs", volume_costs),
         ("variants.md", "recipe", "recipe", recipe),

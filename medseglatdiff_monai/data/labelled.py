@@ -19,7 +19,7 @@ from ..files import save_json
 from ..locks import locked
 from .case_files import write_case
 from .datalist import load_dataset_info
-from .sources.images import to_int16
+from .sources.images import round_hu, to_int16
 from .sources.source import PreparedCase, natural_key
 from .splits import SPLITS
 
@@ -89,14 +89,14 @@ def crop_case(
         plane: (1, H, W).
         mask: (H, W).
         path: of the volume, for messages.
-        hounsfield: the values are Hounsfield units, of which half a one is noise: they may be rounded.
+        hounsfield: the values are Hounsfield units, which may be rounded.
         extra: of the case.
 
     Raises:
         InputError: values that are no whole numbers of 16 bits.
     """
     values = plane.as_tensor()[0].numpy()
-    image = np.rint(values).clip(-32768, 32767).astype(np.int16) if hounsfield else to_int16(values, path)
+    image = round_hu(values) if hounsfield else to_int16(values, path)
     affine = np.asarray(plane.affine, dtype=float)
     spacing = tuple(float(value) for value in np.linalg.norm(affine[:3, :2], axis=0))
     return PreparedCase(name, image, mask[None], spacing, affine, extra)

@@ -127,22 +127,12 @@ class ConsensusHausdorff95(ConsensusMetric):
     """Mean HD95 of the fused samples and the fused raters; see `hausdorff_95` and `ConsensusMetric`.
 
     Args:
-        threshold: see `ConsensusMetric`.
-        level: likewise.
-        tie: likewise.
         spacing: side of a pixel; the distance is in its unit.
-        ignore_empty: see `ConsensusMetric`.
+        arguments: see `ConsensusMetric`.
     """
 
-    def __init__(
-        self,
-        threshold: float = 0.5,
-        level: float = 0.5,
-        tie: str = "foreground",
-        spacing: float | Sequence[float] = 1.0,
-        ignore_empty: bool = False,
-    ) -> None:
-        super().__init__(threshold, level, tie, ignore_empty)
+    def __init__(self, *, spacing: float | Sequence[float] = 1.0, **arguments) -> None:
+        super().__init__(**arguments)
         _check_spacing(spacing)
         self.score = partial(hausdorff_95, spacing=spacing)
 

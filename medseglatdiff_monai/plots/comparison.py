@@ -76,8 +76,7 @@ def plot_comparison(
             axes = figure.add_axes(
                 (left / width, bottom / height, TILE_INCHES / width, TILE_INCHES / height), xticks=[], yticks=[]
             )
-            for spine in axes.spines.values():
-                spine.set_visible(False)
+            axes.spines[:].set_visible(False)
             if row == 0:
                 axes.set_title(name, fontsize=9.5, color=TEXT_COLOUR, pad=4, loc="left")
             masks = case.raters if "raters" in name.lower() else case.samples

@@ -50,8 +50,7 @@ def plot_reconstructions(images: Sequence[RebuiltImage], path: str | Path, title
             left, bottom = 0.15 + column * wide, height - HEAD_INCHES - row * tall - TILE_INCHES
             place = (left / width, bottom / height, TILE_INCHES / width, TILE_INCHES / height)
             axes = figure.add_axes(place, xticks=[], yticks=[])
-            for spine in axes.spines.values():
-                spine.set_visible(False)
+            axes.spines[:].set_visible(False)
             axes.imshow(values, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
             if row == 0:
                 axes.set_title(name, fontsize=9.5, color=TEXT_COLOUR, pad=4, loc="left")

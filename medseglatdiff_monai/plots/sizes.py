@@ -44,8 +44,7 @@ def plot_sizes(measure: Mapping[str, Any], by_threshold: Sequence[float], thresh
         axes.set_ylim(0.0, top)
         axes.set_ylabel(measure["unit"], fontsize=8.5, color=TEXT_COLOUR)
         axes.tick_params(labelsize=8, colors="#555555")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        axes.spines[["top", "right"]].set_visible(False)
     return _save(figure)
 
 
@@ -79,8 +78,7 @@ def plot_slices(
         if number == clicked:
             name, weight = f"{name}, clicked", "bold"
         axes.set_title(name, fontsize=8, weight=weight, color=TEXT_COLOUR, pad=3)
-        for spine in axes.spines.values():
-            spine.set(visible=number == clicked, color=SAMPLE_COLOUR, linewidth=3.0)
+        axes.spines[:].set(visible=number == clicked, color=SAMPLE_COLOUR, linewidth=3.0)
     return _save(figure)
 
 

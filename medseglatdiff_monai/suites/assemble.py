@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
+from ..bundle.training_record import read_record
 from ..evaluation.columns import COLUMNS
 from ..provenance import provenance
 from .member import Member
 from .notes import Notes
 from .request import Request
 from .results import SUITE_RESULT_VERSION
-from .reuse import read_costs, stage_minutes
+from .reuse import stage_minutes
 from .scoring import EVALUATION_SEED, Scored
 from .statistics import compare_groups, group_interval, holm
 from .suite import Suite
@@ -158,7 +159,7 @@ def _seconds_per_sample(table: Table) -> float | None:
 def _costs(members: Sequence[Member]) -> dict[str, Any]:
     minutes = [sum(taken.values()) for member in members if (taken := stage_minutes(member.run))]
     # training.json counts the whole segmenter, not the codec alone.
-    counted = {} if members[0].system.reconstruction else read_costs(members[-1].run)
+    counted = {} if members[0].system.reconstruction else read_record(members[-1].run)
     return {
         "parameters": counted.get("parameters"),
         "multiply_accumulates": counted.get("multiply_accumulates"),

@@ -7,7 +7,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from ..evaluation.columns import COLUMNS
@@ -75,7 +74,6 @@ def plot_scores(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> li
 
 def _axes(width: float = 5.6, height: float = 3.7) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
-    FigureCanvasSVG(figure)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="#e6e6e6", linewidth=0.7)

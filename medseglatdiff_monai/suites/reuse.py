@@ -108,14 +108,9 @@ def _differences(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
     return found
 
 
-def read_costs(run: Path) -> dict[str, Any]:
-    """``training.json`` of a run: minutes of its stages, reused ones included, and the network's costs."""
-    return read_record(run)
-
-
 def stage_minutes(run: Path) -> dict[str, float]:
-    """Minutes of training that each stage of a run has had."""
-    return {stage: float(took.get("minutes", 0.0)) for stage, took in read_costs(run).get("stages", {}).items()}
+    """Minutes of training that each stage of a run has had, reused ones included."""
+    return {stage: float(took.get("minutes", 0.0)) for stage, took in read_record(run).get("stages", {}).items()}
 
 
 def share_codecs(member: Member, stages: Sequence[str], request: Request, record: SuiteRecord) -> None:
@@ -126,7 +121,7 @@ def share_codecs(member: Member, stages: Sequence[str], request: Request, record
             continue
         key, kept = _find_codec(member, stage, request)
         if kept.is_file() and key in record.codecs:
-            costs = read_costs(member.run)
+            costs = read_record(member.run)
             costs["stages"] = {**costs.get("stages", {}), stage: record.codecs[key]}
             save_json(costs, member.run / RECORD_FILE)
             save_bytes(kept.read_bytes(), target)
@@ -141,7 +136,7 @@ def keep_codecs(member: Member, stages: Sequence[str], request: Request, record:
         key, kept = _find_codec(member, stage, request)
         if key not in record.codecs or not kept.is_file():
             save_bytes(weights.read_bytes(), kept)
-            costs = read_costs(member.run).get("stages", {}).get(stage, {})
+            costs = read_record(member.run).get("stages", {}).get(stage, {})
             record.codecs[key] = {"trained_by": member.run.name, **costs}
             record.save()
 

@@ -54,17 +54,13 @@ def _ratio(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray:
     return sums.sum(axis) / counts.sum(axis)
 
 
-def group_interval(
-    scores: pd.Series, groups: pd.Series, confidence: float = 0.95, num_resamples: int = 2000, seed: int = 0
-) -> Interval:
-    """Bias-corrected and accelerated bootstrap interval of the mean of ``scores``, groups resampled with replacement.
+def group_interval(scores: pd.Series, groups: pd.Series, num_resamples: int = 2000) -> Interval:
+    """Bias-corrected and accelerated 95% bootstrap interval of the mean of ``scores``, its groups resampled.
 
     Args:
         scores: one value for each case; NaN where the metric is not defined for it.
         groups: the group of each case, with the same index.
-        confidence: level of the interval.
         num_resamples: number of resamples.
-        seed: seed of the resampling.
 
     Returns:
         The interval. One group gives no interval (NaN); groups whose means are all alike give the mean twice.
@@ -84,8 +80,8 @@ def group_interval(
                 # Where nearly all groups are alike, scipy cannot bias-correct and says so: percentiles then.
                 warnings.simplefilter("ignore")
                 result = stats.bootstrap(
-                    (sums, counts), _ratio, paired=True, vectorized=True, confidence_level=confidence, method=method,
-                    n_resamples=num_resamples, rng=np.random.default_rng(seed), batch=500,
+                    (sums, counts), _ratio, paired=True, vectorized=True, confidence_level=0.95, method=method,
+                    n_resamples=num_resamples, rng=np.random.default_rng(0), batch=500,
                 ).confidence_interval  # fmt: skip
             low, high = float(result.low), float(result.high)
             if math.isfinite(low) and math.isfinite(high):
@@ -93,19 +89,18 @@ def group_interval(
     return Interval(mean, low, high, len(defined), len(sums))
 
 
-def compare_groups(first: pd.DataFrame, second: pd.DataFrame, metric: str, **options: float) -> Comparison:
+def compare_groups(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> Comparison:
     """Mean difference ``first - second`` of a metric over the cases that both have, its interval and p-value.
 
     Args:
         first: frame indexed by case, with the column ``group`` and the metric's.
         second: the same of the other system.
         metric: column.
-        options: see :func:`group_interval`.
     """
     cases = first.index.intersection(second.index)
     difference = (first.loc[cases, metric] - second.loc[cases, metric]).dropna()
     groups = first.loc[difference.index, "group"]
-    interval = group_interval(difference, groups, **options)  # type: ignore[arg-type]
+    interval = group_interval(difference, groups)
     p = math.nan
     if interval.num_groups > 1:
         means = difference.groupby(groups).mean().to_numpy()
@@ -125,15 +120,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def is_significant(row: Mapping[str, Any], level: float = 0.05) -> bool:
-    """Whether a comparison says that two systems differ: corrected p below ``level``, and 0 outside of the interval.
+def is_significant(row: Mapping[str, Any]) -> bool:
+    """Whether a comparison says that two systems differ: corrected p below 5%, and 0 outside of the interval.
 
     Args:
         row: entry of ``comparisons`` in ``results.json``: ``p_holm``, ``low`` and ``high``; ``None`` or NaN where they
             are not defined, which says nothing.
-        level: of the test.
     """
     if any(row[name] is None or not math.isfinite(row[name]) for name in ("p_holm", "low", "high")):
         return False
     # An end at exactly 0 leaves 0 inside.
-    return bool(row["p_holm"] < level and (row["low"] > 0 or row["high"] < 0))
+    return bool(row["p_holm"] < 0.05 and (row["low"] > 0 or row["high"] < 0))

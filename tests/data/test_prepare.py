@@ -604,6 +604,10 @@ def test_cvc_with_sequences_of_ones_own(tmp_path):
     with pytest.raises(InputError, match=r"a\.png: not a frame of CVC-ClinicDB .*--sequences-file"):
         prepare("cvc-clinicdb", tmp_path / "src", output_dir=tmp_path / "out", workers=1)
     sequences = tmp_path / "sequences.csv"
+    # The line of the file, blank lines counted.
+    sequences.write_text("frame,sequence\n\na,x\na,y\n")
+    with pytest.raises(InputError, match=r"sequences\.csv, line 4: the frame a is listed twice"):
+        make_source("cvc-clinicdb", sequences_file=str(sequences))
     sequences.write_text("frame,sequence\na,x\nb,x\n")
     path = prepare(
         "cvc-clinicdb", tmp_path / "src", output_dir=tmp_path / "out", sequences_file=str(sequences), workers=1

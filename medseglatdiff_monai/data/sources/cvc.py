@@ -101,13 +101,15 @@ def _read_sequences(path: Path) -> dict[str, str]:
     """Frame to sequence, of a CSV with the header ``frame,sequence``."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(handle) if any(row)]
+            reader = csv.reader(handle)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read the sequences file ({error}).") from error
-    if not rows or [cell.lower() for cell in rows[0]] != ["frame", "sequence"]:
-        raise InputError(f"{path}: the header is {rows[0] if rows else 'missing'}; expected 'frame,sequence'.")
+    header = rows[0][1] if rows else []
+    if [cell.lower() for cell in header] != ["frame", "sequence"]:
+        raise InputError(f"{path}: the header is {header or 'missing'}; expected 'frame,sequence'.")
     sequences: dict[str, str] = {}
-    for number, row in enumerate(rows[1:], start=2):
+    for number, row in rows[1:]:
         if len(row) != 2 or not row[1]:
             raise InputError(f"{path}, line {number}: {row}; expected a frame and its sequence.")
         if row[0] in sequences:

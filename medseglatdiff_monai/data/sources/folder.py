@@ -46,6 +46,7 @@ class FolderSource(Source):
         group_unit="group",
     )
     src_required = False
+    suffixes = IMAGE_SUFFIXES
     path_options = frozenset({"images", "masks"})
 
     def __init__(
@@ -79,10 +80,6 @@ class FolderSource(Source):
                 "of another patient, --group-pattern '.+' says so."
             )
 
-    def wants(self, member_name: str) -> bool:
-        """Only files that can be images."""
-        return member_name.lower().endswith(IMAGE_SUFFIXES)
-
     def find_cases(self, src: Path | None) -> list[Case]:
         """One case per image."""
         if src is not None and self.images is not None:
@@ -114,11 +111,10 @@ class FolderSource(Source):
                         "nothing)."
                     )
                 found.append(str(mask))
-            case_id = make_case_id(stem)
-            if not CASE_ID.fullmatch(case_id):
+            if not CASE_ID.fullmatch(make_case_id(stem)):
                 raise InputError(f"{path}: its name is no name of a case; expected {CASE_ID_MEANS}. Rename it.")
             group = self._find_group(stem, path)
-            cases.append(Case(stem, group, (case_id, str(path), found), {"image": stem}, (str(path), *found)))
+            cases.append(Case(stem, group, columns={"image": stem}, files=(str(path), *found)))
         return cases
 
     def _find_group(self, stem: str, path: Path) -> str:
@@ -138,11 +134,10 @@ class FolderSource(Source):
 
     def read(self, case: Case) -> Iterator[PreparedCase]:
         """The image at native size."""
-        case_id, image_path, mask_paths = case.payload
-        image = read_image(Path(image_path), self.volumes)
-        paths = [Path(path) for path in mask_paths]
-        masks = read_masks(paths, Path(image_path), image.array, self.volumes, image.affine)
-        yield PreparedCase(case_id, image.array, masks, image.spacing_mm, image.affine)
+        image_path, *mask_paths = (Path(file) for file in case.files)
+        image = read_image(image_path, self.volumes)
+        masks = read_masks(mask_paths, image_path, image.array, self.volumes, image.affine)
+        yield PreparedCase(make_case_id(case.key), image.array, masks, image.spacing_mm, image.affine)
 
 
 def _find_layout(src: Path) -> tuple[Path, list[Path]]:

@@ -254,6 +254,12 @@ def _read_nifti(path: Path, volume: bool = False) -> tuple[np.ndarray, tuple[flo
     return array, tuple(float(width) for width in np.linalg.norm(affine[:3, :dims], axis=0)), affine
 
 
+def round_hu(values: np.ndarray) -> np.ndarray:
+    """Hounsfield units, of which half a one is noise, as the nearest int16."""
+    limits = np.iinfo(np.int16)
+    return np.rint(values).clip(limits.min, limits.max).astype(np.int16)
+
+
 def to_int16(array: np.ndarray, path: Path) -> np.ndarray:
     """Whole numbers as uint8 where the file of an image says so, else as int16.
 

