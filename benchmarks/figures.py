@@ -54,7 +54,19 @@ CARD = {
 GROUPS = {"lung": "patients", "polyp": "sequences"}
 # With fewer groups the model card shows no intervals.
 MIN_GROUPS = 5
-ENCODER_METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "ece_band", "samples_nonempty")
+WEIGHTS_METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "ece_band", "samples_nonempty")
+# Weights that a table compares → their result files.
+LUNG_ENCODER = (
+    ("without encoder, as shipped in 0.5.4", "lung_encoder_without_validation"),
+    ("with encoder", "lung_encoder_validation"),
+    ("mean of both weights", "lung_encoder_mean_validation"),
+)
+LUNG_SCORING = (
+    ("as shipped in 0.6.0", "lung_scoring_before_validation"),
+    ("a quarter of the new weights", "lung_scoring_quarter_validation"),
+    ("half", "lung_scoring_half_validation"),
+    ("three quarters", "lung_scoring_three_quarters_validation"),
+)
 IN_METADATA = ("dice", "iou", "ged_v", "hm_iou")
 # How far the costs of systems can be trusted.
 TIMES = (
@@ -186,19 +198,15 @@ def encoder(result: dict) -> str:
     return section("", markdown(titles, rows), "encoder_cvc_15_minutes", text)
 
 
-def lung_encoder() -> str:
-    """Markdown table of the lung bundle with and without an ImageNet encoder beside its context."""
+def lung_weights(*named: tuple[str, str]) -> str:
+    """Markdown table of several weights of the lung bundle: what they are called, and their result files."""
     rows = []
-    for name, source in (
-        ("without encoder, as shipped in 0.5.4", "lung_encoder_without_validation"),
-        ("with encoder", "lung_encoder_validation"),
-        ("mean of both weights", "lung_encoder_mean_validation"),
-    ):
+    for name, source in named:
         result = read(source)
         if result is not None:
             summary = result["summary"]
-            rows.append((name, *(f"{summary[metric]:.3f}" for metric in ENCODER_METRICS)))
-    titles = " | ".join(COLUMNS[metric].label for metric in ENCODER_METRICS)
+            rows.append((name, *(f"{summary[metric]:.3f}" for metric in WEIGHTS_METRICS)))
+    titles = " | ".join(COLUMNS[metric].label for metric in WEIGHTS_METRICS)
     return markdown(f"| 300 validation slices, 16 samples | {titles} |", rows)
 
 
@@ -604,7 +612,8 @@ def render() -> dict[Path, str]:
         *(("how-to/add.md", path.name, example_file(path)) for path in sorted(EXAMPLES.glob("*.*"))),
         ("systems.md", "comparison", comparison("ambiguity_laptop", "an older configuration, without context")),
         ("variants.md", "drawing", sampling_choices()),
-        ("variants.md", "lung encoder", lung_encoder()),
+        ("variants.md", "lung encoder", lung_weights(*LUNG_ENCODER)),
+        ("variants.md", "lung scoring", lung_weights(*LUNG_SCORING)),
         *(("speed.md", key.replace("_", " "), speed(read(key), key, image)) for key, image in SPEED_PLOTS.items()),
     ]
     for page, mark, source, describe in (
