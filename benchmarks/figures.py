@@ -54,6 +54,8 @@ CARD = {
 GROUPS = {"lung": "patients", "polyp": "sequences"}
 # With fewer groups the model card shows no intervals.
 MIN_GROUPS = 5
+# With fewer groups a bootstrap interval is too narrow.
+FEW_GROUPS = 20
 WEIGHTS_METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "ece_band", "samples_nonempty")
 # Weights that a table compares → their result files.
 LUNG_ENCODER = (
@@ -135,7 +137,9 @@ def table(key: str, result: dict) -> str:
         f"{result['settings']['threshold']}. The figures are means over the {unit}, on {grid}."
     )
     if intervals:
-        head += f" In brackets: 95% bootstrap intervals over the {groups} {GROUPS.get(key, unit)}."
+        which = ", or those of them in whom the metric is defined" if cases["dice"].isna().any() else ""
+        few = ", too few for more than a rough idea" if groups < FEW_GROUPS else ""
+        head += f" In brackets: 95% bootstrap intervals over the {groups} {GROUPS.get(key, unit)}{which}{few}."
     return f"{head}\n\n{markdown('| metric | value | |', rows)}"
 
 
@@ -208,6 +212,20 @@ def lung_weights(*named: tuple[str, str]) -> str:
             rows.append((name, *(f"{summary[metric]:.3f}" for metric in WEIGHTS_METRICS)))
     titles = " | ".join(COLUMNS[metric].label for metric in WEIGHTS_METRICS)
     return markdown(f"| 300 validation slices, 16 samples | {titles} |", rows)
+
+
+def lung_scoring() -> str:
+    """What a further continuation of scoring does to the lung bundle."""
+    compared = read("lung_scoring")
+    if compared is None:
+        return NOT_RUN
+    differences = "; ".join(
+        f"{COLUMNS[metric].label} {row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        for metric, row in ((metric, compared["metrics"][metric]["difference"]) for metric in compared["metrics"])
+        if metric in WEIGHTS_METRICS
+    )
+    text = f"Differences of half the new weights from 0.6.0, with 95% bootstrap intervals over patients: {differences}."
+    return section("", lung_weights(*LUNG_SCORING), "lung_scoring", text)
 
 
 def example_file(path: Path) -> str:
@@ -613,7 +631,7 @@ def render() -> dict[Path, str]:
         ("systems.md", "comparison", comparison("ambiguity_laptop", "an older configuration, without context")),
         ("variants.md", "drawing", sampling_choices()),
         ("variants.md", "lung encoder", lung_weights(*LUNG_ENCODER)),
-        ("variants.md", "lung scoring", lung_weights(*LUNG_SCORING)),
+        ("variants.md", "lung scoring", lung_scoring()),
         *(("speed.md", key.replace("_", " "), speed(read(key), key, image)) for key, image in SPEED_PLOTS.items()),
     ]
     for page, mark, source, describe in (

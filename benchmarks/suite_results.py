@@ -40,9 +40,9 @@ PRINTED = {"all-systems": ("paper-table-2", "paper-table-3")}
 NOTHING = "–"
 # Why a figure of the paper stands beside ours and is not the same experiment.
 PAPER = {
-    "lung_nodule_ct_latent_diffusion": "whole slices of 128², another split, a GPU",
-    "skin_lesion_dermoscopy_latent_diffusion": "another split, a GPU",
-    "polyp_colonoscopy_latent_diffusion": "a split by frames, so that a sequence is on both sides, a GPU",
+    "lung_nodule_ct_latent_diffusion": "whole slices of 128², another split, and a GPU",
+    "skin_lesion_dermoscopy_latent_diffusion": "another split, and a GPU",
+    "polyp_colonoscopy_latent_diffusion": "a split by frames, with frames of one sequence on both sides, and a GPU",
 }
 
 

@@ -65,7 +65,7 @@ def test_best_system_is_named_with_what_is_settled(suite_results: ModuleType) ->
     # The column of minutes is empty for all.
     assert "| system | Dice | million parameters | GMAC | s per sample |" in text
     assert "| in the paper (here) | Dice |\n|---|---|\n| UNet | 0.856 (0.700) |\n" in text
-    assert "The paper's experiment is another one: another split, a GPU." in text
+    assert "The paper's experiment is another one: another split, and a GPU." in text
     # Differences are for suites that change one choice at a time.
     assert "| difference from" not in text
     differences = suite_results._differences({**found, "suite": "mask-codecs"}, "Ours")

@@ -162,7 +162,7 @@ def paste_crop(crop: Any, meta: Mapping[str, Any], out: torch.Tensor | None = No
         out: (C, X, Y, Z) to write into, e.g. for several slices of one nodule; default zeros.
 
     Returns:
-        (C, X, Y, Z) in the volume's own axes: `out`, or a new tensor of the crop's type.
+        (C, X, Y, Z) on the CPU, in the volume's own axes: `out`, or a new tensor of the crop's type.
 
     Raises:
         InputError: shapes that do not fit together, or a meta without the crop's position.

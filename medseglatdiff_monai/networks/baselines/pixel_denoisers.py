@@ -150,7 +150,8 @@ class MedSegDiffDenoiser(DiffusionModelUNet):
         condition_channels: channels of the image.
         image_size: side of the image, by which the filters are sized; a multiple of 2 ** (levels - 1).
         **unet: arguments of MONAI's ``DiffusionModelUNet`` except dimensions and channels of input and output. E_I
-            takes ``channels``, ``num_res_blocks``, ``num_head_channels`` and ``norm_num_groups`` as well.
+            takes ``channels``, ``num_res_blocks``, ``num_head_channels`` and ``norm_num_groups`` as well, which must
+            be given.
 
     Raises:
         InputError: ``image_size`` cannot be halved at every level.
