@@ -219,10 +219,10 @@ def lung_scoring() -> str:
     compared = read("lung_scoring")
     if compared is None:
         return NOT_RUN
+    rows = {name: found["difference"] for name, found in compared["metrics"].items() if name in WEIGHTS_METRICS}
     differences = "; ".join(
-        f"{COLUMNS[metric].label} {row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-        for metric, row in ((metric, compared["metrics"][metric]["difference"]) for metric in compared["metrics"])
-        if metric in WEIGHTS_METRICS
+        f"{COLUMNS[name].label} {row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        for name, row in rows.items()
     )
     text = f"Differences of half the new weights from 0.6.0, with 95% bootstrap intervals over patients: {differences}."
     return section("", lung_weights(*LUNG_SCORING), "lung_scoring", text)
