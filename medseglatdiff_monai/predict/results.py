@@ -133,16 +133,10 @@ def _write(
     folder: Path,
 ) -> dict[str, str]:
     """Write the ensemble of an image that is taken whole, or those of a volume's nodules; returns the files' names."""
-    suffix = "png" if isinstance(source, RasterInput) else "nii.gz"
-    names = {kind: f"{source.stem}_{kind}.{suffix}" for kind in ("consensus", "confidence")}
-    pasted = []
     if isinstance(source, RasterInput):
-        save_png(found[0].fused, folder / names["consensus"])
-        save_png(found[0].confidence, folder / names["confidence"])
+        names = _write_picture(source, found[0], folder)
     else:
-        pasted = [_paste(source, one, entry) for one, entry in zip(found, described, strict=True)]
-        for name, values in zip(names.values(), _merge(source, pasted), strict=True):
-            save_volume(values, source, folder / name)
+        names = _write_volume(source, found, described, writer, folder)
     for number, one in enumerate(found, start=1):
         end = f"_{number}" if len(found) > 1 else ""
         samples, panel = f"samples{end}", f"panel{end}"
@@ -151,9 +145,29 @@ def _write(
         np.savez_compressed(folder / names[samples], **kept.arrays())  # type: ignore[arg-type]
         title = source.stem + (f", nodule {number}" if end else "")
         save_panel(one, folder / names[panel], title, run, described[number - 1])
-    if writer is not None:
-        names.update(writer.write(pasted, folder, source.stem))
     return names
+
+
+def _write_picture(source: RasterInput, found: Ensemble, folder: Path) -> dict[str, str]:
+    names = {kind: f"{source.stem}_{kind}.png" for kind in ("consensus", "confidence")}
+    save_png(found.fused, folder / names["consensus"])
+    save_png(found.confidence, folder / names["confidence"])
+    return names
+
+
+def _write_volume(
+    source: VolumeInput,
+    found: Sequence[Ensemble],
+    described: Sequence[dict[str, Any]],
+    writer: DicomWriter | None,
+    folder: Path,
+) -> dict[str, str]:
+    """Masks and confidence of all nodules on the volume's grid, and what DICOM needs of them."""
+    names = {kind: f"{source.stem}_{kind}.nii.gz" for kind in ("consensus", "confidence")}
+    pasted = [_paste(source, one, entry) for one, entry in zip(found, described, strict=True)]
+    for name, values in zip(names.values(), _merge(source, pasted), strict=True):
+        save_volume(values, source, folder / name)
+    return names | (writer.write(pasted, folder, source.stem) if writer else {})
 
 
 def _paste(source: VolumeInput, found: Ensemble, measurements: dict[str, Any]) -> SegmentedNodule:
