@@ -93,12 +93,18 @@ def test_direct_passes_are_those_of_the_bundle(prediction_type: str, passes: int
     noise = np.random.default_rng(0).standard_normal((2, 3 * passes, 4, 4)).astype(np.float32)
     expected = sample(
         lambda z, t: 0.3 * z + t.view(-1, 1, 1, 1) / 1000, torch.from_numpy(noise), process, passes, "direct",
-        noise_scale=0.7,
+        noise_scale=0.7, common_channels=1,
     )  # fmt: skip
     timesteps = direct_timesteps(1000, passes)
     assert timesteps == process.direct_timesteps(passes)
     found = solve_directly(
-        lambda z, t: 0.3 * z + t[0] / 1000, noise, process.alpha_bar.double().numpy(), timesteps, prediction_type, 0.7
+        lambda z, t: 0.3 * z + t[0] / 1000,
+        noise,
+        process.alpha_bar.double().numpy(),
+        timesteps,
+        prediction_type,
+        0.7,
+        1,
     )
     np.testing.assert_allclose(found, expected.numpy(), rtol=2e-4, atol=2e-4)
 

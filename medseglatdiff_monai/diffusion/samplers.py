@@ -8,6 +8,7 @@ Random numbers come from one generator per sample, so that a sample does not dep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -33,6 +34,7 @@ class Run:
     num_inference_steps: int
     generators: Sequence[torch.Generator]
     noise_scale: float
+    common_channels: int
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def sample(
     sampler: str = "dpm++",
     generators: Sequence[torch.Generator] | None = None,
     noise_scale: float = 1.0,
+    common_channels: int = 0,
 ) -> torch.Tensor:
     """Run the reverse process.
 
@@ -93,6 +96,8 @@ def sample(
         generators: one generator for each of the B samples; only ``"ddpm"`` needs them.
         noise_scale: factor on the noise that ``"direct"`` starts from. The other samplers ignore it: their path
             begins with noise of the schedule's own size.
+        common_channels: how many of the channels that ``"direct"`` starts from are one number for the whole image, by
+            which a sample can differ as a whole: the mean over the positions, scaled to deviation 1.
 
     Returns:
         Scaled latent x_0 (B, d, h, w[, e]); divide by ``process.input_scale`` for the standardised latent.
@@ -114,7 +119,7 @@ def sample(
         raise InputError(
             f"sampler {sampler!r} draws noise at every step: give one generator for each of {len(noise)} samples."
         )
-    return row.run(Run(denoise, noise, process, num_inference_steps, generators or (), noise_scale))
+    return row.run(Run(denoise, noise, process, num_inference_steps, generators or (), noise_scale, common_channels))
 
 
 def _sample_direct(run: Run) -> torch.Tensor:
@@ -130,10 +135,22 @@ def _sample_direct(run: Run) -> torch.Tensor:
         )
     for part, t in zip(noise.chunk(passes, dim=1), timesteps, strict=True):
         batch = _repeat(t, part)
-        z_t = run.noise_scale * part if x_0 is None else process.add_noise(x_0, part, batch)
+        if x_0 is None:
+            z_t = run.noise_scale * _make_common(part, run.common_channels)
+        else:
+            z_t = process.add_noise(x_0, part, batch)
         x_0 = process.predict_x0(run.denoise(z_t, batch), z_t, batch)
     assert x_0 is not None
     return x_0
+
+
+def _make_common(noise: torch.Tensor, channels: int) -> torch.Tensor:
+    """Noise (B, d, h, w[, e]) whose first channels are constant: the mean of n numbers has deviation 1/√n."""
+    if channels == 0:
+        return noise
+    first = noise[:, :channels]
+    common = first.flatten(2).sum(2) / math.sqrt(math.prod(first.shape[2:]))
+    return torch.cat([common.reshape(*common.shape, *[1] * (noise.ndim - 2)).expand_as(first), noise[:, channels:]], 1)
 
 
 def _sample_ddim(run: Run) -> torch.Tensor:

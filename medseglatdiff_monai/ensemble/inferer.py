@@ -128,7 +128,8 @@ def sampling_settings(inferer: SamplingSettings, network: nn.Module) -> dict[str
     network, takes neither sampler nor steps from the settings.
     """
     names = (
-        "num_inference_steps", "sampler", "guidance_scale", "test_time_augmentation", "noise_scale", "sample_noise",
+        "num_inference_steps", "sampler", "guidance_scale", "test_time_augmentation", "noise_scale",
+        "common_noise_channels", "sample_noise",
     )  # fmt: skip
     own = {name: getattr(network, name, None) for name in names}
     process = getattr(network, "process", None)

@@ -109,7 +109,10 @@ class ScoringNetwork(nn.Module):
         condition, mean_mask_logits = net.conditioner.condition_and_mean_mask(image)
         own = condition.repeat_interleave(m, dim=0)
         noise = torch.randn(batch * m, *rater_latents.shape[2:], device=image.device)
-        x_0 = sample(lambda z_t, t: net.denoise(z_t, t, own), noise, net.process, 1, "direct").float()
+        x_0 = sample(
+            lambda z_t, t: net.denoise(z_t, t, own), noise, net.process, 1, "direct",
+            common_channels=net.common_noise_channels,
+        ).float()  # fmt: skip
         result = {
             "sample_latents": x_0.unflatten(0, (batch, m)),
             "sample_logits": net.decode_latents(x_0).float().squeeze(1).unflatten(0, (batch, m)),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from statistics import NormalDist
 
 import torch
 
 # How the noise of a case's samples hangs together; a result's settings say it.
-SAMPLE_NOISE = "opposite pairs"
+SAMPLE_NOISE = "spread evenly"
+# Its multiples modulo 1 stay as evenly spread as they can, however many there are (a Kronecker sequence).
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 def noise_generator(
@@ -25,23 +29,37 @@ def noise_generator(
         pass_index: number of the pass of the direct sampler.
     """
     owner = f"{seed}/{case}/{sample_index}" + (f"/{pass_index}" if pass_index else "")
-    digest = hashlib.sha256(owner.encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator(device).manual_seed(_hash(owner) >> 1)
+
+
+def even_quantile(seed: int, case: str, sample_index: int) -> float:
+    """Standard normal number of a sample: the quantile of u + i · golden ratio modulo 1, with u drawn per case."""
+    share = (_hash(f"{seed}/{case}") / 2**64 + sample_index * GOLDEN_RATIO) % 1
+    return NormalDist().inv_cdf(min(max(share, 1e-9), 1 - 1e-9))
 
 
 def draw_sample_noise(
     shape: Sequence[int], seed: int, case: str, sample_index: int, pass_index: int = 0
 ) -> torch.Tensor:
-    """Standard normal noise that a sample starts from or receives before a pass.
+    """Standard normal noise that a sample starts from or receives before a pass, (d, ...).
 
-    Samples 2k and 2k + 1 are a pair of opposite noise (antithetic variates, Hammersley and Morton 1956): what noise
-    decides, such as whether there is a mask at all, is then spread more evenly over few samples. Pairs are independent.
+    Every sample by itself has standard normal noise. Together they are spread more evenly than independent ones, so
+    that a few of them cover what noise decides, such as whether there is a mask at all:
+
+    - The mean of the first pass's first channel, by which a network with ``common_noise_channels`` sees its samples
+      differ as a whole, follows :func:`even_quantile`.
+    - All else: of samples 2k and 2k + 1 it is opposite (antithetic variates, Hammersley and Morton 1956).
     """
     sign = 1 - 2 * (sample_index % 2)
 
     def draw() -> torch.Tensor:
         generator = noise_generator(seed, case, sample_index // 2 * 2, pass_index=pass_index)
-        return sign * torch.randn(*shape, generator=generator)
+        noise = sign * torch.randn(*shape, generator=generator)
+        if pass_index == 0:
+            # The mean of n standard normal numbers is independent of what is left without it, and has deviation 1/√n.
+            quantile = even_quantile(seed, case, sample_index)
+            noise[0] += quantile / math.sqrt(noise[0].numel()) - noise[0].mean()
+        return noise
 
     if not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
         return draw()
@@ -49,3 +67,8 @@ def draw_sample_noise(
     # What another thread computes is not recorded: its numbers are constants.
     with ThreadPoolExecutor(1) as thread:
         return torch.from_numpy(thread.submit(lambda: draw().numpy()).result())
+
+
+def _hash(owner: str) -> int:
+    """A number in [0, 2^64)."""
+    return int.from_bytes(hashlib.sha256(owner.encode()).digest()[:8], "big")

@@ -45,6 +45,9 @@ class LatentDiffusionSegmenter(nn.Module):
             the consensus. The denoiser does no extra work; the conditioner runs once for each symmetry that is used.
         noise_scale: factor on the noise of the sampler ``"direct"``. Below 1 samples lie closer to what is likeliest,
             which makes up for a network that spreads them too far.
+        common_noise_channels: how many channels of the noise of ``"direct"`` are one number for the whole image. The
+            scoring stage then trains the network to say by them whether there is a mask and how large it is, which
+            white noise says only in many places together.
 
     Raises:
         InputError: codecs whose downsampling differs, a dropout outside [0, 1), a negative guidance scale, guidance
@@ -68,6 +71,7 @@ class LatentDiffusionSegmenter(nn.Module):
         guidance_scale: float = 0.0,
         test_time_augmentation: bool = False,
         noise_scale: float = 1.0,
+        common_noise_channels: int = 0,
     ) -> None:
         super().__init__()
         if mask_codec.downsampling != conditioner.codec.downsampling:
@@ -87,6 +91,7 @@ class LatentDiffusionSegmenter(nn.Module):
         if noise_scale <= 0.0:
             raise InputError(f"noise_scale must be positive, found {noise_scale}.")
         self.noise_scale = noise_scale
+        self.common_noise_channels = common_noise_channels
         self.condition_dropout = condition_dropout
         self.guidance_scale = guidance_scale
         self.test_time_augmentation = test_time_augmentation
@@ -204,6 +209,7 @@ class LatentDiffusionSegmenter(nn.Module):
             sampler or self.sampler,
             generators,
             self.noise_scale,
+            self.common_noise_channels,
         )
         return self.decode_latents(x_0)
 

@@ -1,12 +1,12 @@
 """Scores of fewer of the saved samples.
 
 Masks are sampled once; the noise of a sample depends on seed, case and its number alone, so the first n of N samples
-are those that an evaluation with n would have. Random subsets keep the pairs of opposite noise, as those have them.
+are those that an evaluation with n would have. Other subsets are runs of n neighbours that begin with a pair of opposite
+noise, since any such run is spread as evenly as the first.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def score_subsamples(
         cases: columns case and group.
         numbers: the numbers n, ``point`` in the rows; more than there are samples counts as all.
         metrics: columns that can be computed from any samples.
-        draws: subsets that are averaged; the first is the first n samples, the others are random ones.
+        draws: the most subsets that are averaged; the first is the first n samples.
         settings: ``settings`` of the evaluation's ``metrics.json``, by which the consensus is made.
 
     Raises:
@@ -46,13 +46,9 @@ def score_subsamples(
     for case, group in zip(cases["case"], cases["group"], strict=True):
         with np.load(samples_dir / f"{case}.npz") as saved:
             samples, raters = torch.from_numpy(saved["samples"]), torch.from_numpy(saved["raters"])
-        rng = np.random.default_rng(zlib.crc32(str(case).encode()))
-        pairs = [np.arange(first, min(first + 2, len(samples))) for first in range(0, len(samples), 2)]
-        shuffled = (np.concatenate([pairs[i] for i in rng.permutation(len(pairs))]) for _ in range(draws - 1))
-        orders = [np.arange(len(samples)), *shuffled]
         for number in numbers:
-            # All N samples, or one order: nothing to average.
-            subsets = [order[:number] for order in (orders[:1] if number >= len(samples) else orders)]
+            starts = 2 * np.unique(np.linspace(0, max(0, len(samples) - number) // 2, draws).astype(int))
+            subsets = [slice(start, start + number) for start in starts]
             parts = [_scored_masks(samples[subset], raters, settings) for subset in subsets]
             row = {"case": case, "group": group, "point": number}
             for name in metrics:

@@ -40,14 +40,32 @@ def test_noise_belongs_to_seed_case_and_sample():
     assert not any(torch.equal(draw(0, "a", 1), other) for other in others)
 
 
-def test_noise_comes_in_opposite_pairs_that_are_independent_and_standard_normal(make_segmenter):
-    noise = make_segmenter().draw_noise(torch.rand(1, 1, 64, 64), 9, 3, ["a"])[0].flatten(1)
-    assert torch.equal(noise[1::2], -noise[:-1:2])
-    noise = noise[::2]
+def test_noise_is_standard_normal_and_comes_in_pairs_opposite_but_for_one_mean(make_segmenter):
+    noise = make_segmenter().draw_noise(torch.rand(1, 1, 64, 64), 9, 3, ["a"])[0]
+    varied = torch.cat([noise[:, 0] - noise[:, 0].mean((1, 2), keepdim=True), noise[:, 1], noise[:, 2]], 1).flatten(1)
+    torch.testing.assert_close(varied[1::2], -varied[:-1:2])
+    noise = noise.flatten(1)[::2]
     # 768 numbers each: 4 deviations of a correlation and a mean are 0.14, of a standard deviation 0.10.
     assert torch.corrcoef(noise).triu(1).abs().max() < 0.15
     assert (noise.mean(1).abs() < 0.15).all()
     assert ((noise.std(1) - 1).abs() < 0.11).all()
+
+
+def test_the_mean_of_the_first_channel_is_spread_evenly_over_samples_and_uniform_over_cases(make_segmenter):
+    def shares(number, *cases):
+        noise = make_segmenter().draw_noise(torch.rand(len(cases), 1, 64, 64), number, 3, cases)
+        return torch.special.ndtr(noise[:, :, 0].mean((2, 3)) * 16)
+
+    found = shares(16, "a")[0]
+    # Steps of the golden ratio modulo 1, whatever their number.
+    torch.testing.assert_close((found[1:] - found[:-1]) % 1, torch.full((15,), 0.6180340), atol=1e-4, rtol=0)
+    torch.testing.assert_close(shares(5, "a")[0], found[:5])
+    # The largest gap of 16 random numbers is about 0.2.
+    assert found.sort().values.diff().max() < 0.11
+    over_cases = shares(1, *map(str, range(400)))[:, 0]
+    # 4 deviations of the mean of 400 uniform numbers: 0.058.
+    assert (over_cases.mean() - 0.5).abs() < 0.058
+    assert torch.histc(over_cases, 4, 0, 1).min() > 65
 
 
 def test_trace_equals_the_network(make_segmenter):

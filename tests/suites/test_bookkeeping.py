@@ -432,7 +432,7 @@ def test_fewer_samples_are_fused_as_all_are(tmp_path: Path) -> None:
         dice(confidence="probabilities")
 
 
-def test_random_subsets_keep_pairs_of_opposite_noise(tmp_path: Path) -> None:
+def test_subsets_begin_with_a_pair_of_opposite_noise(tmp_path: Path) -> None:
     samples = torch.zeros(6, 4, 4, dtype=torch.bool)
     samples[0:2, 0] = samples[2:4, :2] = True
     np.savez(tmp_path / "a.npz", samples=samples.numpy(), raters=samples[:1].numpy())

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 # Symmetries of an image in test-time augmentation: rotations, then mirror images; a rectangle has those below 4.
 SYMMETRIES = (0, 3, 5, 6, 1, 2, 4, 7)
 # Masks that go through the networks at once: bounds the memory.
@@ -61,16 +63,24 @@ def torch_normal(seed: int, size: int) -> np.ndarray:
 def draw_noise(shape: Sequence[int], num_samples: int, seed: int, case: str = "", passes: int = 1) -> np.ndarray:
     """Noise (N, passes · d, h, w) of N samples of one case, from generators seeded by (seed, case, pair, pass).
 
-    Samples 2k and 2k + 1 are a pair of opposite noise.
+    Samples 2k and 2k + 1 are a pair of opposite noise, but for the mean of the first channel: of sample i it is the
+    normal quantile of u + i · golden ratio modulo 1, with u from (seed, case).
     """
 
+    def number(owner: str) -> int:
+        return int.from_bytes(hashlib.sha256(owner.encode()).digest()[:8], "big")
+
     def draw(owner: str) -> np.ndarray:
-        digest = hashlib.sha256(owner.encode()).digest()
-        return torch_normal(int.from_bytes(digest[:8], "big") >> 1, int(np.prod(shape))).reshape(shape)
+        return torch_normal(number(owner) >> 1, int(np.prod(shape))).reshape(shape)
 
     first = [f"{seed}/{case}/{sample}" for sample in range(0, num_samples, 2)]
     drawn = [np.concatenate([draw(own), *(draw(f"{own}/{p}") for p in range(1, passes))]) for own in first]
-    return np.stack([noise for one in drawn for noise in (one, -one)][:num_samples])
+    noise = np.stack([noise for one in drawn for noise in (one, -one)][:num_samples])
+    for sample, own in enumerate(noise):
+        share = (number(f"{seed}/{case}") / 2**64 + sample * (math.sqrt(5) - 1) / 2) % 1
+        quantile = NormalDist().inv_cdf(min(max(share, 1e-9), 1 - 1e-9))
+        own[0] += np.float32(quantile / math.sqrt(own[0].size)) - own[0].mean()
+    return noise
 
 
 def direct_timesteps(num_train_timesteps: int, passes: int) -> list[int]:
@@ -156,6 +166,7 @@ def solve_directly(
     timesteps: Sequence[int],
     prediction_type: str,
     noise_scale: float = 1.0,
+    common_noise_channels: int = 0,
 ) -> np.ndarray:
     """Latents x_0 (M, d, h, w) in one pass per timestep; before each pass but the first, x_0 is given fresh noise.
 
@@ -166,12 +177,19 @@ def solve_directly(
         timesteps: see :func:`direct_timesteps`.
         prediction_type: ``"sample"`` or ``"v_prediction"``.
         noise_scale: factor on the first pass's noise.
+        common_noise_channels: how many of the first pass's channels are one number for the whole image, their mean over
+            the positions, scaled to deviation 1.
     """
     x_0: np.ndarray | None = None
     for part, t in zip(np.split(noise.astype(np.float32), len(timesteps), axis=1), timesteps, strict=True):
         signal = np.float32(np.sqrt(alpha_bar[t]))
         deviation = np.float32(np.sqrt(1.0 - alpha_bar[t]))
-        z_t = np.float32(noise_scale) * part if x_0 is None else signal * x_0 + deviation * part
+        if x_0 is None:
+            z_t = np.float32(noise_scale) * part
+            common = z_t[:, :common_noise_channels]
+            common[:] = common.mean((2, 3), keepdims=True) * np.float32(math.sqrt(np.prod(common.shape[2:])))
+        else:
+            z_t = signal * x_0 + deviation * part
         output = denoise(z_t, np.full(len(z_t), t, np.int64))
         x_0 = output if prediction_type == "sample" else signal * z_t - deviation * output
     if x_0 is None:
@@ -345,7 +363,13 @@ class OnnxSegmenter:
         if settings["sampler"] == "direct":
             timesteps = direct_timesteps(len(alpha_bar), num_inference_steps)
             x_0 = solve_directly(
-                denoise, noise, alpha_bar, timesteps, settings["prediction_type"], settings["noise_scale"]
+                denoise,
+                noise,
+                alpha_bar,
+                timesteps,
+                settings["prediction_type"],
+                settings["noise_scale"],
+                settings["common_noise_channels"],
             )
             return self._mask_decoder.run(None, {"x_0": x_0})[0]
         timesteps = sampling_timesteps(
