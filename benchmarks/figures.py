@@ -39,7 +39,7 @@ BUNDLES = {
 # What a model card shows → what it says beside the figure.
 CARD = {
     "ged_v": "lower is better",
-    "ged_u": "without self-pairs; opposite pairs of noise lower it, most for few samples",
+    "ged_u": "without self-pairs; samples spread evenly lower it, most for few samples",
     "hm_iou": "higher is better",
     "dice": "against the raters' consensus (at least half of them), where not empty",
     "iou": "likewise",

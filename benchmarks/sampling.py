@@ -30,7 +30,7 @@ from medseglatdiff_monai.metrics import (
     mean_mask,
     sample_diversity,
 )
-from medseglatdiff_monai.networks import LatentDiffusionSegmenter
+from medseglatdiff_monai.networks import noise_generator
 from medseglatdiff_monai.suites.statistics import compare_groups, group_interval
 
 STEPS = (1, 2, 4, 6, 10, 25, 250)
@@ -77,8 +77,10 @@ def choices(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str
     if network.noise_scale != 1.0:
         ways["noise not scaled"] = draw({"noise_scale": 1.0})
 
-    def independent_noise(image: torch.Tensor, number: int, *rest: Any) -> torch.Tensor:
-        return LatentDiffusionSegmenter.draw_noise(network, image, 2 * number, *rest)[:, ::2]
+    def independent_noise(image: torch.Tensor, number: int, seed: int, cases: list[str], passes: int) -> torch.Tensor:
+        channels, *sides = network.latent_shape(image)
+        shape = (number, passes * channels, *sides)
+        return torch.stack([torch.randn(shape, generator=noise_generator(seed, case, 0)) for case in cases])
 
     ways["noise of each sample independent"] = draw({"draw_noise": independent_noise})
 

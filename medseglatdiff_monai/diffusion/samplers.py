@@ -94,8 +94,8 @@ def sample(
               timestep leaves no signal, accurate from about 25 steps on.
             - ``"rflow"``: Euler steps, for a rectified flow, which can use only this one and ``"direct"``.
         generators: one generator for each of the B samples; only ``"ddpm"`` needs them.
-        noise_scale: factor on the noise that ``"direct"`` starts from. The other samplers ignore it: their path
-            begins with noise of the schedule's own size.
+        noise_scale: factor on the noise that ``"direct"`` starts from, but for the common channels. The other samplers
+            ignore it: their path begins with noise of the schedule's own size.
         common_channels: how many of the channels that ``"direct"`` starts from are one number for the whole image, by
             which a sample can differ as a whole: the mean over the positions, scaled to deviation 1.
 
@@ -136,7 +136,7 @@ def _sample_direct(run: Run) -> torch.Tensor:
     for part, t in zip(noise.chunk(passes, dim=1), timesteps, strict=True):
         batch = _repeat(t, part)
         if x_0 is None:
-            z_t = run.noise_scale * _make_common(part, run.common_channels)
+            z_t = _starting_noise(part, run.noise_scale, run.common_channels)
         else:
             z_t = process.add_noise(x_0, part, batch)
         x_0 = process.predict_x0(run.denoise(z_t, batch), z_t, batch)
@@ -144,13 +144,15 @@ def _sample_direct(run: Run) -> torch.Tensor:
     return x_0
 
 
-def _make_common(noise: torch.Tensor, channels: int) -> torch.Tensor:
-    """Noise (B, d, h, w[, e]) whose first channels are constant: the mean of n numbers has deviation 1/√n."""
-    if channels == 0:
-        return noise
-    first = noise[:, :channels]
+def _starting_noise(noise: torch.Tensor, scale: float, common_channels: int) -> torch.Tensor:
+    """Noise (B, d, h, w[, e]) with constant first channels, the others scaled: see :func:`sample`."""
+    rest = scale * noise[:, common_channels:]
+    if common_channels == 0:
+        return rest
+    first = noise[:, :common_channels]
+    # The mean of n numbers has deviation 1/√n.
     common = first.flatten(2).sum(2) / math.sqrt(math.prod(first.shape[2:]))
-    return torch.cat([common.reshape(*common.shape, *[1] * (noise.ndim - 2)).expand_as(first), noise[:, channels:]], 1)
+    return torch.cat([common.reshape(*common.shape, *[1] * (noise.ndim - 2)).expand_as(first), rest], dim=1)
 
 
 def _sample_ddim(run: Run) -> torch.Tensor:

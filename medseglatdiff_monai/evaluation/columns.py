@@ -109,7 +109,7 @@ _ROWS = (
     ),
     Column(
         "ged_u", "GED, unbiased", "GED (U-statistic)",
-        "without self-pairs; opposite pairs of noise lower it, most for few samples",
+        "without self-pairs; samples spread evenly lower it, most for few samples",
         lambda m: generalized_energy_distance(m.samples, m.raters, unbiased=True),
         direction=-1, min_raters=2, min_samples=2,
     ),

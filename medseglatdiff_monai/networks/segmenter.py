@@ -43,8 +43,8 @@ class LatentDiffusionSegmenter(nn.Module):
         test_time_augmentation: each sample sees image and noise in another of their symmetries (the first as they
             are), and its mask is flipped and rotated back. The network's errors differ between symmetries and cancel in
             the consensus. The denoiser does no extra work; the conditioner runs once for each symmetry that is used.
-        noise_scale: factor on the noise of the sampler ``"direct"``. Below 1 samples lie closer to what is likeliest,
-            which makes up for a network that spreads them too far.
+        noise_scale: factor on the noise of the sampler ``"direct"``, but for the common channels. Below 1 samples lie
+            closer to what is likeliest, which makes up for a network that spreads them too far.
         common_noise_channels: how many channels of the noise of ``"direct"`` are one number for the whole image. The
             scoring stage then trains the network to say by them whether there is a mask and how large it is, which
             white noise says only in many places together.

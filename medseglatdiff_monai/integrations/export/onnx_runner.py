@@ -176,7 +176,7 @@ def solve_directly(
         alpha_bar: (T,).
         timesteps: see :func:`direct_timesteps`.
         prediction_type: ``"sample"`` or ``"v_prediction"``.
-        noise_scale: factor on the first pass's noise.
+        noise_scale: factor on the first pass's noise, but for the common channels.
         common_noise_channels: how many of the first pass's channels are one number for the whole image, their mean over
             the positions, scaled to deviation 1.
     """
@@ -186,8 +186,8 @@ def solve_directly(
         deviation = np.float32(np.sqrt(1.0 - alpha_bar[t]))
         if x_0 is None:
             z_t = np.float32(noise_scale) * part
-            common = z_t[:, :common_noise_channels]
-            common[:] = common.mean((2, 3), keepdims=True) * np.float32(math.sqrt(np.prod(common.shape[2:])))
+            common = part[:, :common_noise_channels].mean((2, 3), keepdims=True)
+            z_t[:, :common_noise_channels] = common * np.float32(math.sqrt(np.prod(part.shape[2:])))
         else:
             z_t = signal * x_0 + deviation * part
         output = denoise(z_t, np.full(len(z_t), t, np.int64))
