@@ -1,8 +1,8 @@
 """Scores of fewer of the saved samples.
 
 Masks are sampled once; the noise of a sample depends on seed, case and its number alone, so the first n of N samples
-are those that an evaluation with n would have. Other subsets are runs of n neighbours that begin with a pair of opposite
-noise, since any such run is spread as evenly as the first.
+are those that an evaluation with n would have. Other subsets are runs of n neighbours that begin with a pair of
+opposite noise, since any such run is spread as evenly as the first.
 """
 
 from __future__ import annotations
