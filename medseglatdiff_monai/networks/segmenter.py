@@ -51,7 +51,8 @@ class LatentDiffusionSegmenter(nn.Module):
 
     Raises:
         InputError: codecs whose downsampling differs, a dropout outside [0, 1), a negative guidance scale, guidance
-            for a network that was never trained without condition, or a noise scale that is not positive.
+            for a network that was never trained without condition, a noise scale that is not positive, or more common
+            channels of noise than there are.
     """
 
     # In the records.
@@ -90,6 +91,11 @@ class LatentDiffusionSegmenter(nn.Module):
             )
         if noise_scale <= 0.0:
             raise InputError(f"noise_scale must be positive, found {noise_scale}.")
+        if not 0 <= common_noise_channels <= mask_codec.latent_channels:
+            raise InputError(
+                f"common_noise_channels must be from 0 to {mask_codec.latent_channels}, the channels of a mask's "
+                f"latent; found {common_noise_channels}."
+            )
         self.noise_scale = noise_scale
         self.common_noise_channels = common_noise_channels
         self.condition_dropout = condition_dropout
