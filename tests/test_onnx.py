@@ -69,10 +69,11 @@ def test_noise_without_torch_is_that_of_torch(seed: int, size: int) -> None:
     np.testing.assert_allclose(torch_normal(seed, size), expected, rtol=0, atol=2e-6)
 
 
-def test_noise_belongs_to_seed_case_and_sample() -> None:
-    found = draw_noise((4, 8, 8), 3, seed=7, case="scan-1")
-    for number in range(3):
-        expected = draw_sample_noise((4, 8, 8), 7, "scan-1", number).numpy()
+@pytest.mark.parametrize("shape", [(4, 8, 8), (3, 4, 6)])
+def test_noise_belongs_to_seed_case_and_sample(shape: tuple[int, ...]) -> None:
+    found = draw_noise(shape, 5, seed=7, case="scan-1")
+    for number in range(5):
+        expected = draw_sample_noise(shape, 7, "scan-1", number).numpy()
         np.testing.assert_allclose(found[number], expected, rtol=0, atol=2e-6)
     with pytest.raises(ValueError, match="at least 16"):
         torch_normal(0, 15)
@@ -93,7 +94,7 @@ def test_direct_passes_are_those_of_the_bundle(prediction_type: str, passes: int
     noise = np.random.default_rng(0).standard_normal((2, 3 * passes, 4, 4)).astype(np.float32)
     expected = sample(
         lambda z, t: 0.3 * z + t.view(-1, 1, 1, 1) / 1000, torch.from_numpy(noise), process, passes, "direct",
-        noise_scale=0.7, common_channels=1,
+        noise_scale=0.7, common_noise=True,
     )  # fmt: skip
     timesteps = direct_timesteps(1000, passes)
     assert timesteps == process.direct_timesteps(passes)
@@ -104,7 +105,7 @@ def test_direct_passes_are_those_of_the_bundle(prediction_type: str, passes: int
         timesteps,
         prediction_type,
         0.7,
-        1,
+        True,
     )
     np.testing.assert_allclose(found, expected.numpy(), rtol=2e-4, atol=2e-4)
 

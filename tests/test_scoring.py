@@ -142,16 +142,16 @@ def test_gradient_of_decoded_masks_reaches_the_denoiser(make_segmenter, batch: d
     assert any(bool(p.grad.abs().sum() > 0) for p in segmenter.denoiser.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("channels", [0, 1])
-def test_training_and_inference_see_the_same_kind_of_noise(make_segmenter, batch: dict, channels: int) -> None:
-    segmenter = make_segmenter(common_noise_channels=channels, sampler="direct", num_inference_steps=1)
+@pytest.mark.parametrize("common", [False, True])
+def test_training_and_inference_see_the_same_kind_of_noise(make_segmenter, batch: dict, common: bool) -> None:
+    segmenter = make_segmenter(common_noise=common, sampler="direct", num_inference_steps=1)
     seen: list[torch.Tensor] = []
     denoise = segmenter.denoise
     segmenter.denoise = lambda z_t, *rest: seen.append(z_t) or denoise(z_t, *rest)
     ScoringNetwork(segmenter, denoising_draws=0)(batch["image"], batch["label"])
     segmenter(batch["image"])
     for z_t in seen:
-        assert [bool(z_t[:, c].std((1, 2)).max() < 1e-5) for c in range(3)] == [channels == 1, False, False]
+        assert [bool(z_t[:, c].std((1, 2)).max() < 1e-5) for c in range(3)] == [common, False, False]
     assert len(seen) == 2
 
 

@@ -34,7 +34,7 @@ class Run:
     num_inference_steps: int
     generators: Sequence[torch.Generator]
     noise_scale: float
-    common_channels: int
+    common_noise: bool
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def sample(
     sampler: str = "dpm++",
     generators: Sequence[torch.Generator] | None = None,
     noise_scale: float = 1.0,
-    common_channels: int = 0,
+    common_noise: bool = False,
 ) -> torch.Tensor:
     """Run the reverse process.
 
@@ -94,10 +94,10 @@ def sample(
               timestep leaves no signal, accurate from about 25 steps on.
             - ``"rflow"``: Euler steps, for a rectified flow, which can use only this one and ``"direct"``.
         generators: one generator for each of the B samples; only ``"ddpm"`` needs them.
-        noise_scale: factor on the noise that ``"direct"`` starts from, but for the common channels. The other samplers
+        noise_scale: factor on the noise that ``"direct"`` starts from, except a common channel. The other samplers
             ignore it: their path begins with noise of the schedule's own size.
-        common_channels: how many of the channels that ``"direct"`` starts from are one number for the whole image, by
-            which a sample can differ as a whole: the mean over the positions, scaled to deviation 1.
+        common_noise: the first channel that ``"direct"`` starts from is one number for the whole image, the mean over
+            the positions, scaled to deviation 1. By it a sample can differ as a whole.
 
     Returns:
         Scaled latent x_0 (B, d, h, w[, e]); divide by ``process.input_scale`` for the standardised latent.
@@ -119,7 +119,7 @@ def sample(
         raise InputError(
             f"sampler {sampler!r} draws noise at every step: give one generator for each of {len(noise)} samples."
         )
-    return row.run(Run(denoise, noise, process, num_inference_steps, generators or (), noise_scale, common_channels))
+    return row.run(Run(denoise, noise, process, num_inference_steps, generators or (), noise_scale, common_noise))
 
 
 def _sample_direct(run: Run) -> torch.Tensor:
@@ -135,23 +135,18 @@ def _sample_direct(run: Run) -> torch.Tensor:
         )
     for part, t in zip(noise.chunk(passes, dim=1), timesteps, strict=True):
         batch = _repeat(t, part)
-        if x_0 is None:
-            z_t = _starting_noise(part, run.noise_scale, run.common_channels)
-        else:
-            z_t = process.add_noise(x_0, part, batch)
+        z_t = _starting_noise(run, part) if x_0 is None else process.add_noise(x_0, part, batch)
         x_0 = process.predict_x0(run.denoise(z_t, batch), z_t, batch)
     assert x_0 is not None
     return x_0
 
 
-def _starting_noise(noise: torch.Tensor, scale: float, common_channels: int) -> torch.Tensor:
-    """Noise (B, d, h, w[, e]) with constant first channels, the others scaled: see :func:`sample`."""
-    rest = scale * noise[:, common_channels:]
-    if common_channels == 0:
-        return rest
-    first = noise[:, :common_channels]
+def _starting_noise(run: Run, noise: torch.Tensor) -> torch.Tensor:
+    """Noise (B, d, h, w[, e]) of the first pass: scaled, and the first channel constant where it is common."""
+    number = int(run.common_noise)
+    first, rest = noise[:, :number], run.noise_scale * noise[:, number:]
     # The mean of n numbers has deviation 1/√n.
-    common = first.flatten(2).sum(2) / math.sqrt(math.prod(first.shape[2:]))
+    common = first.flatten(2).sum(2) / math.prod(first.shape[2:]) ** 0.5
     return torch.cat([common.reshape(*common.shape, *[1] * (noise.ndim - 2)).expand_as(first), rest], dim=1)
 
 

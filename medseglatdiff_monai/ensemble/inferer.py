@@ -129,7 +129,7 @@ def sampling_settings(inferer: SamplingSettings, network: nn.Module) -> dict[str
     """
     names = (
         "num_inference_steps", "sampler", "guidance_scale", "test_time_augmentation", "noise_scale",
-        "common_noise_channels", "sample_noise",
+        "common_noise", "sample_noise",
     )  # fmt: skip
     own = {name: getattr(network, name, None) for name in names}
     process = getattr(network, "process", None)

@@ -111,7 +111,7 @@ class ScoringNetwork(nn.Module):
         noise = torch.randn(batch * m, *rater_latents.shape[2:], device=image.device)
         x_0 = sample(
             lambda z_t, t: net.denoise(z_t, t, own), noise, net.process, 1, "direct",
-            common_channels=net.common_noise_channels,
+            common_noise=net.common_noise,
         ).float()  # fmt: skip
         result = {
             "sample_latents": x_0.unflatten(0, (batch, m)),

@@ -12,7 +12,7 @@ import torch
 
 # How the noise of a case's samples hangs together; a result's settings say it.
 SAMPLE_NOISE = "spread evenly"
-# Its multiples modulo 1 stay as evenly spread as they can, however many there are (a Kronecker sequence).
+# Its multiples modulo 1 are spread evenly, however many are taken.
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
@@ -32,34 +32,31 @@ def noise_generator(
     return torch.Generator(device).manual_seed(_hash(owner) >> 1)
 
 
-def even_quantile(seed: int, case: str, sample_index: int) -> float:
-    """Standard normal number of a sample: the quantile of u + i · golden ratio modulo 1, with u drawn per case."""
-    share = (_hash(f"{seed}/{case}") / 2**64 + sample_index * GOLDEN_RATIO) % 1
+def even_quantile(seed: int, case: str, number: int) -> float:
+    """Standard normal quantile of (u + number · golden ratio) modulo 1, a Kronecker sequence, with u drawn per case."""
+    share = (_hash(f"{seed}/{case}") / 2**64 + number * GOLDEN_RATIO) % 1
     return NormalDist().inv_cdf(min(max(share, 1e-9), 1 - 1e-9))
 
 
 def draw_sample_noise(
     shape: Sequence[int], seed: int, case: str, sample_index: int, pass_index: int = 0
 ) -> torch.Tensor:
-    """Standard normal noise that a sample starts from or receives before a pass, (d, ...).
+    """Standard normal noise (d, ...) that a sample starts from or receives before a pass.
 
     Every sample by itself has standard normal noise. Together they are spread more evenly than independent ones, so
-    that a few of them cover what noise decides, such as whether there is a mask at all:
-
-    - The mean of the first pass's first channel, by which a network with ``common_noise_channels`` sees its samples
-      differ as a whole, follows :func:`even_quantile`.
-    - All else: of samples 2k and 2k + 1 it is opposite (antithetic variates, Hammersley and Morton 1956).
+    that a few of them cover what noise decides, such as whether there is a mask at all. Samples 2k and 2k + 1 are a
+    pair of opposite noise (antithetic variates, Hammersley and Morton 1956). In the first pass the mean of the first
+    channel follows :func:`even_quantile` from pair to pair; a network with ``common_noise`` sees nothing else of it.
     """
-    sign = 1 - 2 * (sample_index % 2)
 
     def draw() -> torch.Tensor:
         generator = noise_generator(seed, case, sample_index // 2 * 2, pass_index=pass_index)
-        noise = sign * torch.randn(*shape, generator=generator)
+        noise = torch.randn(*shape, generator=generator)
         if pass_index == 0:
             # The mean of n standard normal numbers is independent of what is left without it, and has deviation 1/√n.
-            quantile = even_quantile(seed, case, sample_index)
-            noise[0] += quantile / math.sqrt(noise[0].numel()) - noise[0].mean()
-        return noise
+            mean = even_quantile(seed, case, sample_index // 2) / math.sqrt(noise[0].numel())
+            noise[0] += mean - noise[0].mean()
+        return noise if sample_index % 2 == 0 else -noise
 
     if not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
         return draw()

@@ -43,16 +43,14 @@ class LatentDiffusionSegmenter(nn.Module):
         test_time_augmentation: each sample sees image and noise in another of their symmetries (the first as they
             are), and its mask is flipped and rotated back. The network's errors differ between symmetries and cancel in
             the consensus. The denoiser does no extra work; the conditioner runs once for each symmetry that is used.
-        noise_scale: factor on the noise of the sampler ``"direct"``, but for the common channels. Below 1 samples lie
+        noise_scale: factor on the noise of the sampler ``"direct"``, except a common channel. Below 1 samples lie
             closer to what is likeliest, which makes up for a network that spreads them too far.
-        common_noise_channels: how many channels of the noise of ``"direct"`` are one number for the whole image. The
-            scoring stage then trains the network to say by them whether there is a mask and how large it is, which
-            white noise says only in many places together.
+        common_noise: the first channel of the noise of ``"direct"`` is one number for the whole image. In the scoring
+            stage the network can learn to decide by it whether there is a mask and how large it is.
 
     Raises:
         InputError: codecs whose downsampling differs, a dropout outside [0, 1), a negative guidance scale, guidance
-            for a network that was never trained without condition, a noise scale that is not positive, or more common
-            channels of noise than there are.
+            for a network that was never trained without condition, or a noise scale that is not positive.
     """
 
     # In the records.
@@ -72,7 +70,7 @@ class LatentDiffusionSegmenter(nn.Module):
         guidance_scale: float = 0.0,
         test_time_augmentation: bool = False,
         noise_scale: float = 1.0,
-        common_noise_channels: int = 0,
+        common_noise: bool = False,
     ) -> None:
         super().__init__()
         if mask_codec.downsampling != conditioner.codec.downsampling:
@@ -91,13 +89,8 @@ class LatentDiffusionSegmenter(nn.Module):
             )
         if noise_scale <= 0.0:
             raise InputError(f"noise_scale must be positive, found {noise_scale}.")
-        if not 0 <= common_noise_channels <= mask_codec.latent_channels:
-            raise InputError(
-                f"common_noise_channels must be from 0 to {mask_codec.latent_channels}, the channels of a mask's "
-                f"latent; found {common_noise_channels}."
-            )
         self.noise_scale = noise_scale
-        self.common_noise_channels = common_noise_channels
+        self.common_noise = common_noise
         self.condition_dropout = condition_dropout
         self.guidance_scale = guidance_scale
         self.test_time_augmentation = test_time_augmentation
@@ -215,7 +208,7 @@ class LatentDiffusionSegmenter(nn.Module):
             sampler or self.sampler,
             generators,
             self.noise_scale,
-            self.common_noise_channels,
+            self.common_noise,
         )
         return self.decode_latents(x_0)
 

@@ -35,7 +35,7 @@ def score_subsamples(
         cases: columns case and group.
         numbers: the numbers n, ``point`` in the rows; more than there are samples counts as all.
         metrics: columns that can be computed from any samples.
-        draws: the most subsets that are averaged; the first is the first n samples.
+        draws: at most so many subsets are averaged; the first is the first n samples.
         settings: ``settings`` of the evaluation's ``metrics.json``, by which the consensus is made.
 
     Raises:
@@ -47,7 +47,7 @@ def score_subsamples(
         with np.load(samples_dir / f"{case}.npz") as saved:
             samples, raters = torch.from_numpy(saved["samples"]), torch.from_numpy(saved["raters"])
         for number in numbers:
-            starts = 2 * np.unique(np.linspace(0, max(0, len(samples) - number) // 2, draws).astype(int))
+            starts = 2 * np.unique(np.linspace(0, max(0, len(samples) - number) // 2, draws, dtype=int))
             subsets = [slice(start, start + number) for start in starts]
             parts = [_scored_masks(samples[subset], raters, settings) for subset in subsets]
             row = {"case": case, "group": group, "point": number}

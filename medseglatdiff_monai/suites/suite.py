@@ -59,7 +59,7 @@ class Evaluation:
         max_cases: score at most this many cases.
         overrides: further configuration keys of the evaluation.
         subsample: sample ``num_samples`` masks once, and also score these smaller numbers of them.
-        draws: the most runs of neighbouring samples of each number that are averaged; 1 takes the first ones.
+        draws: at most so many runs of neighbouring samples of each number are averaged; 1 takes the first ones.
         systems: names of the systems it applies to; all if empty.
         metrics: what it shows; the suite's if empty.
         compare_at: points at which systems are compared: values of ``subsample``; ``None`` is all of them, and no

@@ -243,11 +243,11 @@ def test_noise_scale_is_for_the_first_pass_of_direct_alone():
     torch.testing.assert_close(sample(denoise, noise, process, 3, "dpm++", noise_scale=0.6), steps)
 
 
-def test_common_channels_are_one_standard_normal_number_in_the_first_pass_of_direct_alone():
+def test_common_noise_is_one_standard_normal_number_in_the_first_pass_of_direct_alone():
     process, noise = DiffusionProcess(), torch.randn(2000, 4, 3, 5)
     seen = []
     denoise = lambda z, t: seen.append(z) or 0.5 * z  # noqa: E731
-    sample(denoise, noise, process, 2, "direct", noise_scale=0.6, common_channels=1)
+    sample(denoise, noise, process, 2, "direct", noise_scale=0.6, common_noise=True)
     first, second = seen
     torch.testing.assert_close(first[:, 1], 0.6 * noise[:, 1])
     torch.testing.assert_close(first[:, 0], (noise[:, 0].sum((1, 2), keepdim=True) / 15**0.5).expand(-1, 3, 5))
@@ -256,7 +256,7 @@ def test_common_channels_are_one_standard_normal_number_in_the_first_pass_of_dir
     assert (first[:, 0, 0, 0].std() - 1).abs() < 0.06
     assert second[0, 0].std() > 0.1
     steps = sample(denoise, noise, process, 3, "dpm++")
-    torch.testing.assert_close(sample(denoise, noise, process, 3, "dpm++", common_channels=1), steps)
+    torch.testing.assert_close(sample(denoise, noise, process, 3, "dpm++", common_noise=True), steps)
 
 
 def test_direct_on_a_rectified_flow_is_one_euler_step():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -13,6 +15,7 @@ from medseglatdiff_monai.networks import (
     IdentityCodec,
     LatentDiffusionSegmenter,
     VQVAECodec,
+    draw_sample_noise,
     noise_generator,
 )
 from medseglatdiff_monai.training.losses import DenoisingLoss
@@ -40,32 +43,38 @@ def test_noise_belongs_to_seed_case_and_sample():
     assert not any(torch.equal(draw(0, "a", 1), other) for other in others)
 
 
-def test_noise_is_standard_normal_and_comes_in_pairs_opposite_but_for_one_mean(make_segmenter):
-    noise = make_segmenter().draw_noise(torch.rand(1, 1, 64, 64), 9, 3, ["a"])[0]
-    varied = torch.cat([noise[:, 0] - noise[:, 0].mean((1, 2), keepdim=True), noise[:, 1], noise[:, 2]], 1).flatten(1)
-    torch.testing.assert_close(varied[1::2], -varied[:-1:2])
-    noise = noise.flatten(1)[::2]
+def test_noise_comes_in_opposite_pairs_that_are_independent_and_standard_normal(make_segmenter):
+    noise = make_segmenter().draw_noise(torch.rand(1, 1, 64, 64), 9, 3, ["a"])[0].flatten(1)
+    assert torch.equal(noise[1::2], -noise[:-1:2])
+    noise = noise[::2]
     # 768 numbers each: 4 deviations of a correlation and a mean are 0.14, of a standard deviation 0.10.
     assert torch.corrcoef(noise).triu(1).abs().max() < 0.15
     assert (noise.mean(1).abs() < 0.15).all()
     assert ((noise.std(1) - 1).abs() < 0.11).all()
 
 
-def test_the_mean_of_the_first_channel_is_spread_evenly_over_samples_and_uniform_over_cases(make_segmenter):
-    def shares(number, *cases):
-        noise = make_segmenter().draw_noise(torch.rand(len(cases), 1, 64, 64), number, 3, cases)
-        return torch.special.ndtr(noise[:, :, 0].mean((2, 3)) * 16)
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 4, 6), (2, 4, 4, 2), (6,)])
+def test_the_mean_of_the_first_channel_is_spread_evenly_over_pairs_and_uniform_over_cases(shape):
+    def share(case, number):
+        noise = draw_sample_noise(shape, 3, case, number)
+        return float(torch.special.ndtr(noise[0].double().mean() * noise[0].numel() ** 0.5))
 
-    found = shares(16, "a")[0]
+    found = [share("a", number) for number in range(0, 32, 2)]
+    steps = [(later - earlier) % 1 for earlier, later in itertools.pairwise(found)]
     # Steps of the golden ratio modulo 1, whatever their number.
-    torch.testing.assert_close((found[1:] - found[:-1]) % 1, torch.full((15,), 0.6180340), atol=1e-4, rtol=0)
-    torch.testing.assert_close(shares(5, "a")[0], found[:5])
-    # The largest gap of 16 random numbers is about 0.2.
-    assert found.sort().values.diff().max() < 0.11
-    over_cases = shares(1, *map(str, range(400)))[:, 0]
+    assert steps == pytest.approx([0.6180340] * 15, abs=1e-4)
+    over_cases = torch.tensor([share(str(case), 0) for case in range(400)])
     # 4 deviations of the mean of 400 uniform numbers: 0.058.
     assert (over_cases.mean() - 0.5).abs() < 0.058
     assert torch.histc(over_cases, 4, 0, 1).min() > 65
+
+
+def test_every_number_of_a_samples_noise_is_standard_normal_over_cases():
+    noise = torch.stack([draw_sample_noise((2, 2, 3), 3, str(case), 5) for case in range(2000)]).flatten(1)
+    # 4 deviations of a mean of 2,000 numbers are 0.09, of a standard deviation 0.063, of a correlation 0.09.
+    assert noise.mean(0).abs().max() < 0.09
+    assert (noise.std(0) - 1).abs().max() < 0.063
+    assert torch.corrcoef(noise.T).triu(1).abs().max() < 0.09
 
 
 def test_trace_equals_the_network(make_segmenter):

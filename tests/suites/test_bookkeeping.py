@@ -432,16 +432,22 @@ def test_fewer_samples_are_fused_as_all_are(tmp_path: Path) -> None:
         dice(confidence="probabilities")
 
 
-def test_subsets_begin_with_a_pair_of_opposite_noise(tmp_path: Path) -> None:
-    samples = torch.zeros(6, 4, 4, dtype=torch.bool)
-    samples[0:2, 0] = samples[2:4, :2] = True
-    np.savez(tmp_path / "a.npz", samples=samples.numpy(), raters=samples[:1].numpy())
+@pytest.mark.parametrize(
+    ("number", "draws", "starts"),
+    [(2, 9, [0, 2, 4]), (3, 9, [0, 2]), (2, 2, [0, 4]), (2, 1, [0]), (6, 9, [0]), (8, 9, [0])],
+)
+def test_subsets_are_runs_that_begin_with_a_pair(tmp_path: Path, number: int, draws: int, starts: list[int]) -> None:
+    """Sample k covers k + 1 of 8 rows, the rater the first row: Dice of a run's consensus is worked out by hand."""
+    samples = np.zeros((6, 8, 8), bool)
+    for k in range(6):
+        samples[k, : k + 1] = True
+    np.savez(tmp_path / "a.npz", samples=samples, raters=samples[:1])
     cases = pd.DataFrame({"case": ["a"], "group": ["a"]})
     settings = {"threshold": 0.5, "fusion": "mean", "confidence": "samples", "surface_tolerance": 1.0}
-    scores = score_subsamples(tmp_path, cases, [2, 4], ["diversity"], 12, settings)["diversity"]
-    # The two of a pair are alike here, any others are not.
-    assert scores.iloc[0] == 0.0
-    assert scores.iloc[1] > 0.0
+    found = score_subsamples(tmp_path, cases, [number], ["dice"], draws, settings)["dice"].iloc[0]
+    # At least half of the samples start … start + n - 1 cover this many rows.
+    rows = [start + 1 + min(number, 6) // 2 for start in starts]
+    assert found == pytest.approx(np.mean([2 / (1 + count) for count in rows]))
 
 
 @pytest.mark.parametrize("others", [0, 1])

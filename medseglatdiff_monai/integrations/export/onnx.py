@@ -31,7 +31,7 @@ from .torchscript import check_exportable
 OPSET = 18
 # Entries of sampling_settings that the runner uses.
 SAMPLING = (
-    "num_inference_steps", "sampler", "timestep_power", "last_timestep", "noise_scale", "common_noise_channels",
+    "num_inference_steps", "sampler", "timestep_power", "last_timestep", "noise_scale", "common_noise",
     "test_time_augmentation",
 )  # fmt: skip
 

@@ -63,8 +63,8 @@ def torch_normal(seed: int, size: int) -> np.ndarray:
 def draw_noise(shape: Sequence[int], num_samples: int, seed: int, case: str = "", passes: int = 1) -> np.ndarray:
     """Noise (N, passes · d, h, w) of N samples of one case, from generators seeded by (seed, case, pair, pass).
 
-    Samples 2k and 2k + 1 are a pair of opposite noise, but for the mean of the first channel: of sample i it is the
-    normal quantile of u + i · golden ratio modulo 1, with u from (seed, case).
+    Samples 2k and 2k + 1 are a pair of opposite noise. Of pair k the mean of the first channel is the normal quantile
+    of (u + k · golden ratio) modulo 1, with u from (seed, case).
     """
 
     def number(owner: str) -> int:
@@ -73,14 +73,15 @@ def draw_noise(shape: Sequence[int], num_samples: int, seed: int, case: str = ""
     def draw(owner: str) -> np.ndarray:
         return torch_normal(number(owner) >> 1, int(np.prod(shape))).reshape(shape)
 
-    first = [f"{seed}/{case}/{sample}" for sample in range(0, num_samples, 2)]
-    drawn = [np.concatenate([draw(own), *(draw(f"{own}/{p}") for p in range(1, passes))]) for own in first]
-    noise = np.stack([noise for one in drawn for noise in (one, -one)][:num_samples])
-    for sample, own in enumerate(noise):
-        share = (number(f"{seed}/{case}") / 2**64 + sample * (math.sqrt(5) - 1) / 2) % 1
+    drawn = []
+    for pair in range((num_samples + 1) // 2):
+        own = f"{seed}/{case}/{2 * pair}"
+        noise = np.concatenate([draw(own), *(draw(f"{own}/{p}") for p in range(1, passes))])
+        share = (number(f"{seed}/{case}") / 2**64 + pair * (math.sqrt(5) - 1) / 2) % 1
         quantile = NormalDist().inv_cdf(min(max(share, 1e-9), 1 - 1e-9))
-        own[0] += np.float32(quantile / math.sqrt(own[0].size)) - own[0].mean()
-    return noise
+        noise[0] += np.float32(quantile / math.sqrt(noise[0].size)) - noise[0].mean()
+        drawn += [noise, -noise]
+    return np.stack(drawn[:num_samples])
 
 
 def direct_timesteps(num_train_timesteps: int, passes: int) -> list[int]:
@@ -166,7 +167,7 @@ def solve_directly(
     timesteps: Sequence[int],
     prediction_type: str,
     noise_scale: float = 1.0,
-    common_noise_channels: int = 0,
+    common_noise: bool = False,
 ) -> np.ndarray:
     """Latents x_0 (M, d, h, w) in one pass per timestep; before each pass but the first, x_0 is given fresh noise.
 
@@ -176,9 +177,9 @@ def solve_directly(
         alpha_bar: (T,).
         timesteps: see :func:`direct_timesteps`.
         prediction_type: ``"sample"`` or ``"v_prediction"``.
-        noise_scale: factor on the first pass's noise, but for the common channels.
-        common_noise_channels: how many of the first pass's channels are one number for the whole image, their mean over
-            the positions, scaled to deviation 1.
+        noise_scale: factor on the first pass's noise, except a common channel.
+        common_noise: the first pass's first channel is one number for the whole image, the mean over the positions,
+            scaled to deviation 1.
     """
     x_0: np.ndarray | None = None
     for part, t in zip(np.split(noise.astype(np.float32), len(timesteps), axis=1), timesteps, strict=True):
@@ -186,8 +187,8 @@ def solve_directly(
         deviation = np.float32(np.sqrt(1.0 - alpha_bar[t]))
         if x_0 is None:
             z_t = np.float32(noise_scale) * part
-            common = part[:, :common_noise_channels].mean((2, 3), keepdims=True)
-            z_t[:, :common_noise_channels] = common * np.float32(math.sqrt(np.prod(part.shape[2:])))
+            if common_noise:
+                z_t[:, :1] = part[:, :1].mean((2, 3), keepdims=True) * np.float32(math.sqrt(np.prod(part.shape[2:])))
         else:
             z_t = signal * x_0 + deviation * part
         output = denoise(z_t, np.full(len(z_t), t, np.int64))
@@ -369,7 +370,7 @@ class OnnxSegmenter:
                 timesteps,
                 settings["prediction_type"],
                 settings["noise_scale"],
-                settings["common_noise_channels"],
+                settings["common_noise"],
             )
             return self._mask_decoder.run(None, {"x_0": x_0})[0]
         timesteps = sampling_timesteps(
