@@ -65,9 +65,9 @@ LUNG_ENCODER = (
 )
 LUNG_SCORING = (
     ("as shipped in 0.6.0", "lung_scoring_before_validation"),
-    ("a quarter of the new weights", "lung_scoring_quarter_validation"),
-    ("half", "lung_scoring_half_validation"),
-    ("three quarters", "lung_scoring_three_quarters_validation"),
+    ("the mean of 0.6.0 and 1,235 further steps", "lung_scoring_half_validation"),
+    ("3,723 steps with common noise", "lung_scoring_end_validation"),
+    ("as shipped in 0.7.0: the mean of three such weights", "lung_scoring_common_validation"),
 )
 IN_METADATA = ("dice", "iou", "ged_v", "hm_iou")
 # How far the costs of systems can be trusted.
@@ -78,6 +78,7 @@ TIMES = (
 # What decides how a bundle samples its masks, by its names in the configuration.
 SAMPLING = (
     "num_inference_steps", "sampler", "timestep_power", "last_timestep", "test_time_augmentation", "noise_scale",
+    "common_noise",
 )  # fmt: skip
 # Result of benchmarks/speed.py → its plot.
 SPEED_PLOTS = {"speed_cpu": "speed.png", "speed_cuda": "speed_cuda.png"}
@@ -215,7 +216,7 @@ def lung_weights(*named: tuple[str, str]) -> str:
 
 
 def lung_scoring() -> str:
-    """What a further continuation of scoring does to the lung bundle."""
+    """What more steps of scoring and common noise do to the lung bundle."""
     compared = read("lung_scoring")
     if compared is None:
         return NOT_RUN
@@ -224,7 +225,7 @@ def lung_scoring() -> str:
         f"{COLUMNS[name].label} {row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
         for name, row in rows.items()
     )
-    text = f"Differences of half the new weights from 0.6.0, with 95% bootstrap intervals over patients: {differences}."
+    text = f"Differences of 0.7.0 from 0.6.0, with 95% bootstrap intervals over patients: {differences}."
     return section("", lung_weights(*LUNG_SCORING), "lung_scoring", text)
 
 
