@@ -80,9 +80,8 @@ def choices(segmenter: Segmenter, num_samples: int, seed: int) -> tuple[dict[str
     def independent_noise(image: torch.Tensor, number: int, seed: int, cases: list[str], passes: int) -> torch.Tensor:
         channels, *sides = network.latent_shape(image)
         shape = (number, passes * channels, *sides)
-        return torch.stack([torch.randn(shape, generator=noise_generator(seed, case, 0)) for case in cases]).to(
-            image.device
-        )
+        noise = torch.stack([torch.randn(shape, generator=noise_generator(seed, case, 0)) for case in cases])
+        return noise.to(image.device)
 
     ways["noise of each sample independent"] = draw({"draw_noise": independent_noise})
 

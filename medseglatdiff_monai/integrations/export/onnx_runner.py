@@ -363,15 +363,8 @@ class OnnxSegmenter:
         alpha_bar = np.asarray(settings["alpha_bar"])
         if settings["sampler"] == "direct":
             timesteps = direct_timesteps(len(alpha_bar), num_inference_steps)
-            x_0 = solve_directly(
-                denoise,
-                noise,
-                alpha_bar,
-                timesteps,
-                settings["prediction_type"],
-                settings["noise_scale"],
-                settings["common_noise"],
-            )
+            own = (settings[name] for name in ("prediction_type", "noise_scale", "common_noise"))
+            x_0 = solve_directly(denoise, noise, alpha_bar, timesteps, *own)
             return self._mask_decoder.run(None, {"x_0": x_0})[0]
         timesteps = sampling_timesteps(
             len(alpha_bar), num_inference_steps, settings["timestep_power"], settings["last_timestep"]
