@@ -26,6 +26,7 @@ from medseglatdiff_monai.evaluation.result import ScoredCase, load_result, write
 from medseglatdiff_monai.networks.weights import state_path
 from medseglatdiff_monai.suites import budget, runner, scoring
 from medseglatdiff_monai.suites.command import bundle_for, run_suite
+from medseglatdiff_monai.suites.names import find_suite
 from medseglatdiff_monai.suites.notes import Notes
 from medseglatdiff_monai.suites.report import render_report
 from medseglatdiff_monai.suites.scoring import evaluation_settings
@@ -33,6 +34,7 @@ from medseglatdiff_monai.suites.subsamples import score_subsamples
 from medseglatdiff_monai.suites.suite import load_suite
 from medseglatdiff_monai.training.run import TRAINING_STAGES
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 CASES = 30
 SUITE = {
     "title": "t",
@@ -448,6 +450,29 @@ def test_subsets_are_runs_that_begin_with_a_pair(tmp_path: Path, number: int, dr
     # At least half of the samples start … start + n - 1 cover this many rows.
     rows = [start + 1 + min(number, 6) // 2 for start in starts]
     assert found == pytest.approx(np.mean([2 / (1 + count) for count in rows]))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_report_in_a_browser(browser, width: int, scheme: str) -> None:
+    """Nothing is cut off at the side, and text stands out from the page by what WCAG 2.1 asks for (4.5 to 1)."""
+    results = json.loads((RESULTS / "suites" / "all-systems_cvc.json").read_text())
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.set_content(render_report(load_suite(find_suite("all-systems")), results))
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    color = "what => getComputedStyle(document.querySelector(what[0]))[what[1]].match(/[0-9]+/g).map(Number)"
+    ground = luminance(page.evaluate(color, ["body", "backgroundColor"]))
+    assert (ground < 0.1) == (scheme == "dark")
+    for text in ("body", ".note", "small", ".unclear"):
+        light, dark = sorted([luminance(page.evaluate(color, [text, "color"])), ground], reverse=True)
+        assert (light + 0.05) / (dark + 0.05) > 4.5, text
+    page.close()
+
+
+def luminance(rgb: list[int]) -> float:
+    """Relative luminance of sRGB, as WCAG 2.1 defines it."""
+    linear = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
 
 @pytest.mark.parametrize("others", [0, 1])
