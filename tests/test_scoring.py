@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ import torch
 from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.metrics import generalized_energy_distance
 from medseglatdiff_monai.metrics.distances import pairwise_iou_distance
+from medseglatdiff_monai.metrics.matching import matched_distance
 from medseglatdiff_monai.networks import ScoringNetwork
+from medseglatdiff_monai.networks.noise import spread_first_channel
 from medseglatdiff_monai.training.batches import PrepareScoring
 from medseglatdiff_monai.training.losses import ScoringLoss, energy_score, latent_distance, ruzicka_distance
 
@@ -52,6 +55,28 @@ def test_energy_score_by_hand(fairness: float, spread: float) -> None:
     # Three pairs of different samples, each twice: 2 (0.9 + 0.6 + 0.3) = 3.6; / 6 = 0.6, / 9 = 0.4.
     among = torch.tensor([[[0.0, 0.9, 0.6], [0.9, 0.0, 0.3], [0.6, 0.3, 0.0]]])
     assert float(energy_score(to_raters, among, fairness)) == pytest.approx(0.4 - 0.5 * spread)
+
+
+def test_samples_and_raters_matched_one_to_one_by_hand() -> None:
+    # Sample 0 is near both raters, sample 1 near none: each must take one, and the cheaper way is 0.3 + 0.6.
+    distances = torch.tensor([[[0.1, 0.3], [0.6, 0.9]]], requires_grad=True)
+    matched = matched_distance(distances)[0]
+    assert matched.item() == pytest.approx(0.45)
+    matched.backward()
+    torch.testing.assert_close(distances.grad, torch.tensor([[[0.0, 0.5], [0.5, 0.0]]]))
+    # Three samples of two raters: six of each, so that every sample has two and every rater three of the places.
+    distances = torch.tensor([[[0.0, 1.0], [0.2, 0.4], [1.0, 0.0]]])
+    assert float(matched_distance(distances)) == pytest.approx((2 * 0.0 + 0.2 + 0.4 + 2 * 0.0) / 6)
+
+
+def test_loss_matches_samples_and_raters(make_segmenter, batch: dict) -> None:
+    torch.manual_seed(5)
+    output = ScoringNetwork(make_segmenter(), denoising_draws=0)(batch["image"], batch["label"])
+    samples = torch.sigmoid(2.0 * torch.asinh(output["sample_logits"])).flatten(2)
+    distances = ruzicka_distance(samples, batch["label"].flatten(2))
+    best = [min(float(case[range(4), order].mean()) for order in permutations(range(4))) for case in distances]
+    added = ScoringLoss(matching_weight=0.5)(output) - ScoringLoss()(output)
+    assert float(added) == pytest.approx(0.5 * sum(best) / 2, abs=1e-5)
 
 
 def test_fair_score_is_half_of_the_unbiased_energy_distance() -> None:
@@ -153,6 +178,18 @@ def test_training_and_inference_see_the_same_kind_of_noise(make_segmenter, batch
     for z_t in seen:
         assert [bool(z_t[:, c].std((1, 2)).max() < 1e-5) for c in range(3)] == [common, False, False]
     assert len(seen) == 2
+    # The four numbers of an image in training: one in each quarter of the normal distribution.
+    if common:
+        quarters = torch.special.ndtr(seen[0][:, 0, 0, 0]).reshape(2, 4) * 4
+        assert [sorted(map(int, case)) for case in quarters] == [[0, 1, 2, 3]] * 2
+
+
+def test_spread_noise_is_standard_normal() -> None:
+    torch.manual_seed(6)
+    noise = spread_first_channel(torch.randn(4000, 2, 2, 2, 2)).flatten(0, 1).flatten(1)
+    # Of 8,000 draws: 4.5 deviations of a mean are 0.05, and of a variance or covariance 0.07.
+    assert noise.mean(0).abs().max() < 0.05
+    assert (noise.T.cov() - torch.eye(8)).abs().max() < 0.07
 
 
 def test_consensus_as_the_only_rater(batch: dict) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 from ..diffusion.process import check_one_pass
 from ..diffusion.samplers import sample
 from ..errors import InputError
+from .noise import spread_first_channel
 from .segmenter import LatentDiffusionSegmenter
 
 
@@ -108,9 +109,11 @@ class ScoringNetwork(nn.Module):
         rater_latents = net.encode_masks(raters.flatten(0, 1)[:, None]).float().unflatten(0, (batch, -1))
         condition, mean_mask_logits = net.conditioner.condition_and_mean_mask(image)
         own = condition.repeat_interleave(m, dim=0)
-        noise = torch.randn(batch * m, *rater_latents.shape[2:], device=image.device)
+        noise = torch.randn(batch, m, *rater_latents.shape[2:], device=image.device)
+        if net.common_noise:
+            noise = spread_first_channel(noise)
         x_0 = sample(
-            lambda z_t, t: net.denoise(z_t, t, own), noise, net.process, 1, "direct",
+            lambda z_t, t: net.denoise(z_t, t, own), noise.flatten(0, 1), net.process, 1, "direct",
             common_noise=net.common_noise,
         ).float()  # fmt: skip
         result = {

@@ -66,6 +66,20 @@ def draw_sample_noise(
         return torch.from_numpy(thread.submit(lambda: draw().numpy()).result())
 
 
+def spread_first_channel(noise: torch.Tensor) -> torch.Tensor:
+    """Noise (B, m, d, h, w[, e]) whose first channels have their means in different m-ths of the normal distribution.
+
+    The training's counterpart of :func:`draw_sample_noise`: a case's m samples cover what the first channel decides,
+    and each by itself stays standard normal.
+    """
+    batch, m, _, *size = noise.shape
+    share = (torch.arange(m, device=noise.device) + torch.rand(batch, m, device=noise.device)) / m
+    mean = torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6)) / math.sqrt(math.prod(size))
+    first = noise[:, :, 0].flatten(2)
+    first = first + (mean - first.mean(2))[..., None]
+    return torch.cat([first.unflatten(2, size)[:, :, None], noise[:, :, 1:]], 2)
+
+
 def _hash(owner: str) -> int:
     """A number in [0, 2^64)."""
     return int.from_bytes(hashlib.sha256(owner.encode()).digest()[:8], "big")
