@@ -64,10 +64,11 @@ LUNG_ENCODER = (
     ("mean of both weights", "lung_encoder_mean_validation"),
 )
 LUNG_SCORING = (
-    ("as shipped in 0.6.0", "lung_scoring_before_validation"),
-    ("the mean of 0.6.0 and 1,235 further steps", "lung_scoring_half_validation"),
-    ("3,723 steps with common noise", "lung_scoring_end_validation"),
-    ("as shipped in 0.7.0: the mean of three such weights", "lung_scoring_common_validation"),
+    ("0.6.0", "lung_scoring_before_validation"),
+    ("0.7.0: common noise", "lung_scoring_common_validation"),
+    ("451 more steps with spread", "lung_scoring_spread_validation"),
+    ("471 more steps with spread and matching, weight 1", "lung_scoring_matched_validation"),
+    ("0.8.0: the mean of weights", "lung_scoring_mean_validation"),
 )
 IN_METADATA = ("dice", "iou", "ged_v", "hm_iou")
 # How far the costs of systems can be trusted.
@@ -216,7 +217,7 @@ def lung_weights(*named: tuple[str, str]) -> str:
 
 
 def lung_scoring() -> str:
-    """What more steps of scoring and common noise do to the lung bundle."""
+    """What common noise, and spread and matched samples in training, do to the lung bundle."""
     compared = read("lung_scoring")
     if compared is None:
         return NOT_RUN
@@ -225,7 +226,7 @@ def lung_scoring() -> str:
         f"{COLUMNS[name].label} {row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
         for name, row in rows.items()
     )
-    text = f"Differences of 0.7.0 from 0.6.0, with 95% bootstrap intervals over patients: {differences}."
+    text = f"Differences of 0.8.0 from 0.7.0, with 95% bootstrap intervals over patients: {differences}."
     return section("", lung_weights(*LUNG_SCORING), "lung_scoring", text)
 
 
