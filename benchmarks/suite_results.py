@@ -66,9 +66,12 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], na
     minutes = options["max_minutes"]
     given = sorted({row["system"] for row in result["measurements"] if row["training_minutes"] is None})
     trained = {row["system"]: row["training_minutes"] for row in result["measurements"] if row["training_minutes"]}
+    seeds = options["training_seeds"]
     budget = "the shipped weights"
     if trained:
         budget = f"{fmean(trained.values()):.1f} minutes of training each"
+        if len(seeds) > 1:
+            budget += f", {len(seeds)} trainings of each, whose scores are averaged case by case"
         if "image_size" in options["overrides"]:
             budget += f" with images of {options['overrides']['image_size']}²"
         if given:
@@ -79,6 +82,7 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], na
         f"medseglatdiff benchmark {result['suite']} --dataset-dir D --output-dir R --max-minutes {minutes:g}"
         + _choose_systems([*trained, *given], suite)
         + "".join(f" --run {shlex.quote(f'{name}=bundles/' + result['bundle'])}" for name in given)
+        + (f" --seeds {','.join(map(str, seeds))}" if len(seeds) > 1 else "")
         + (f" --max-cases {options['max_cases']}" if options["max_cases"] else "")
         + "".join(f" --{key} {value}" for key, value in sorted(options["overrides"].items()))
     )

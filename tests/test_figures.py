@@ -45,7 +45,7 @@ def result(measurements: list[dict], comparisons: list[dict]) -> dict:
         "suite": "paper-table-2", "bundle": "skin_lesion_dermoscopy_latent_diffusion", "measurements": measurements,
         "comparisons": comparisons, "left_out": [],
         "dataset": {"name": "Set", "split": "validation", "group_unit": "image", "cases": 9},
-        "options": {"max_minutes": 20, "max_cases": None, "overrides": {}},
+        "options": {"max_minutes": 20, "max_cases": None, "overrides": {}, "training_seeds": [0]},
         "provenance": {"threads": 1, "processor": "P"},
     }  # fmt: skip
 
@@ -84,6 +84,10 @@ def test_a_given_run_is_not_said_to_be_of_the_budget(suite_results: ModuleType) 
     assert text.startswith(f"### {found['dataset']['name']}: UNet\n")
     assert "the shipped bundle, which was trained for hours, the others for 6.0 minutes; the difference" in text
     assert "--max-minutes 20 --run Ours=bundles/skin_lesion_dermoscopy_latent_diffusion\n" in text
+    found["options"]["training_seeds"] = [0, 3]
+    text = suite_results._result(found, "dice", suite, named=True)
+    assert "6.0 minutes of training each, 2 trainings of each" in text
+    assert "--max-minutes 20 --seeds 0,3 --run" in text
 
 
 def test_curve_says_from_where_on_it_is_flat(suite_results: ModuleType) -> None:
