@@ -1,10 +1,10 @@
 """Write ``benchmarks/results/consensus_threshold.json``: from which confidence should a pixel belong to the consensus?
 
-Usage: python benchmarks/consensus_threshold.py DATASET_DIR [--bundle NAME] [--max-cases 200] [--num-samples 16]
+Usage: python benchmarks/consensus_threshold.py DATASET_DIR [--bundle NAME] [--split training] [--max-cases 400]
 
-Each validation case's ensemble is sampled once and fused at every threshold and by every rule of
+Each case's ensemble is sampled once and fused at every threshold and by every rule of
 :mod:`medseglatdiff_monai.ensemble.fusion`. Dice is computed against the consensus of at least half of the raters, on
-the network's grid: over the cases whose consensus is not empty, and over all cases, where two empty masks count as 1.
+the network's grid: over the cases where that is not empty, and over all cases, where two empty masks count as 1.
 For a calibrated map, the best threshold is half of the highest expected Dice, so below 0.5 (Lipton et al. 2014, arXiv
 1402.1892). At 0.5 the consensus is empty where samples place a small structure at different positions.
 """
@@ -36,7 +36,8 @@ def score(consensus: torch.Tensor, raters: torch.Tensor) -> dict[str, float]:
 def main() -> None:
     """Command line."""
     parser = measurement_arguments(__doc__, seed=1, output="consensus_threshold.json")
-    parser.add_argument("--max-cases", type=int, default=200, help="selected by seed")
+    parser.add_argument("--max-cases", type=int, default=400, help="selected by seed")
+    parser.set_defaults(split="training")
     arguments = parser.parse_args()
     segmenter = load_segmenter(arguments.bundle, num_samples=arguments.num_samples, seed=arguments.seed)
     samples, raters = [], []

@@ -23,7 +23,7 @@ from medseglatdiff_monai.evaluation.columns import COLUMNS
 from medseglatdiff_monai.files import file_sha256
 from medseglatdiff_monai.networks.noise import SAMPLE_NOISE
 from medseglatdiff_monai.suites.names import find_suite
-from medseglatdiff_monai.suites.statistics import group_interval, is_significant
+from medseglatdiff_monai.suites.statistics import group_interval, holm, is_significant
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -43,6 +43,7 @@ CARD = {
     "hm_iou": "higher is better",
     "dice": "against the raters' consensus (at least half of them), where not empty",
     "iou": "likewise",
+    "dice_all": "over all cases: two empty masks count as 1, one alone as 0",
     "dice_native": "",
     "ece_band": "pooled over the cases, 15 bins",
     "samples_nonempty": "compare with the next line",
@@ -56,7 +57,7 @@ GROUPS = {"lung": "patients", "polyp": "sequences"}
 MIN_GROUPS = 5
 # With fewer groups a bootstrap interval is too narrow.
 FEW_GROUPS = 20
-WEIGHTS_METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "ece_band", "samples_nonempty")
+WEIGHTS_METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "ece_band", "diversity", "samples_nonempty")
 # Weights that a table compares → their result files.
 LUNG_ENCODER = (
     ("without encoder, as shipped in 0.5.4", "lung_encoder_without_validation"),
@@ -66,8 +67,8 @@ LUNG_ENCODER = (
 LUNG_SCORING = (
     ("0.6.0", "lung_scoring_before_validation"),
     ("0.7.0: common noise", "lung_scoring_common_validation"),
-    ("451 more steps with spread", "lung_scoring_spread_validation"),
-    ("471 more steps with spread and matching, weight 1", "lung_scoring_matched_validation"),
+    ("run A: 451 more steps with spread", "lung_scoring_spread_validation"),
+    ("run B: 471 more steps with spread and matching, weight 1", "lung_scoring_matched_validation"),
     ("0.8.0: the mean of weights", "lung_scoring_mean_validation"),
 )
 IN_METADATA = ("dice", "iou", "ged_v", "hm_iou")
@@ -122,6 +123,8 @@ def table(key: str, result: dict) -> str:
     rows = []
     for metric, note in CARD.items():
         hidden = metric in SEVERAL_RATERS if "one rater" in data else metric == "dice_native"
+        # Where no raters' consensus is empty.
+        hidden = hidden or (metric == "dice_all" and summary["dice_all"] == summary["dice"])
         if summary.get(metric) is not None and not hidden:
             column = COLUMNS[metric]
             value = f"{summary[metric]:.{column.digits}f}"
@@ -222,11 +225,16 @@ def lung_scoring() -> str:
     if compared is None:
         return NOT_RUN
     rows = {name: found["difference"] for name, found in compared["metrics"].items() if name in WEIGHTS_METRICS}
+    corrected = holm([row["p"] for row in rows.values()])
     differences = "; ".join(
         f"{COLUMNS[name].label} {row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-        for name, row in rows.items()
+        + ("" if is_significant({**row, "p_holm": p}) else ", not settled")
+        for (name, row), p in zip(rows.items(), corrected, strict=True)
     )
-    text = f"Differences of 0.8.0 from 0.7.0, with 95% bootstrap intervals over patients: {differences}."
+    text = (
+        "Differences of 0.8.0 from 0.7.0, means of the slices' values (the table pools the ECE), with 95% bootstrap "
+        f"intervals over patients: {differences}."
+    )
     return section("", lung_weights(*LUNG_SCORING), "lung_scoring", text)
 
 
@@ -420,7 +428,7 @@ def thresholds(result: dict) -> str:
         f"Lung bundle, {result['num_cases']} {result['split']} slices, {result['num_samples']} samples. In “Dice, all "
         f"cases” two empty masks count as 1.{age(result)}"
     )
-    titles = "| fusion | Dice, consensus not empty | Dice, all cases | empty consensus |"
+    titles = "| fusion | Dice where the raters' is not empty | Dice, all cases | ours is empty |"
     return section(head, markdown(titles, rows), "consensus_threshold")
 
 

@@ -77,7 +77,7 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], na
         if given:
             budget += f" (but {', '.join(given)}: the shipped weights, which were trained for hours)"
     # What only scored, in the end, was trained by an earlier call.
-    minutes = minutes or math.ceil(sum(trained.values()) / TRAINING_SHARE)
+    minutes = minutes or math.ceil(len(seeds) * sum(trained.values()) / TRAINING_SHARE)
     command = (
         f"medseglatdiff benchmark {result['suite']} --dataset-dir D --output-dir R --max-minutes {minutes:g}"
         + _choose_systems([*trained, *given], suite)
@@ -171,10 +171,10 @@ def _curve(rows: Sequence[Mapping[str, Any]], label: str, digits: int) -> str:
         far = [point for point, mean in own.items() if abs(mean - own[last]) > 0.005]
         enough = min(point for point in own if point > max(far, default=0))
         first = min(own)
-        sentences.append(
-            f"{system}: {label} {own[first]:.{digits}f} at {first:g}, {own[last]:.{digits}f} at {last:g}; from "
-            f"{enough:g} on it is within 0.005 of the last."
-        )
+        sentence = f"{system}: {label} {own[first]:.{digits}f} at {first:g}, {own[last]:.{digits}f} at {last:g}"
+        if enough < last:
+            sentence += f"; from {enough:g} on it is within 0.005 of the last"
+        sentences.append(f"{sentence}.")
     return "**" + " ".join(sentences) + "**"
 
 

@@ -87,7 +87,7 @@ def test_a_given_run_is_not_said_to_be_of_the_budget(suite_results: ModuleType) 
     found["options"]["training_seeds"] = [0, 3]
     text = suite_results._result(found, "dice", suite, named=True)
     assert "6.0 minutes of training each, 2 trainings of each" in text
-    assert "--max-minutes 20 --seeds 0,3 --run" in text
+    assert "--max-minutes 20 --run Ours=bundles/skin_lesion_dermoscopy_latent_diffusion --seeds 0,3\n" in text
 
 
 def test_curve_says_from_where_on_it_is_flat(suite_results: ModuleType) -> None:

@@ -48,7 +48,9 @@ def matched_distance(distances: torch.Tensor) -> torch.Tensor:
     multiple = math.lcm(n, r)
     # Replicating masks repeats rows and columns of their distances, so that each is computed only once.
     replicated = distances.repeat_interleave(multiple // n, 1).repeat_interleave(multiple // r, 2)
-    return torch.stack([case[linear_sum_assignment(case.detach().cpu())].mean() for case in replicated])
+    # A loss that is not a number is the training's to report.
+    costs = replicated.detach().nan_to_num().cpu()
+    return torch.stack([case[linear_sum_assignment(cost)].mean() for case, cost in zip(replicated, costs, strict=True)])
 
 
 class HungarianMatchedIoU(EnsembleMetric):

@@ -67,7 +67,7 @@ class ScoringNetwork(nn.Module):
     """Training view of a segmenter as a generator: samples that start from pure noise, to be scored against all raters.
 
     At the first timestep nothing of a mask is left in z_T: the network is a function of noise and image alone, and
-    several of its values for one image are an ensemble. A proper score of that ensemble
+    several of its values for one image are an ensemble. A score of that ensemble
     (:class:`~medseglatdiff_monai.training.losses.ScoringLoss`) makes them spread as the raters do, where the squared
     error of :class:`DenoisingNetwork` would make them ignore their noise. Some draws at other timesteps keep the
     samplers with many steps valid.

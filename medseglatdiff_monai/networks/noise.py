@@ -73,7 +73,9 @@ def spread_first_channel(noise: torch.Tensor) -> torch.Tensor:
     and each by itself stays standard normal.
     """
     batch, m, _, *size = noise.shape
-    share = (torch.arange(m, device=noise.device) + torch.rand(batch, m, device=noise.device)) / m
+    # Which sample has which part is drawn, or the first would always have the lowest.
+    part = torch.rand(batch, m, device=noise.device).argsort(1)
+    share = (part + torch.rand(batch, m, device=noise.device)) / m
     mean = torch.special.ndtri(share.clamp(1e-6, 1 - 1e-6)) / math.sqrt(math.prod(size))
     first = noise[:, :, 0].flatten(2)
     first = first + (mean - first.mean(2))[..., None]

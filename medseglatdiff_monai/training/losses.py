@@ -130,10 +130,11 @@ class DenoisingLoss(nn.Module):
 def energy_score(to_raters: torch.Tensor, among_samples: torch.Tensor, fairness: float = 0.95) -> torch.Tensor:
     """Energy score of m samples against R raters: mean d(s, y) - 1/2 mean d(s, s'); lower is better.
 
-    A proper score (Gneiting and Raftery, JASA 102, 2007) for a distance of negative type: the expected score is lowest
-    where samples are distributed as the raters. With self-pairs among the m² (``fairness`` 0) a small ensemble is
-    penalised for its size. Without them (1) it is not, but then a single stray sample in an ensemble costs nothing. A
-    fairness slightly below 1 is the "almost fair" score of Lang et al. (arXiv 2412.15832, Eq. 4).
+    A proper score (Gneiting and Raftery, JASA 102, 2007) of independent samples for a distance of negative type: the
+    expected score is lowest where samples are distributed as the raters. With self-pairs among the m² (``fairness`` 0)
+    a small ensemble is penalised for its size. Without them (1) it is not, but then a single stray sample in an
+    ensemble costs nothing. A fairness slightly below 1 is the "almost fair" score of Lang et al. (arXiv 2412.15832, Eq.
+    4).
 
     Args:
         to_raters: (B, m, R), the distances d(s, y).
@@ -197,7 +198,7 @@ class ScoringLoss(nn.Module):
         fairness: see :func:`energy_score`.
         latent_weight: factor on the score of the latents.
         matching_weight: factor on the mean Ruzicka distance of samples and raters matched one to one, which HM-IoU
-            measures on binary masks. It is no proper score: it makes samples sharper and less diverse.
+            measures on binary masks. Alone it would be lowest with too little spread.
         denoising_weight: factor on :class:`DenoisingLoss`'s squared error.
         overlap_weight: factor on the Ruzicka distance of the mean mask. It shows an image encoder missed structures
             sooner than the cross-entropy, in which the many easy pixels hide them.

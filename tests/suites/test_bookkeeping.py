@@ -463,7 +463,9 @@ def test_the_report_in_a_browser(browser, width: int, scheme: str) -> None:
     color = "what => getComputedStyle(document.querySelector(what[0]))[what[1]].match(/[0-9]+/g).map(Number)"
     ground = luminance(page.evaluate(color, ["body", "backgroundColor"]))
     assert (ground < 0.1) == (scheme == "dark")
-    for text in ("body", ".note", "small", ".unclear"):
+    verdicts = "".join(f"<p class='{name}'></p>" for name in ("better", "worse", "unclear"))
+    page.evaluate("html => document.body.insertAdjacentHTML('beforeend', html)", verdicts)
+    for text in ("body", ".note", "small", "td.cost", "p.better", "p.worse", "p.unclear"):
         light, dark = sorted([luminance(page.evaluate(color, [text, "color"])), ground], reverse=True)
         assert (light + 0.05) / (dark + 0.05) > 4.5, text
     page.close()
