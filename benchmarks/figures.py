@@ -67,8 +67,9 @@ LUNG_ENCODER = (
 LUNG_SCORING = (
     ("0.6.0", "lung_scoring_before_validation"),
     ("0.7.0: common noise", "lung_scoring_common_validation"),
-    ("run A: 451 more steps with spread", "lung_scoring_spread_validation"),
-    ("run B: 471 more steps with spread and matching, weight 1", "lung_scoring_matched_validation"),
+    ("run A: 451 more steps with spread, fairness 0.95", "lung_scoring_spread_validation"),
+    ("run B: 471 more steps with spread and matching", "lung_scoring_matched_validation"),
+    ("run D: 451 more steps with spread, fairness 0.3", "lung_scoring_fairness_validation"),
     ("0.8.0: the mean of weights", "lung_scoring_mean_validation"),
 )
 IN_METADATA = ("dice", "iou", "ged_v", "hm_iou")
@@ -220,7 +221,7 @@ def lung_weights(*named: tuple[str, str]) -> str:
 
 
 def lung_scoring() -> str:
-    """What common noise, and spread and matched samples in training, do to the lung bundle."""
+    """What common noise and evenly spread samples in training do to the lung bundle."""
     compared = read("lung_scoring")
     if compared is None:
         return NOT_RUN

@@ -14,7 +14,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from .cumulative import EnsembleMetric
-from .distances import pairwise_iou_distance
+from .distances import pairwise_iou
 from .masks import as_paired_stacks
 
 
@@ -32,25 +32,13 @@ def hungarian_matched_iou(samples: torch.Tensor | np.ndarray, raters: torch.Tens
     Raises:
         InputError: see `metrics.masks.as_paired_stacks`.
     """
-    return 1.0 - matched_distance(pairwise_iou_distance(*as_paired_stacks(samples, raters)))
-
-
-def matched_distance(distances: torch.Tensor) -> torch.Tensor:
-    """Least mean distance of samples and raters that are replicated to equal numbers and matched one to one.
-
-    Args:
-        distances: (B, N, R), of each sample to each rater.
-
-    Returns:
-        (B,), with a gradient for the pairs that are matched.
-    """
-    n, r = distances.shape[1:]
+    samples, raters = as_paired_stacks(samples, raters)
+    n, r = samples.shape[1], raters.shape[1]
     multiple = math.lcm(n, r)
-    # Replicating masks repeats rows and columns of their distances, so that each is computed only once.
-    replicated = distances.repeat_interleave(multiple // n, 1).repeat_interleave(multiple // r, 2)
-    # A loss that is not a number is the training's to report.
-    costs = replicated.detach().nan_to_num().cpu()
-    return torch.stack([case[linear_sum_assignment(cost)].mean() for case, cost in zip(replicated, costs, strict=True)])
+    # Replicating masks repeats rows and columns of their IoU matrix, so that each IoU is counted only once.
+    iou = pairwise_iou(samples, raters).cpu().numpy().repeat(multiple // n, axis=1).repeat(multiple // r, axis=2)
+    matched = [case[linear_sum_assignment(case, maximize=True)].mean() for case in iou]
+    return torch.tensor(matched, dtype=torch.float64, device=samples.device)
 
 
 class HungarianMatchedIoU(EnsembleMetric):

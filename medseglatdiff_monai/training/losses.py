@@ -17,7 +17,6 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..errors import InputError
-from ..metrics.matching import matched_distance
 from ..networks.codecs import CodecBase
 
 MAX_POSITIVE_WEIGHT = 50.0
@@ -197,8 +196,6 @@ class ScoringLoss(nn.Module):
     Args:
         fairness: see :func:`energy_score`.
         latent_weight: factor on the score of the latents.
-        matching_weight: factor on the mean Ruzicka distance of samples and raters matched one to one, which HM-IoU
-            measures on binary masks. Alone it would be lowest with too little spread.
         denoising_weight: factor on :class:`DenoisingLoss`'s squared error.
         overlap_weight: factor on the Ruzicka distance of the mean mask. It shows an image encoder missed structures
             sooner than the cross-entropy, in which the many easy pixels hide them.
@@ -208,7 +205,6 @@ class ScoringLoss(nn.Module):
         self,
         fairness: float = 0.95,
         latent_weight: float = 1.0,
-        matching_weight: float = 0.0,
         denoising_weight: float = 1.0,
         overlap_weight: float = 0.0,
     ) -> None:
@@ -217,7 +213,6 @@ class ScoringLoss(nn.Module):
             raise InputError(f"fairness must be in [0, 1], found {fairness}.")
         self.fairness = fairness
         self.latent_weight = latent_weight
-        self.matching_weight = matching_weight
         self.denoising_weight = denoising_weight
         self.overlap_weight = overlap_weight
 
@@ -225,10 +220,7 @@ class ScoringLoss(nn.Module):
         """Scalar loss of :class:`~medseglatdiff_monai.networks.ScoringNetwork`'s output; ``target`` is unused."""
         samples = torch.sigmoid(2.0 * torch.asinh(output["sample_logits"])).flatten(2)
         raters = output["raters"].float().flatten(2)
-        to_raters = ruzicka_distance(samples, raters)
-        score = energy_score(to_raters, ruzicka_distance(samples, samples), self.fairness)
-        if self.matching_weight > 0:
-            score = score + self.matching_weight * matched_distance(to_raters)
+        score = energy_score(ruzicka_distance(samples, raters), ruzicka_distance(samples, samples), self.fairness)
         if self.latent_weight > 0:
             x_0, y_0 = output["sample_latents"], output["rater_latents"]
             latent_score = energy_score(latent_distance(x_0, y_0), latent_distance(x_0, x_0), self.fairness)
