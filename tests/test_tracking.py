@@ -124,7 +124,7 @@ def test_parameters_are_the_values_that_were_used(client: MlflowClient, ids: dic
     assert "draws" not in client.get_run(ids["mask_codec"]).data.params
     scoring = client.get_run(ids["scoring"]).data.params
     assert scoring["learning_rate"] == "0.0002"
-    assert (scoring["scoring_samples"], scoring["fairness"]) == ("4", "0.95")
+    assert (scoring["scoring_samples"], scoring["fairness"]) == ("4", "0.3")
     assert "fairness" not in parameters
 
 

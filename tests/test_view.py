@@ -329,7 +329,7 @@ def test_page_of_a_picture(browser, lung: Path, crop_png: Path, tmp_path: Path) 
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
         page.wait_for_selector(".sizes td.area_pixels", timeout=60_000)
-        # Of four samples: from the one of the bundle's threshold to all, one, three and two.
+        # Of four samples: from the two of the bundle's threshold to all, one, three and two.
         for share in (0.85, 0.1, 0.5, 0.3):
             before = page.locator("[data-layer=consensus]").get_attribute("d")
             _drag(page, "Consensus threshold", share)
