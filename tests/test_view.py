@@ -305,11 +305,11 @@ def test_no_error_leaves_the_page_waiting() -> None:
 
 def _drag(page, name: str, share: float) -> None:
     """Drag a slider to a share of its length, over many places between, as a hand does."""
+    # Waits until it no longer moves: what was changed before may still shift it.
+    page.locator(f"[aria-label='{name}'] .q-slider__thumb").hover()
     track = page.locator(f"[aria-label='{name}'] .q-slider__track").bounding_box()
-    thumb = page.locator(f"[aria-label='{name}'] .q-slider__thumb").bounding_box()
-    page.mouse.move(thumb["x"] + thumb["width"] / 2, thumb["y"] + thumb["height"] / 2)
     page.mouse.down()
-    page.mouse.move(track["x"] + share * track["width"], thumb["y"], steps=15)
+    page.mouse.move(track["x"] + share * track["width"], track["y"], steps=15)
     page.mouse.up()
 
 
