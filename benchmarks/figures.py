@@ -58,6 +58,7 @@ MIN_GROUPS = 5
 # With fewer groups a bootstrap interval is too narrow.
 FEW_GROUPS = 20
 WEIGHTS_METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "ece_band", "diversity", "samples_nonempty")
+COMPARED_METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "brier_band")
 # Weights that a table compares → their result files.
 LUNG_ENCODER = (
     ("without encoder, as shipped in 0.5.4", "lung_encoder_without_validation"),
@@ -225,11 +226,11 @@ def lung_scoring() -> str:
     compared = read("lung_scoring")
     if compared is None:
         return NOT_RUN
-    rows = {name: found["difference"] for name, found in compared["metrics"].items() if name in WEIGHTS_METRICS}
+    rows = {name: found["difference"] for name, found in compared["rows"][-1]["metrics"].items()}
+    rows = {name: row for name, row in rows.items() if name in WEIGHTS_METRICS}
     corrected = holm([row["p"] for row in rows.values()])
     differences = "; ".join(
-        f"{COLUMNS[name].label} {row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-        + ("" if is_significant({**row, "p_holm": p}) else ", not settled")
+        f"{COLUMNS[name].label} {difference(row)}" + ("" if is_significant({**row, "p_holm": p}) else ", not settled")
         for (name, row), p in zip(rows.items(), corrected, strict=True)
     )
     text = (
@@ -237,6 +238,62 @@ def lung_scoring() -> str:
         f"intervals over patients: {differences}."
     )
     return section("", lung_weights(*LUNG_SCORING), "lung_scoring", text)
+
+
+def difference(row: dict) -> str:
+    """A mean difference and its interval."""
+    return f"{row['mean']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+
+
+def differences_table(source: str, title: str) -> str:
+    """Differences of several runs from the first of them: a file of ``compare_cases.py``."""
+    compared = read(source)
+    if compared is None:
+        return NOT_RUN
+    base, *others = compared["rows"]
+    tested = [row["metrics"][metric]["difference"] for row in others for metric in COMPARED_METRICS]
+    corrected = iter(holm([found["p"] for found in tested]))
+    steps = "training" in base
+    means = [f"{base['metrics'][metric]['mean']:.3f}" for metric in COMPARED_METRICS]
+    rows = []
+    for row in compared["rows"]:
+        cells = [f"**{mean}**" for mean in means]
+        if row is not base:
+            found = [{**row["metrics"][name]["difference"], "p_holm": next(corrected)} for name in COMPARED_METRICS]
+            cells = [difference(one) + ("\\*" if is_significant(one) else "") for one in found]
+        rows.append((row["name"], *([f"{row['training']['scoring']['iterations']:,}"] if steps else []), *cells))
+    titles = " | ".join([title, *(["steps"] if steps else []), *(COLUMNS[name].label for name in COMPARED_METRICS)])
+    counted = base["metrics"]["ged_v"]
+    head = (
+        f"{counted['num_cases']} validation slices of {counted['num_groups']} patients, {base['num_samples']} samples. "
+        "The first row in bold; below it differences from it with 95% bootstrap intervals over patients. An asterisk: "
+        "settled, by a Wilcoxon test of the patients' means, corrected (Holm) for all that the table compares."
+    )
+    return section(head, markdown(f"| {titles} |", rows), source)
+
+
+def precision() -> str:
+    """Number formats and layouts of inference on a GPU."""
+    measured = read("precision_cuda")
+    if measured is None:
+        return NOT_RUN
+    rows = []
+    for row in measured["rows"]:
+        seconds = {
+            (one["num_samples"], one["channels_last"], one["bfloat16"]): one["seconds"] for one in row["seconds"]
+        }
+        for number in dict.fromkeys(one["num_samples"] for one in row["seconds"]):
+            times = (f"{1000 * seconds[number, last, half]:.0f}" for half in (False, True) for last in (False, True))
+            rows.append((f"`{row['bundle']}`", number, *times))
+    rows = [tuple(map(str, row)) for row in rows]
+    titles = "bundle | samples | float32 | float32, channels last | bfloat16 | bfloat16, channels last"
+    shares = "; ".join(
+        f"`{row['bundle']}` {row['differ_from_cpu']:.3%} and {row['differ_in_bfloat16']:.3%}"
+        for row in measured["rows"]
+    )
+    text = f"Pixels of the masks that differ from the CPU's, and in bfloat16 from those in float32: {shares}."
+    head = f"Milliseconds for one image, {measured['provenance']['device']}, median of {measured['repeats']}."
+    return section(head, markdown(f"| {titles} |", rows), "precision_cuda", text)
 
 
 def example_file(path: Path) -> str:
@@ -248,21 +305,23 @@ def example_file(path: Path) -> str:
 def training_text(record: dict) -> str:
     """One paragraph on how the weights were trained."""
     names = {**STAGES, "diffusion": "diffusion", "continued": "diffusion continued"}
-    order = ("image_codec", "mask_codec", "diffusion", "continued", "scoring")
+    order = ("image_codec", "mask_codec", "diffusion", "continued", "scoring", "scoring_gpu")
     stages = [
-        f"{names[stage]}, {took['iterations']:,} steps in {took['minutes']:.0f} minutes"
+        f"{names[stage.removesuffix('_gpu')]}{on_gpu}, {took['iterations']:,} steps in {took['minutes']:.0f} minutes"
         for stage in order
         if (took := record["stages"].get(stage)) is not None
+        for on_gpu in [f" on an {took['device']} that other runs shared" if "device" in took else ""]
     ]
     origin = record["provenance"]
     initial = record.get("initial_bundle")
-    gpu = " (no GPU)" if origin["device"] == "cpu" else ""
+    core = f"{count(origin['threads'], 'shared core')} of an {origin['processor']}"
+    where = f"{core} (no GPU)" if origin["device"] == "cpu" else "one shared core (no GPU), unless a GPU is named"
     start = f" Training started from {initial}." if initial else ""
     last = "scoring step" if "scoring" in record["stages"] else "diffusion step"
     each = "samples of each" if "scoring" in record["stages"] else "draws of rater, noise and timestep"
     return (
         f"The model has {record['parameters'] / 1e6:.1f} million parameters. It was trained on "
-        f"{count(origin['threads'], 'shared core')} of an {origin['processor']}{gpu}, wall time: "
+        f"{where}, wall time: "
         f"{'; '.join(stages)}. Each {last} takes "
         f"{record['batch_size']} images with {record['draws']} {each}.{start}"
     )
@@ -643,6 +702,9 @@ def render() -> dict[Path, str]:
         ("variants.md", "drawing", sampling_choices()),
         ("variants.md", "lung encoder", lung_weights(*LUNG_ENCODER)),
         ("variants.md", "lung scoring", lung_scoring()),
+        ("variants.md", "regularisation", differences_table("regularisation", "one change each")),
+        ("variants.md", "lung averages", differences_table("lung_averages", "weights")),
+        ("speed.md", "precision", precision()),
         *(("speed.md", key.replace("_", " "), speed(read(key), key, image)) for key, image in SPEED_PLOTS.items()),
     ]
     for page, mark, source, describe in (

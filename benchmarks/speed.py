@@ -20,7 +20,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,38 +139,40 @@ def describe_start_up(commands: Mapping[str, list[dict[str, float]]]) -> list[di
     ]
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything, in one run."""
+def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Everything, in one run: the record after each part, so that an interrupted run keeps what it has measured."""
     device = torch.device(arguments.device)
     repeats = QUICK_REPEATS if arguments.quick else arguments.repeats
     pictures, clock = select_pictures(arguments.quick), make_clock(device)
     side = QUICK_MATMUL_SIDE if arguments.quick else MATMUL_SIDES[device.type]
-    drawing = []
-    for key, picture in pictures.items():
-        entries = measure_drawing(picture, device, repeats, clock, side)
-        for name in METHODS:
-            for entry, peak in zip(entries, measure_memory(key, name, arguments), strict=True):
-                next(row for row in entry["methods"] if row["name"] == name)["peak_bytes"] = peak
-            print(picture.name, name, "memory measured", flush=True)
-        drawing += entries
-    stages = measure_training(pictures, repeats, device, clock)
-    training = [{**described, **both_clocks(took)} for described, took in stages]
-    print(json.dumps(training, indent=1), flush=True)
-    start_up = describe_start_up(measure_start_up(PICTURES["lung"].bundle, device, repeats))
-    print(json.dumps(start_up, indent=1), flush=True)
-    return {
+    record: dict[str, Any] = {
         "device": device.type,
         "repeats": repeats,
         "quick": arguments.quick,
         "seed": SEED,
         "clock": ("wall_seconds", "processor_seconds")[choose_clock(device)],
         "matmul_side": side,
-        "drawing": drawing,
-        "training": training,
-        "start_up": start_up,
-        "preparation": measure_preparation(arguments.data_dir, arguments.quick),
+        "drawing": [],
         "provenance": provenance(device),
     }
+    for picture in pictures.values():
+        record["drawing"] += measure_drawing(picture, device, repeats, clock, side)
+        yield record
+    for key, picture in pictures.items():
+        entries = [entry for entry in record["drawing"] if entry["image"] == picture.name]
+        for name in METHODS:
+            for entry, peak in zip(entries, measure_memory(key, name, arguments), strict=True):
+                next(row for row in entry["methods"] if row["name"] == name)["peak_bytes"] = peak
+            print(picture.name, name, "memory measured", flush=True)
+        yield record
+    stages = measure_training(pictures, repeats, device, clock)
+    record["training"] = [{**described, **both_clocks(took)} for described, took in stages]
+    print(json.dumps(record["training"], indent=1), flush=True)
+    yield record
+    record["start_up"] = describe_start_up(measure_start_up(PICTURES["lung"].bundle, device, repeats))
+    print(json.dumps(record["start_up"], indent=1), flush=True)
+    record["preparation"] = measure_preparation(arguments.data_dir, arguments.quick)
+    yield record
 
 
 def main() -> None:
@@ -191,8 +193,8 @@ def main() -> None:
         picture = select_pictures(arguments.quick)[key]
         print(json.dumps(peak_memory(picture, name, picture.numbers, device)))
         return
-    record = measure(arguments)
-    save_record(record, arguments.output or RESULTS / f"speed_{device.type}.json")
+    for record in measure(arguments):
+        save_record(record, arguments.output or RESULTS / f"speed_{device.type}.json")
 
 
 if __name__ == "__main__":

@@ -67,8 +67,8 @@ def drawing_table(entry: dict[str, Any], clock: str) -> str:
         (
             name_of(row) + ("\\*" if is_extended(row) else ""),
             spread(row["ratio"]),
-            number(row[clock]["median"]),
-            number(row["multiply_accumulates"] / 1e9),
+            number(row[clock]["median"]) if clock in row else "–",
+            number(row["multiply_accumulates"] / 1e9) if "multiply_accumulates" in row else "–",
             f"{row['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in row else "–",
         )
         for row in by_ratio(entry)
@@ -119,26 +119,27 @@ def speed(result: dict[str, Any] | None, key: str, image: str) -> str:
         return "Not run yet."
     origin, clock = result["provenance"], result["clock"]
     times = "processor time" if clock == "processor_seconds" else "wall time"
-    rate = result["drawing"][0]["matmul_multiply_accumulates_per_second"]["median"]
     on_cpu = result["device"] == "cpu"
     where = f"{origin['threads']} thread(s) of an {origin['processor']}" if on_cpu else origin["device"]
     walked = {row["timed_steps"] for entry in result["drawing"] for row in entry["methods"] if is_extended(row)}
-    head = (
-        f"{where}, {times}, {result['repeats']} rounds; a matrix product reaches {number(rate / 1e9)} GMAC per second. "
-        f"For methods with an asterisk, {max(walked)} steps were timed and extrapolated to all steps."
-    )
+    head = f"{where}, {times}, {result['repeats']} rounds"
+    if (rate := result["drawing"][0].get("matmul_multiply_accumulates_per_second")) is not None:
+        head += f"; a matrix product reaches {number(rate['median'] / 1e9)} GMAC per second"
+    head += f". For methods with an asterisk, {max(walked)} steps were timed and extrapolated to all steps."
     parts = [
         head,
         f"![Time of each method as a multiple of one U-Net pass](images/{image})",
         *(drawing_table(entry, clock) for entry in result["drawing"]),
-        f"**A step of training**, {times}\n",
-        training_table(result),
-        "**Whole processes**\n",
-        start_up_table(result),
-        "**Preparation of data**, one worker, unpacking included\n",
-        preparation_table(result),
-        f"From `benchmarks/results/{key}.json`.",
     ]
+    # An interrupted run has not come to all of them.
+    if "training" in result:
+        parts += [f"**A step of training**, {times}\n", training_table(result)]
+    if "start_up" in result:
+        parts += ["**Whole processes**\n", start_up_table(result)]
+    if "preparation" in result:
+        parts += ["**Preparation of data**, one worker, unpacking included\n", preparation_table(result)]
+    parts += [result["note"]] if "note" in result else []
+    parts.append(f"From `benchmarks/results/{key}.json`.")
     return "\n\n".join(part.rstrip("\n") for part in parts)
 
 

@@ -31,9 +31,14 @@ def main() -> None:
         record_before = json.loads(arguments.before.read_text())
         before, initial = record_before["stages"], initial or record_before["initial_bundle"]
         name, last = ("scoring", "scoring") if "scoring" in stages else ("continued", "diffusion")
+        device = run["provenance"]["device"]
+        if device != "cpu":
+            # Minutes of a GPU and of a core do not add up.
+            name += "_gpu"
+            stages[last]["device"] = device
         already = before.get(name) or {"iterations": 0, "minutes": 0.0}
         more = {key: already[key] + stages[last][key] for key in ("iterations", "minutes")}
-        stages = {**before, name: more}
+        stages = {**before, name: {**stages[last], **more}}
     record = {
         "stages": stages,
         "batch_size": arguments.batch_size,
