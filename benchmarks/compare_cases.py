@@ -33,6 +33,7 @@ def rounded(interval: Interval) -> dict[str, float | int]:
 def describe(name: str, folders: list[Path], base: pd.DataFrame | None) -> tuple[dict[str, Any], pd.DataFrame]:
     """The record of one name, and its cases."""
     results = [load_result(folder / "metrics.json") for folder in folders]
+    (num_samples,) = {result["summary"]["num_samples"] for result in results}
     cases = pd.concat([pd.read_csv(folder / "cases.csv") for folder in folders])
     cases = cases.drop_duplicates("case").set_index("case")
     row: dict[str, Any] = {"name": name, "metrics": {}}
@@ -43,7 +44,7 @@ def describe(name: str, folders: list[Path], base: pd.DataFrame | None) -> tuple
     run = folders[0] / "training.json"
     if run.is_file():
         row["training"] = json.loads(run.read_text())["stages"]
-    row["num_samples"] = results[0]["summary"]["num_samples"]
+    row["num_samples"] = num_samples
     row["provenance"] = [result["provenance"] for result in results]
     return row, cases
 
@@ -56,7 +57,9 @@ def main() -> None:
     arguments = parser.parse_args()
     rows, base = [], None
     for evaluation in arguments.evaluations:
-        name, _, folders = evaluation.rpartition("=")
+        name, equals, folders = evaluation.rpartition("=")
+        if not equals:
+            parser.error(f"{evaluation}: expected NAME=FOLDER.")
         row, cases = describe(name, [Path(folder) for folder in folders.split(",")], base)
         rows.append(row)
         base = cases if base is None else base

@@ -58,7 +58,7 @@ MIN_GROUPS = 5
 # With fewer groups a bootstrap interval is too narrow.
 FEW_GROUPS = 20
 WEIGHTS_METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "ece_band", "diversity", "samples_nonempty")
-COMPARED_METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "brier_band")
+COMPARED_METRICS = ("ged_v", "ged_u", "hm_iou", "dice", "brier_band", "diversity")
 # Weights that a table compares → their result files.
 LUNG_ENCODER = (
     ("without encoder, as shipped in 0.5.4", "lung_encoder_without_validation"),
@@ -261,13 +261,15 @@ def differences_table(source: str, title: str) -> str:
         if row is not base:
             found = [{**row["metrics"][name]["difference"], "p_holm": next(corrected)} for name in COMPARED_METRICS]
             cells = [difference(one) + ("\\*" if is_significant(one) else "") for one in found]
-        rows.append((row["name"], *([f"{row['training']['scoring']['iterations']:,}"] if steps else []), *cells))
+        trained = row.get("training", {}).get("scoring", {}).get("iterations")
+        rows.append((row["name"], *([f"{trained:,}" if trained else "–"] if steps else []), *cells))
     titles = " | ".join([title, *(["steps"] if steps else []), *(COLUMNS[name].label for name in COMPARED_METRICS)])
-    counted = base["metrics"]["ged_v"]
+    everywhere, defined = base["metrics"]["ged_v"], base["metrics"]["dice"]
     head = (
-        f"{counted['num_cases']} validation slices of {counted['num_groups']} patients, {base['num_samples']} samples. "
-        "The first row in bold; below it differences from it with 95% bootstrap intervals over patients. An asterisk: "
-        "settled, by a Wilcoxon test of the patients' means, corrected (Holm) for all that the table compares."
+        f"{everywhere['num_cases']} validation slices of {everywhere['num_groups']} patients, {base['num_samples']} "
+        f"samples; Dice: the {defined['num_cases']} of {defined['num_groups']} patients where the raters' consensus is "
+        "not empty. The first row in bold; below it differences from it with 95% bootstrap intervals over patients. An "
+        "asterisk: settled, by a Wilcoxon test of the patients' means, corrected (Holm) for all comparisons here."
     )
     return section(head, markdown(f"| {titles} |", rows), source)
 
@@ -288,11 +290,19 @@ def precision() -> str:
     rows = [tuple(map(str, row)) for row in rows]
     titles = "bundle | samples | float32 | float32, channels last | bfloat16 | bfloat16, channels last"
     shares = "; ".join(
-        f"`{row['bundle']}` {row['differ_from_cpu']:.3%} and {row['differ_in_bfloat16']:.3%}"
+        f"`{row['bundle']}` {row['differ_from_cpu'] / row['foreground']:.1%} and "
+        f"{row['differ_in_bfloat16'] / row['foreground']:.1%}"
         for row in measured["rows"]
     )
-    text = f"Pixels of the masks that differ from the CPU's, and in bfloat16 from those in float32: {shares}."
-    head = f"Milliseconds for one image, {measured['provenance']['device']}, median of {measured['repeats']}."
+    text = (
+        "Pixels in which the masks differ from the CPU's, and those in bfloat16 from those in float32, as shares of "
+        f"the foreground: {shares}. The image is smoothed noise, on which there is little foreground."
+    )
+    warnings = {age(row) for row in measured["rows"]} - {""}
+    head = (
+        f"Milliseconds for one image, {measured['provenance']['device']}, median of {measured['repeats']}. "
+        f"Convolutions in float32 may use TF32, PyTorch's default.{''.join(sorted(warnings))}"
+    )
     return section(head, markdown(f"| {titles} |", rows), "precision_cuda", text)
 
 
@@ -305,17 +315,15 @@ def example_file(path: Path) -> str:
 def training_text(record: dict) -> str:
     """One paragraph on how the weights were trained."""
     names = {**STAGES, "diffusion": "diffusion", "continued": "diffusion continued"}
-    order = ("image_codec", "mask_codec", "diffusion", "continued", "scoring", "scoring_gpu")
-    stages = [
-        f"{names[stage.removesuffix('_gpu')]}{on_gpu}, {took['iterations']:,} steps in {took['minutes']:.0f} minutes"
-        for stage in order
-        if (took := record["stages"].get(stage)) is not None
-        for on_gpu in [f" on an {took['device']} that other runs shared" if "device" in took else ""]
-    ]
+    stages = []
+    for key, took in record["stages"].items():
+        # "scoring on an NVIDIA H200"
+        name, on, device = key.partition(" on ")
+        stages.append(f"{names[name]}{on}{device}, {took['iterations']:,} steps in {took['minutes']:.0f} minutes")
     origin = record["provenance"]
     initial = record.get("initial_bundle")
-    core = f"{count(origin['threads'], 'shared core')} of an {origin['processor']}"
-    where = f"{core} (no GPU)" if origin["device"] == "cpu" else "one shared core (no GPU), unless a GPU is named"
+    core = f"{count(origin['threads'], 'shared core')} of an {origin['processor']} (no GPU)"
+    where = core if origin["device"] == "cpu" else "a shared core, or a GPU where one is named"
     start = f" Training started from {initial}." if initial else ""
     last = "scoring step" if "scoring" in record["stages"] else "diffusion step"
     each = "samples of each" if "scoring" in record["stages"] else "draws of rater, noise and timestep"

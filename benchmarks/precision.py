@@ -10,15 +10,15 @@ between the formats.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from records import RESULTS, save_record
+from speed_drawing import WALL, make_clock
 
 from medseglatdiff_monai.bundle.segmenter import load_segmenter
+from medseglatdiff_monai.ensemble.inferer import sampling_settings
 from medseglatdiff_monai.provenance import provenance
 
 # Bundle → numbers of samples that are timed; the first is also compared.
@@ -28,18 +28,6 @@ NUMBERS = {
     "retinal_vessel_fundus_latent_diffusion": (5,),
 }
 SEED, CASE = 0, "precision"
-
-
-def median_seconds(call: Callable[[], torch.Tensor], device: torch.device, repeats: int) -> float:
-    """Median wall time of a call after three others."""
-    times = []
-    for _ in range(repeats + 3):
-        began = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[3:])
 
 
 def measure(bundle: str, device: torch.device, repeats: int) -> dict:
@@ -53,20 +41,27 @@ def measure(bundle: str, device: torch.device, repeats: int) -> dict:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             return network.ensemble_logits(x, number, SEED, [CASE])
 
-    number = NUMBERS[bundle][0]
-    on_cpu = load_segmenter(bundle, device="cpu").network.ensemble_logits(image, number, SEED, [CASE]) > 0
-    masks = {half: draw(image.to(device), number, half).cpu() > 0 for half in (False, True)}
+    clock = make_clock(device)
+    few = NUMBERS[bundle][0]
+    on_cpu = load_segmenter(bundle, device="cpu").network.ensemble_logits(image, few, SEED, [CASE]) > 0
+    masks = {half: draw(image.to(device), few, half).cpu() > 0 for half in (False, True)}
     seconds = []
     for layout in (torch.contiguous_format, torch.channels_last):
         network.to(memory_format=layout)
         x = image.to(device, memory_format=layout)
         for half in (False, True):
             for number in NUMBERS[bundle]:
-                took = median_seconds(lambda n=number, h=half, x=x: draw(x, n, h), device, repeats)
+                took = []
+                for _ in range(repeats + 3):
+                    began = clock()
+                    draw(x, number, half)
+                    took.append((clock() - began)[WALL])
                 names = {"channels_last": layout is torch.channels_last, "bfloat16": half}
-                seconds.append({"num_samples": number, **names, "seconds": took})
+                seconds.append({"num_samples": number, **names, "seconds": float(np.median(took[3:]))})
     return {
         "bundle": bundle,
+        "weights_sha256": loaded.weights_sha256,
+        "settings": sampling_settings(loaded.inferer, network),
         "foreground": float(on_cpu.float().mean()),
         "differ_from_cpu": float((on_cpu != masks[False]).float().mean()),
         "differ_in_bfloat16": float((masks[True] != masks[False]).float().mean()),

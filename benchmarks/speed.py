@@ -140,7 +140,7 @@ def describe_start_up(commands: Mapping[str, list[dict[str, float]]]) -> list[di
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Everything, in one run: the record after each part, so that an interrupted run keeps what it has measured."""
+    """Everything, in one run: the record after each part, for an interrupted run."""
     device = torch.device(arguments.device)
     repeats = QUICK_REPEATS if arguments.quick else arguments.repeats
     pictures, clock = select_pictures(arguments.quick), make_clock(device)
@@ -171,6 +171,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield record
     record["start_up"] = describe_start_up(measure_start_up(PICTURES["lung"].bundle, device, repeats))
     print(json.dumps(record["start_up"], indent=1), flush=True)
+    yield record
     record["preparation"] = measure_preparation(arguments.data_dir, arguments.quick)
     yield record
 
@@ -193,8 +194,11 @@ def main() -> None:
         picture = select_pictures(arguments.quick)[key]
         print(json.dumps(peak_memory(picture, name, picture.numbers, device)))
         return
+    output = arguments.output or RESULTS / f"speed_{device.type}.json"
+    partial = output.with_suffix(".partial.json")
     for record in measure(arguments):
-        save_record(record, arguments.output or RESULTS / f"speed_{device.type}.json")
+        save_record(record, partial)
+    partial.replace(output)
 
 
 if __name__ == "__main__":

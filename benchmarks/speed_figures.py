@@ -62,18 +62,19 @@ def markdown(head: str, rows: Iterable[Sequence[str]]) -> str:
 
 
 def drawing_table(entry: dict[str, Any], clock: str) -> str:
-    """Markdown table of the methods for one image and number of samples."""
-    rows = [
-        (
-            name_of(row) + ("\\*" if is_extended(row) else ""),
-            spread(row["ratio"]),
-            number(row[clock]["median"]) if clock in row else "–",
-            number(row["multiply_accumulates"] / 1e9) if "multiply_accumulates" in row else "–",
-            f"{row['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in row else "–",
-        )
-        for row in by_ratio(entry)
-    ]
-    return f"**{title(entry)}**\n\n" + markdown("| method | ratio to one U-Net pass | s | GMAC | memory, MB |", rows)
+    """Markdown table of the methods for one image and number of samples; of what was not measured, no column."""
+    columns = {
+        "ratio to one U-Net pass": lambda row: spread(row["ratio"]),
+        "s": lambda row: number(row[clock]["median"]) if clock in row else "–",
+        "GMAC": lambda row: number(row["multiply_accumulates"] / 1e9) if "multiply_accumulates" in row else "–",
+        "memory, MB": lambda row: f"{row['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in row else "–",
+    }
+    order = by_ratio(entry)
+    cells = {head: [make(row) for row in order] for head, make in columns.items()}
+    cells = {head: column for head, column in cells.items() if set(column) != {"–"}}
+    names = [name_of(row) + ("\\*" if is_extended(row) else "") for row in order]
+    rows = zip(names, *cells.values(), strict=True)
+    return f"**{title(entry)}**\n\n" + markdown(f"| {' | '.join(['method', *cells])} |", rows)
 
 
 def training_table(result: dict[str, Any]) -> str:
@@ -131,14 +132,14 @@ def speed(result: dict[str, Any] | None, key: str, image: str) -> str:
         f"![Time of each method as a multiple of one U-Net pass](images/{image})",
         *(drawing_table(entry, clock) for entry in result["drawing"]),
     ]
-    # An interrupted run has not come to all of them.
     if "training" in result:
         parts += [f"**A step of training**, {times}\n", training_table(result)]
     if "start_up" in result:
         parts += ["**Whole processes**\n", start_up_table(result)]
     if "preparation" in result:
         parts += ["**Preparation of data**, one worker, unpacking included\n", preparation_table(result)]
-    parts += [result["note"]] if "note" in result else []
+    else:
+        parts.append("The run was interrupted: what is missing here was not measured.")
     parts.append(f"From `benchmarks/results/{key}.json`.")
     return "\n\n".join(part.rstrip("\n") for part in parts)
 

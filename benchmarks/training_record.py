@@ -2,7 +2,8 @@
 
 Usage: ``python benchmarks/training_record.py RUN_FOLDER --batch-size B --draws N --output FILE``. With
 ``--before FILE`` the run continued from weights whose record is FILE: its stages are kept, and the run's own becomes
-``continued``, unless it is the scoring stage. With ``--initial WORDS`` it started from other weights.
+``continued``, unless it is the scoring stage. What ran on a GPU is a stage of its own, with the GPU's name: its minutes
+and those of a core do not add up. With ``--initial WORDS`` the run started from other weights.
 """
 
 from __future__ import annotations
@@ -26,19 +27,18 @@ def main() -> None:
     arguments = parser.parse_args()
     run = json.loads((arguments.run_folder / "training.json").read_text())
     stages = {("diffusion" if name == "train" else name): took for name, took in run["stages"].items()}
+    on, device = "", run["provenance"]["device"]
+    if device != "cpu":
+        on = f" on an {device}"
+        stages = {name + on: took for name, took in stages.items()}
     initial = arguments.initial
     if arguments.before is not None:
         record_before = json.loads(arguments.before.read_text())
         before, initial = record_before["stages"], initial or record_before["initial_bundle"]
-        name, last = ("scoring", "scoring") if "scoring" in stages else ("continued", "diffusion")
-        device = run["provenance"]["device"]
-        if device != "cpu":
-            # Minutes of a GPU and of a core do not add up.
-            name += "_gpu"
-            stages[last]["device"] = device
-        already = before.get(name) or {"iterations": 0, "minutes": 0.0}
-        more = {key: already[key] + stages[last][key] for key in ("iterations", "minutes")}
-        stages = {**before, name: {**stages[last], **more}}
+        name, last = ("scoring", "scoring") if "scoring" + on in stages else ("continued", "diffusion")
+        already = before.get(name + on) or {"iterations": 0, "minutes": 0.0}
+        more = {key: already[key] + stages[last + on][key] for key in ("iterations", "minutes")}
+        stages = {**before, name + on: more}
     record = {
         "stages": stages,
         "batch_size": arguments.batch_size,

@@ -163,8 +163,8 @@ def ruzicka_distance(a: torch.Tensor, b: torch.Tensor, smoothing: float = 1.0) -
     Returns:
         (B, N, M) in [0, 1); both masks empty → 0.
     """
-    # |a - b| adds up to max - min, and a + b to max + min. Not torch.cdist, which took most of a step on CUDA: the rows
-    # are few and as long as an image.
+    # |a - b| adds up to max - min, and a + b to max + min. torch.cdist needs less memory, but is slow on CUDA for few
+    # rows that are as long as an image.
     difference = (a[:, :, None] - b[:, None]).abs().sum(-1)
     total = a.sum(2)[:, :, None] + b.sum(2)[:, None, :]
     return difference / (0.5 * (total + difference) + smoothing)
