@@ -226,18 +226,22 @@ def lung_scoring() -> str:
     compared = read("lung_scoring")
     if compared is None:
         return NOT_RUN
-    rows = {name: found["difference"] for name, found in compared["rows"][-1]["metrics"].items()}
-    rows = {name: row for name, row in rows.items() if name in WEIGHTS_METRICS}
-    corrected = holm([row["p"] for row in rows.values()])
+    found = compared["rows"][-1]["metrics"]
+    names = [name for name in found if name in WEIGHTS_METRICS]
     differences = "; ".join(
-        f"{COLUMNS[name].label} {difference(row)}" + ("" if is_significant({**row, "p_holm": p}) else ", not settled")
-        for (name, row), p in zip(rows.items(), corrected, strict=True)
+        f"{COLUMNS[name].label} {difference(row)}" + ("" if is_significant(row) else ", not settled")
+        for name, row in zip(names, corrected([found[name]["difference"] for name in names]), strict=True)
     )
     text = (
         "Differences of 0.8.0 from 0.7.0, means of the slices' values (the table pools the ECE), with 95% bootstrap "
         f"intervals over patients: {differences}."
     )
     return section("", lung_weights(*LUNG_SCORING), "lung_scoring", text)
+
+
+def corrected(rows: list[dict]) -> list[dict]:
+    """Differences with Holm's corrected p-value, as :func:`is_significant` reads it."""
+    return [{**row, "p_holm": p} for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True)]
 
 
 def difference(row: dict) -> str:
@@ -251,15 +255,14 @@ def differences_table(source: str, title: str) -> str:
     if compared is None:
         return NOT_RUN
     base, *others = compared["rows"]
-    tested = [row["metrics"][metric]["difference"] for row in others for metric in COMPARED_METRICS]
-    corrected = iter(holm([found["p"] for found in tested]))
+    tested = iter(corrected([row["metrics"][name]["difference"] for row in others for name in COMPARED_METRICS]))
     steps = "training" in base
     means = [f"{base['metrics'][metric]['mean']:.3f}" for metric in COMPARED_METRICS]
     rows = []
     for row in compared["rows"]:
         cells = [f"**{mean}**" for mean in means]
         if row is not base:
-            found = [{**row["metrics"][name]["difference"], "p_holm": next(corrected)} for name in COMPARED_METRICS]
+            found = [next(tested) for _ in COMPARED_METRICS]
             cells = [difference(one) + ("\\*" if is_significant(one) else "") for one in found]
         trained = row.get("training", {}).get("scoring", {}).get("iterations")
         rows.append((row["name"], *([f"{trained:,}" if trained else "–"] if steps else []), *cells))
@@ -286,8 +289,7 @@ def precision() -> str:
         }
         for number in dict.fromkeys(one["num_samples"] for one in row["seconds"]):
             times = (f"{1000 * seconds[number, last, half]:.0f}" for half in (False, True) for last in (False, True))
-            rows.append((f"`{row['bundle']}`", number, *times))
-    rows = [tuple(map(str, row)) for row in rows]
+            rows.append((f"`{row['bundle']}`", str(number), *times))
     titles = "bundle | samples | float32 | float32, channels last | bfloat16 | bfloat16, channels last"
     shares = "; ".join(
         f"`{row['bundle']}` {row['differ_from_cpu'] / row['foreground']:.1%} and "
