@@ -15,6 +15,7 @@ import torch
 from ..bundle.training_record import read_record
 from ..evaluation.columns import COLUMNS
 from ..provenance import provenance
+from ..training.record import measure_costs
 from .member import Member
 from .notes import Notes
 from .request import Request
@@ -45,7 +46,14 @@ def assemble(request: Request, members: Sequence[Member], scored: Sequence[Score
     tables = _mean_over_seeds(scored)
     info = request.info
     packages = {name: importlib.metadata.version(name) for name in ("scipy", "statsmodels", "pandas")}
-    measurements = [row for key, table in tables.items() for row in _measure(key, table, request.suite, notes)]
+    # The same in every table of a system, and counted once.
+    costs = {
+        system: _costs([part.member for part in parts])
+        for system, parts in {key.system: table.parts for key, table in tables.items()}.items()
+    }
+    measurements = [
+        row for key, table in tables.items() for row in _measure(key, table, costs[key.system], request.suite, notes)
+    ]
     return {
         "version": SUITE_RESULT_VERSION,
         "suite": request.suite.name,
@@ -109,11 +117,10 @@ def _mean_over_seeds(scored: Sequence[Scored]) -> dict[Key, Table]:
     return tables
 
 
-def _measure(key: Key, table: Table, suite: Suite, notes: Notes) -> Iterator[dict[str, Any]]:
+def _measure(key: Key, table: Table, costs: Mapping[str, Any], suite: Suite, notes: Notes) -> Iterator[dict[str, Any]]:
     """One row for each metric that the suite shows of a table."""
     first = table.parts[0]
     evaluation = first.evaluation
-    costs = _costs([part.member for part in table.parts])
     for metric in suite.shown(evaluation):
         yield {
             "system": key.system, "evaluation": evaluation.name, "key": key.evaluation,
@@ -158,8 +165,14 @@ def _seconds_per_sample(table: Table) -> float | None:
 
 def _costs(members: Sequence[Member]) -> dict[str, Any]:
     minutes = [sum(taken.values()) for member in members if (taken := stage_minutes(member.run))]
-    # training.json counts the whole segmenter, not the codec alone.
-    counted = {} if members[0].system.reconstruction else read_record(members[-1].run)
+    last = members[-1]
+    counted: dict[str, Any] = {}
+    # What is counted is the whole segmenter, not the codec alone; another program's masks do not say what made them.
+    if not last.system.reconstruction and not last.predicted:
+        counted = read_record(last.run)
+        if "parameters" not in counted:
+            # A bundle that was given comes without the record of its training.
+            counted = measure_costs(last.run)
     return {
         "parameters": counted.get("parameters"),
         "multiply_accumulates": counted.get("multiply_accumulates"),

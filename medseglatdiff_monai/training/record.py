@@ -41,19 +41,27 @@ class TrainingRecord:
     def write_costs(self) -> None:
         """Note the network's size and work, unless an earlier call has."""
         if "parameters" not in self.content:
-            parser = ConfigParser(load_stage_config(self.run, "inference"))
-            with unwrapped_errors(), torch.random.fork_rng():
-                network = parser.get_parsed_content("network_def").eval()
-                side, dims = parser.get_parsed_content("image_size"), parser.get("spatial_dims", 2)
-                image = torch.zeros(1, parser.get_parsed_content("image_channels"), *[side] * dims)
-                steps = parser.get_parsed_content("num_inference_steps")
-                self.content.update(
-                    parameters=sum(weight.numel() for weight in network.parameters()),
-                    trainable_parameters=sum(weight.numel() for weight in network.parameters() if weight.requires_grad),
-                    multiply_accumulates=count_multiply_accumulates(network, image, steps),
-                    provenance=provenance(parser.get_parsed_content("device")),
-                )
+            self.content.update(measure_costs(self.run))
         save_json(self.content, self.path)
+
+
+def measure_costs(run: Path) -> dict[str, Any]:
+    """Parameters of a run's network, multiply-accumulates of a sample, and the versions they were counted with.
+
+    They are counted on a new network, from the run's configuration: weights are not needed.
+    """
+    parser = ConfigParser(load_stage_config(run, "inference"))
+    with unwrapped_errors(), torch.random.fork_rng():
+        network = parser.get_parsed_content("network_def").eval()
+        side, dims = parser.get_parsed_content("image_size"), parser.get("spatial_dims", 2)
+        image = torch.zeros(1, parser.get_parsed_content("image_channels"), *[side] * dims)
+        steps = parser.get_parsed_content("num_inference_steps")
+        return {
+            "parameters": sum(weight.numel() for weight in network.parameters()),
+            "trainable_parameters": sum(weight.numel() for weight in network.parameters() if weight.requires_grad),
+            "multiply_accumulates": count_multiply_accumulates(network, image, steps),
+            "provenance": provenance(parser.get_parsed_content("device")),
+        }
 
 
 @torch.no_grad()

@@ -159,6 +159,21 @@ def test_a_damaged_system_fails_and_the_others_go_on(
     assert {row["num_cases"] for row in rows(tmp_path, metric="ged_v")} == {2}
 
 
+def test_a_bundle_without_a_training_record_has_its_costs_counted(
+    done: Path, data: Path, suite: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "given"
+    shutil.copytree(done / "runs" / "ours_seed0", bundle, ignore=shutil.ignore_patterns("training.json"))
+    run_suite(suite, data, tmp_path / "out", LUNG, max_cases=2, systems=["Ours"], runs={"Ours": bundle})
+    costs = ("parameters", "multiply_accumulates")
+    (found,), (recorded,) = (
+        {tuple(row[name] for name in costs) for row in rows(output, system="Ours")}
+        for output in (tmp_path / "out", done)
+    )
+    assert found == recorded
+    assert {row["training_minutes"] for row in rows(tmp_path / "out")} == {None}
+
+
 def test_result_files_of_another_version_are_refused(done: Path, data: Path, suite: Path, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps({"version": 0, "measurements": []}))
     with pytest.raises(InputError, match="found version 0, expected 1"):
