@@ -550,14 +550,17 @@ def volume_bias() -> str:
     if result is None:
         return "How far volumes are from the raters' has not been measured."
     first = result["summary"]["shared_noise"]
+    too_wide = (
+        ", more than it should: it is too wide" if first["raters_who_marked_it"]["confidence_95"][0] > 0.9 else ""
+    )
     low, mean = first["median_relative_bias"], first["median_relative_bias_with_empty"]
     return (
         f"Volumes were compared with the raters' on {len(result['nodules'])} nodules; biases are medians over nodules. "
         f"The samples' median is {abs(low):.0%} {'below' if low < 0 else 'above'} the mean of the raters who marked "
-        f"the nodule. With empty masks as volume 0, the samples' mean is {abs(mean):.0%} "
+        f"the nodule. With unmarked and empty masks as volume 0, the samples' mean is {abs(mean):.0%} "
         f"{'below' if mean < 0 else 'above'} that of all four raters. The 90% interval holds "
-        f"{first['raters_who_marked_it']['coverage']:.0%} of the volumes of the raters who marked the nodule."
-        f"{age(result)}"
+        f"{first['raters_who_marked_it']['coverage']:.0%} of the volumes of the raters who marked the nodule"
+        f"{too_wide}.{age(result)}"
     )
 
 

@@ -70,10 +70,10 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], na
     budget = "the shipped weights"
     if trained:
         budget = f"{fmean(trained.values()):.1f} minutes of training each"
-        if len(seeds) > 1:
-            budget += f", {len(seeds)} trainings of each, whose scores are averaged case by case"
         if "image_size" in options["overrides"]:
             budget += f" with images of {options['overrides']['image_size']}²"
+        if len(seeds) > 1:
+            budget += f", {len(seeds)} trainings of each, whose scores are averaged case by case"
         if given:
             budget += f" (but {', '.join(given)}: the shipped weights, which were trained for hours)"
     # What only scored, in the end, was trained by an earlier call.
@@ -90,8 +90,8 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], na
     groups = max(row["num_groups"] for row in result["measurements"])
     where = (
         f"{cases} of {dataset['cases']} {dataset['split']} cases, of {groups} {dataset['group_unit']}s; {budget}, on "
-        f"{result['provenance']['threads']} core(s) of an {result['provenance']['processor']}. Seconds are wall "
-        f"time beside other programs. In brackets: 95% bootstrap intervals by {dataset['group_unit']}."
+        f"{result['provenance']['threads']} core(s) of an {result['provenance']['processor']}. Minutes and "
+        f"seconds are wall time beside other programs. In brackets: 95% bootstrap intervals by {dataset['group_unit']}."
     )
     if result["comparisons"]:
         compared = ", ".join(dict.fromkeys(COLUMNS[row["metric"]].label for row in result["comparisons"]))
@@ -99,8 +99,8 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], na
             f"; an asterisk marks a significant difference from {suite['reference']} in {compared} (its interval "
             "excludes 0, and p is below 5% after Holm's correction)."
         )
-        # The least p of Wilcoxon's signed-rank test is 2 / 2^n.
-        if groups < 6:
+        # The least p of Wilcoxon's signed-rank test is 2 / 2^n, which Holm's correction multiplies.
+        if len(result["comparisons"]) * 2 / 2**groups >= 0.05:
             where += f" {groups} {dataset['group_unit']}s are too few for that, however large a difference is."
     where += _own_codecs(result)
     systems = f": {', '.join(trained)}" if named else ""

@@ -15,7 +15,7 @@ import torch
 from ..bundle.training_record import read_record
 from ..evaluation.columns import COLUMNS
 from ..provenance import provenance
-from ..training.record import measure_costs
+from ..training.record import count_costs
 from .member import Member
 from .notes import Notes
 from .request import Request
@@ -46,11 +46,10 @@ def assemble(request: Request, members: Sequence[Member], scored: Sequence[Score
     tables = _mean_over_seeds(scored)
     info = request.info
     packages = {name: importlib.metadata.version(name) for name in ("scipy", "statsmodels", "pandas")}
-    # The same in every table of a system, and counted once.
-    costs = {
-        system: _costs([part.member for part in parts])
-        for system, parts in {key.system: table.parts for key, table in tables.items()}.items()
-    }
+    costs: dict[str, dict[str, Any]] = {}
+    for key, table in tables.items():
+        if key.system not in costs:
+            costs[key.system] = _costs([part.member for part in table.parts], notes)
     measurements = [
         row for key, table in tables.items() for row in _measure(key, table, costs[key.system], request.suite, notes)
     ]
@@ -163,7 +162,7 @@ def _seconds_per_sample(table: Table) -> float | None:
     )
 
 
-def _costs(members: Sequence[Member]) -> dict[str, Any]:
+def _costs(members: Sequence[Member], notes: Notes) -> dict[str, Any]:
     minutes = [sum(taken.values()) for member in members if (taken := stage_minutes(member.run))]
     last = members[-1]
     counted: dict[str, Any] = {}
@@ -172,7 +171,10 @@ def _costs(members: Sequence[Member]) -> dict[str, Any]:
         counted = read_record(last.run)
         if "parameters" not in counted:
             # A bundle that was given comes without the record of its training.
-            counted = measure_costs(last.run)
+            try:
+                counted = count_costs(last.run)
+            except Exception as error:
+                notes.fail(f"{last.label}, costs", error)
     return {
         "parameters": counted.get("parameters"),
         "multiply_accumulates": counted.get("multiply_accumulates"),

@@ -41,11 +41,11 @@ class TrainingRecord:
     def write_costs(self) -> None:
         """Note the network's size and work, unless an earlier call has."""
         if "parameters" not in self.content:
-            self.content.update(measure_costs(self.run))
+            self.content.update(count_costs(self.run))
         save_json(self.content, self.path)
 
 
-def measure_costs(run: Path) -> dict[str, Any]:
+def count_costs(run: Path) -> dict[str, Any]:
     """Parameters of a run's network, multiply-accumulates of a sample, and the versions they were counted with.
 
     They are counted on a new network, from the run's configuration: weights are not needed.

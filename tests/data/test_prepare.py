@@ -625,10 +625,10 @@ def test_chase_keeps_the_eyes_of_a_patient_together(tmp_path):
             for observer in ("1stHO", "2ndHO"):
                 save(tmp_path / "src" / f"{name}_{observer}.png", np.eye(4, dtype=bool))
     dataset = read_dataset(prepare("chase", tmp_path / "src", output_dir=tmp_path / "out", workers=1))
-    assert [len(dataset[split]) for split in ("training", "validation", "test")] == [16, 2, 2]
-    for split in ("validation", "test"):
-        first, second = dataset[split]
-        assert first["group"] == second["group"]
+    # As the shipped weights were trained.
+    groups = {part: [item["group"] for item in dataset[part]] for part in ("validation", "test")}
+    assert groups == {"validation": ["03", "03"], "test": ["09", "09", "10", "10"]}
+    assert len(dataset["training"]) == 14
     assert dataset["num_raters"] == 2
     (tmp_path / "src" / "Image_03R_2ndHO.png").unlink()
     with pytest.raises(InputError, match=r"Image_03R\.jpg: has no mask; expected .*Image_03R_2ndHO\.png"):

@@ -7,12 +7,15 @@ The two eyes of a child are alike, so groups are patients.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import InputError
 from .source import Case, Source, SourceInfo
 
 OBSERVERS = ("1stHO", "2ndHO")
+# As the shipped weights were trained, so that the bundle is not scored on images that it has seen.
+VALIDATION_PATIENTS, TEST_PATIENTS = ("03",), ("09", "10", "11", "12", "13", "14")
 
 
 class CHASESource(Source):
@@ -46,3 +49,8 @@ class CHASESource(Source):
         if not cases:
             raise InputError(f"{src}: no Image_NNL.jpg or Image_NNR.jpg in it; expected the files of CHASE_DB1.")
         return cases
+
+    def default_split(self, groups: Sequence[str]) -> dict[str, str]:
+        """Patient 03 for validation, 09 to 14 for test."""
+        side = dict.fromkeys(VALIDATION_PATIENTS, "validation") | dict.fromkeys(TEST_PATIENTS, "test")
+        return {group: side.get(group, "training") for group in groups}

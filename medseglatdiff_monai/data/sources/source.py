@@ -97,7 +97,7 @@ SOURCES: dict[str, SourceRow] = {
         licence="CC BY 4.0",
         size="28 photographs of 14 children, 3 MB",
         layout="Image_NNL.jpg, Image_NNL_1stHO.png and Image_NNL_2ndHO.png; the same with R",
-        split=f"{_BY_RATIO}; file: patient,split (01 to 14)",
+        split="patient 03 validation, 09 to 14 test, the others training; file: patient,split",
     ),
     "folder": SourceRow(
         ".folder:FolderSource",
