@@ -27,6 +27,7 @@ from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks.weights import find_fresh_parts, load_tensors, save_weights, stage_finished
 from medseglatdiff_monai.training import stages as stages_module
 from medseglatdiff_monai.training import start as start_module
+from medseglatdiff_monai.training.checkpoints import start_from_weights
 from medseglatdiff_monai.training.run import train
 from medseglatdiff_monai.training.start import Start, choose_start, save_stage_start
 
@@ -178,6 +179,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (0.95, {"denoiser_channels": [16, 32]}, ["train", "scoring"], ["denoiser"]),
         (0.95, {"image_channels": 1}, ["image_codec", "train", "scoring"], ["conditioner.codec"]),
         (0.95, {"mask_codec_res_layers": 2}, ["mask_codec", "train", "scoring"], ["mask_codec"]),
+        (0.95, {"trainable_mask_encoder": False}, ["mask_codec", "scoring"], []),
     ],
 )
 def test_stages_that_are_needed(
@@ -199,7 +201,7 @@ def test_stages_that_are_needed(
     assert short.stages == [stage for stage in expected if stage in ALL[1::2]]
     said = start.describe()
     assert ("all parts fit but" in said) == bool(fresh)
-    assert ("stays as it is" in said) == (dice == 0.95 and "mask_codec" not in fresh)
+    assert ("stays as it is" in said) == (dice == 0.95 and "mask_codec" not in expected)
 
 
 def test_a_codec_is_tried_on_the_masks_themselves(data: Path, parent: Path) -> None:
@@ -227,9 +229,10 @@ def test_each_stage_starts_from_its_part(parent: Path, tmp_path: Path) -> None:
     start = Start(["mask_codec", "train", "scoring"], str(weights), (), 0.5)
     given = load_tensors(weights)
     save_stage_start("mask_codec", start, tmp_path / "start_mask_codec.pt")
-    codec = load_tensors(tmp_path / "start_mask_codec.pt")
-    assert codec
-    assert all(torch.equal(value, given[f"mask_codec.{name}"]) for name, value in codec.items())
+    network = start_module.ConfigParser(load_stage_config(parent, "inference")).get_parsed_content("mask_codec_def")
+    assert start_from_weights(network, tmp_path / "start_mask_codec.pt", "mask_codec") == []
+    codec = network.state_dict()
+    assert all(torch.equal(value, given[f"mask_codec.{name}"].to(value.dtype)) for name, value in codec.items())
     # What the codec's stage leaves takes the place of the given one.
     trained = {name: value + 1 for name, value in codec.items()}
     torch.save(trained, tmp_path / "mask_codec.pt")

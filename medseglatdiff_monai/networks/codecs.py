@@ -171,6 +171,8 @@ class VQVAECodec(CodecBase):
             mask of a sampled latent in half the time.
         latent_noise: standard deviation, in units of the latent's own, of the noise added to continuous latents in
             training; it makes the decoder tolerant to the small errors of a diffusion model.
+        trainable_encoder: ``False``: encoder, codebook and latent statistics stay as they are, and the decoder alone
+            learns, from latents as :meth:`decode` gets them. The networks that sample such latents stay valid.
         positive_weight: w, see :class:`CodecBase`.
         correct_logits: see :class:`CodecBase`.
     """
@@ -189,6 +191,7 @@ class VQVAECodec(CodecBase):
         quantize_latents: bool = False,
         quantize_decoded: bool = True,
         latent_noise: float = 0.0,
+        trainable_encoder: bool = True,
         positive_weight: float | str = 1.0,
         correct_logits: bool = True,
     ) -> None:
@@ -204,6 +207,7 @@ class VQVAECodec(CodecBase):
         self.quantize_latents = quantize_latents
         self.quantize_decoded = quantize_decoded
         self.latent_noise = latent_noise
+        self.trainable_encoder = trainable_encoder
         levels = len(channels)
         self.encoder = Encoder(
             spatial_dims, in_channels, embedding_dim, channels, num_res_layers, channels,
@@ -218,6 +222,9 @@ class VQVAECodec(CodecBase):
             if num_embeddings
             else None
         )
+        if not trainable_encoder:
+            self.requires_grad_(False)
+            self.decoder.requires_grad_(True)
 
     def encoder_only(self) -> VQVAECodec:
         """A codec that shares this one's encoder and has no decoder, nor a codebook unless latents are quantised."""
@@ -231,19 +238,26 @@ class VQVAECodec(CodecBase):
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Latent (B, d, h, w[, e]) → image in its own range, or mask logits (B, 1, H, W[, D]) corrected by log w."""
+        return self.correction(self._decode_raw(z))
+
+    def _decode_raw(self, z: torch.Tensor) -> torch.Tensor:
         if self.quantizer is not None and self.quantize_decoded:
             quantized = self.quantizer.quantize(z)
             # A loss on decoded masks reaches the latent as if it had not been quantised.
             z = z + (quantized - z).detach() if torch.is_grad_enabled() and z.requires_grad else quantized
-        return self.correction(self.decoder(z))
+        return self.decoder(z)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Training pass over ``x`` (B, C, H, W[, D]).
 
         Returns:
             ``reconstruction`` as the loss needs it (logits not corrected by log w), the quantiser's ``quantizer_loss``
-            (Eq. 8 + 9; 0 without quantiser) and its ``perplexity``.
+            (Eq. 8 + 9) and its ``perplexity``, both 0 where no codebook is trained.
         """
+        if not self.trainable_encoder:
+            z = self.encode(x)
+            nothing = z.new_zeros(())
+            return {"reconstruction": self._decode_raw(z), "quantizer_loss": nothing, "perplexity": nothing}
         self.check_size(x.shape[2:])
         z = self.encoder(x)
         if self.training:

@@ -17,6 +17,7 @@ from ignite.handlers import EMAHandler
 from torch import nn
 
 from ..errors import InputError
+from ..networks.codecs import CodecBase
 from ..networks.encoders import load_published_weights
 from ..networks.weights import (
     find_fresh_parts,
@@ -34,11 +35,12 @@ from .interruption import stop_request
 logger = logging.getLogger(__name__)
 
 
-def start_from_weights(network: nn.Module, path: str | Path) -> list[str]:
+def start_from_weights(network: nn.Module, path: str | Path, part: str = "") -> list[str]:
     """Load the parts of ``network`` whose tensors are all in a file, in the same shapes; others start from scratch.
 
     Training can therefore continue from weights of a smaller network, of another denoiser, or without an image encoder.
-    The log names the parts that start from scratch.
+    The log names the parts that start from scratch. A network that is a ``part`` of a segmenter, such as
+    ``"mask_codec"``, also starts from the weights of the whole.
 
     Returns:
         The parts that start from scratch, e.g. ``["denoiser"]``.
@@ -47,13 +49,15 @@ def start_from_weights(network: nn.Module, path: str | Path) -> list[str]:
         InputError: the file is missing or damaged, has another mask codec, which is not trained here, or no part fits.
     """
     state, own = load_tensors(path), network.state_dict()
+    state = {name.removeprefix(f"{part}."): value for name, value in state.items()}
     fresh, taken = find_fresh_parts(own, state)
     own |= {name: state[name].to(value.dtype) for name, value in own.items() if find_part(name) in taken}
     if "mask_codec" in fresh or not taken:
+        named = ", ".join(fresh) if any(fresh) else part or "the whole network"
+        reason = "" if part else ", and the mask codec is not trained in this stage"
         raise InputError(
-            f"The weights {path} do not fit the network: {', '.join(fresh)} would start from scratch, and the "
-            "mask codec is not trained in this stage. Use weights whose mask codec has the same sizes, or train all "
-            "stages."
+            f"The weights {path} do not fit the network: {named} would start from scratch{reason}. Use weights whose "
+            "mask codec has the same sizes, or train all stages."
         )
     network.load_state_dict(own)
     if fresh:
@@ -130,7 +134,8 @@ class StageCheckpoint:
         if not self.state_path.is_file():
             taken: list[str] = []
             if self.initial_weights is not None:
-                fresh = tuple(start_from_weights(self.network, self.initial_weights))
+                part = Path(self.weights_path).stem if isinstance(self.network, CodecBase) else ""
+                fresh = tuple(start_from_weights(self.network, self.initial_weights, part))
                 taken = [name for name in self.network.state_dict() if not name.startswith(fresh)]
             if self.published_encoder:
                 load_published_weights(self.network, taken)

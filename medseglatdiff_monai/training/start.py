@@ -60,7 +60,8 @@ def choose_start(
     """The stages that are needed from given weights on; all of them, from scratch, if no part fits.
 
     The last stage always is. Before it come the stages of codecs that do not fit or, for the mask codec, rebuild the
-    masks with a Dice below 0.9; and the diffusion stage if any part of the network is new to the others.
+    masks with a Dice below 0.9; and the diffusion stage if any part of the network is new to the others. A mask codec
+    whose encoder is not trainable is trained in any case: it is what its configuration asks for.
 
     Args:
         config: the bundle's stage ``inference``, with experiment and overrides.
@@ -89,6 +90,9 @@ def choose_start(
         needed.add("mask_codec")
     if fresh or "mask_codec" in needed:
         needed.add("train")
+    # The latents are those that the denoiser knows, so that it is not trained for them again.
+    if not getattr(getattr(network, "mask_codec", None), "trainable_encoder", True):
+        needed.add("mask_codec")
     return Start([stage for stage in stages if stage in needed], str(Path(weights).absolute()), tuple(fresh), dice)
 
 
@@ -117,25 +121,20 @@ def _try_codec(codec: Any, parser: ConfigParser, dataset_dir: str | Path) -> flo
 
 
 def save_stage_start(stage: str, start: Start, path: Path) -> None:
-    """Write what a stage starts from, unless that is nothing.
+    """Write what a stage starts from, unless that is nothing: the weights, but for codecs trained before it.
 
-    The mask codec starts from its part of the weights; a stage of the whole network from all of them, but for codecs
-    that this training has trained before, whose weights lie beside ``path``.
+    The weights of codecs that this training has trained lie beside ``path``.
 
     Raises:
         InputError: weights are missing or damaged.
     """
     # The weights hold the image codec's encoder alone; the scoring stage continues from the diffusion stage.
     after_diffusion = stage == "scoring" and "train" in start.stages
-    if start.weights is None or stage == "image_codec" or after_diffusion:
+    new_codec = stage == "mask_codec" and "mask_codec" in start.fresh
+    if start.weights is None or stage == "image_codec" or after_diffusion or new_codec:
         return
     state = load_tensors(start.weights)
-    if stage == "mask_codec":
-        if "mask_codec" in start.fresh:
-            return
-        part = "mask_codec."
-        state = {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
-    else:
+    if stage != "mask_codec":
         for codec, part in (("mask_codec", "mask_codec."), ("image_codec", "conditioner.codec.")):
             if codec in start.stages:
                 trained = load_tensors(path.with_name(f"{codec}.pt"))

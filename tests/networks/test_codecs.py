@@ -103,6 +103,24 @@ def test_latent_noise_is_in_units_of_the_latents_deviation():
     assert torch.equal(codec(x)["reconstruction"], codec(x)["reconstruction"])
 
 
+@pytest.mark.parametrize("quantize_decoded", [False, True])
+def test_a_decoder_learns_alone_from_the_latents_that_it_decodes(quantize_decoded):
+    torch.manual_seed(0)
+    codec = VQVAECodec(
+        2, 1, (8,), embedding_dim=2, num_embeddings=4, quantize_decoded=quantize_decoded, trainable_encoder=False,
+        positive_weight=5.0,
+    ).train()  # fmt: skip
+    before = {name: value.clone() for name, value in codec.state_dict().items()}
+    x = (torch.rand(4, 1, 16, 16) > 0.5).float()
+    output = codec(x)
+    torch.testing.assert_close(codec.correction(output["reconstruction"]), codec.reconstruct(x))
+    optimizer = torch.optim.SGD([value for value in codec.parameters() if value.requires_grad], 0.1)
+    CodecLoss("wce", 5.0)(output, x).backward()
+    optimizer.step()
+    changed = {name for name, value in codec.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith("decoder.")}
+
+
 def test_encoder_only_shares_weights_and_leaves_the_original_whole():
     codec = VQVAECodec(2, 1, (8,), embedding_dim=2, num_embeddings=4).eval()
     part = codec.encoder_only()
