@@ -48,7 +48,7 @@ PAPER = {
 
 def suites_page() -> str:
     """A section for each question that has results, in the order of :data:`QUESTIONS`."""
-    found = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
+    found = [{**json.loads(path.read_text()), "name": path.stem} for path in sorted(FOLDER.glob("*.json"))]
     sections = []
     for suite, (question, metric) in QUESTIONS.items():
         results = [result for result in found if result["suite"] == suite]
@@ -79,7 +79,8 @@ def _result(result: Mapping[str, Any], metric: str, suite: Mapping[str, Any], na
     # What only scored, in the end, was trained by an earlier call.
     minutes = minutes or math.ceil(len(seeds) * sum(trained.values()) / TRAINING_SHARE)
     command = (
-        f"medseglatdiff benchmark {result['suite']} --dataset-dir D --output-dir R --max-minutes {minutes:g}"
+        f"medseglatdiff benchmark {result['suite']} --dataset-dir D --output-dir R/{result['name']} "
+        f"--max-minutes {minutes:g}"
         + _choose_systems([*trained, *given], suite)
         + "".join(f" --run {shlex.quote(f'{name}=bundles/' + result['bundle'])}" for name in given)
         + (f" --seeds {','.join(map(str, seeds))}" if len(seeds) > 1 else "")

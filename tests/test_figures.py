@@ -42,7 +42,7 @@ def measurement(system: str, mean: float, point: float | None = None) -> dict:
 
 def result(measurements: list[dict], comparisons: list[dict]) -> dict:
     return {
-        "suite": "paper-table-2", "bundle": "skin_lesion_dermoscopy_latent_diffusion", "measurements": measurements,
+        "name": "table", "suite": "paper-table-2", "bundle": "skin_lesion_dermoscopy_latent_diffusion", "measurements": measurements,
         "comparisons": comparisons, "left_out": [],
         "dataset": {"name": "Set", "split": "validation", "group_unit": "image", "cases": 9},
         "options": {"max_minutes": 20, "max_cases": None, "overrides": {}, "training_seeds": [0]},
