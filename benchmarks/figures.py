@@ -316,7 +316,12 @@ def example_file(path: Path) -> str:
 
 def training_text(record: dict) -> str:
     """One paragraph on how the weights were trained."""
-    names = {**STAGES, "diffusion": "diffusion", "continued": "diffusion continued"}
+    names = {
+        **STAGES,
+        "diffusion": "diffusion",
+        "continued": "diffusion continued",
+        "decoder": "decoder of the mask codec",
+    }
     stages = []
     for key, took in record["stages"].items():
         # "scoring on an NVIDIA H200"

@@ -2,7 +2,7 @@
 
 Usage: ``python benchmarks/training_record.py RUN_FOLDER --batch-size B --draws N --output FILE``. With
 ``--before FILE`` the run continued from weights whose record is FILE: its stages are kept, and the run's own becomes
-``continued``, unless it is the scoring stage. What ran on a GPU is a stage of its own, with the GPU's name: its minutes
+``continued``, unless it is the scoring stage, or ``decoder``, if it trained that of the mask codec. What ran on a GPU is a stage of its own, with the GPU's name: its minutes
 and those of a core do not add up. With ``--initial WORDS`` the run started from other weights.
 """
 
@@ -35,7 +35,8 @@ def main() -> None:
     if arguments.before is not None:
         record_before = json.loads(arguments.before.read_text())
         before, initial = record_before["stages"], initial or record_before["initial_bundle"]
-        name, last = ("scoring", "scoring") if "scoring" + on in stages else ("continued", "diffusion")
+        last = next(stage for stage in ("scoring", "diffusion", "mask_codec") if stage + on in stages)
+        name = {"diffusion": "continued", "mask_codec": "decoder"}.get(last, last)
         already = before.get(name + on) or {"iterations": 0, "minutes": 0.0}
         more = {key: already[key] + stages[last + on][key] for key in ("iterations", "minutes")}
         stages = {**before, name + on: more}
