@@ -2,8 +2,9 @@
 
 Usage: ``python benchmarks/training_record.py RUN_FOLDER --batch-size B --draws N --output FILE``. With
 ``--before FILE`` the run continued from weights whose record is FILE: its stages are kept, and the run's own becomes
-``continued``, unless it is the scoring stage, or ``decoder``, if it trained that of the mask codec. What ran on a GPU is a stage of its own, with the GPU's name: its minutes
-and those of a core do not add up. With ``--initial WORDS`` the run started from other weights.
+``continued``, unless it is the scoring stage, or ``decoder``, if it trained that of the mask codec. What ran on a GPU
+is a stage of its own, with the GPU's name: its minutes and those of a core do not add up. With ``--initial WORDS`` the
+run started from other weights.
 """
 
 from __future__ import annotations
