@@ -322,6 +322,28 @@ def set_wanted_dice(monkeypatch: pytest.MonkeyPatch, dice: float) -> None:
         monkeypatch.setattr(module, "CODEC_DICE", dice)
 
 
+@pytest.mark.usefixtures("few_steps")
+def test_a_decoder_is_trained_before_the_last_stage(
+    data: Path, short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoder and the denoiser change; the mask's latents, which the denoiser samples, do not."""
+    set_wanted_dice(monkeypatch, 0.0)
+    weights = short / "models" / "model.pt"
+    options: dict[str, Any] = {"initial_weights": weights, "trainable_mask_encoder": False, "tracking_uri": False}
+    run = train(short, data, output_dir=tmp_path / "run", **options)
+    before, after = load_tensors(weights), load_tensors(run / "models" / "model.pt")
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    codec = {name for name in after if name.startswith("mask_codec.")}
+    assert changed & codec == {name for name in codec if ".decoder." in name}
+    assert any(name.startswith("denoiser.") for name in changed)
+    stages = json.loads((run / "training.json").read_text())["stages"]
+    assert list(stages) == ["mask_codec", "scoring"]
+    # The codec alone starts from a bundle's weights, too.
+    alone = train(short, data, output_dir=tmp_path / "alone", training_stages=["mask_codec"], **options)
+    codec_alone = load_tensors(alone / "models" / "mask_codec.pt")
+    assert torch.equal(codec_alone["latent_std"], before["mask_codec.latent_std"])
+
+
 @pytest.mark.integration
 @pytest.mark.usefixtures("few_steps")
 def test_a_planned_training_takes_its_steps_and_says_so(
