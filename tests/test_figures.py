@@ -42,8 +42,8 @@ def measurement(system: str, mean: float, point: float | None = None) -> dict:
 
 def result(measurements: list[dict], comparisons: list[dict]) -> dict:
     return {
-        "name": "table", "suite": "paper-table-2", "bundle": "skin_lesion_dermoscopy_latent_diffusion", "measurements": measurements,
-        "comparisons": comparisons, "left_out": [],
+        "name": "table", "suite": "paper-table-2", "bundle": "skin_lesion_dermoscopy_latent_diffusion",
+        "measurements": measurements, "comparisons": comparisons, "left_out": [],
         "dataset": {"name": "Set", "split": "validation", "group_unit": "image", "cases": 9},
         "options": {"max_minutes": 20, "max_cases": None, "overrides": {}, "training_seeds": [0]},
         "provenance": {"threads": 1, "processor": "P"},
