@@ -330,7 +330,7 @@ def training_text(record: dict) -> str:
     origin = record["provenance"]
     initial = record.get("initial_bundle")
     core = f"{count(origin['threads'], 'shared core')} of an {origin['processor']} (no GPU)"
-    where = core if origin["device"] == "cpu" else "a shared core, or a GPU where one is named"
+    where = "a shared core, or a GPU where one is named" if any(" on " in key for key in record["stages"]) else core
     start = f" Training started from {initial}." if initial else ""
     last = "scoring step" if "scoring" in record["stages"] else "diffusion step"
     each = "samples of each" if "scoring" in record["stages"] else "draws of rater, noise and timestep"

@@ -1,8 +1,8 @@
 """Write a bundle's ``benchmarks/results/*_training.json`` from the ``training.json`` of the run behind its weights.
 
 Usage: ``python benchmarks/training_record.py RUN_FOLDER --batch-size B --draws N --output FILE``. With
-``--before FILE`` the run continued from weights whose record is FILE: its stages are kept, and the run's own becomes
-``continued``, unless it is the scoring stage, or ``decoder``, if it trained that of the mask codec. What ran on a GPU
+``--before FILE`` the run continued from weights whose record is FILE: its stages are kept, and the run's own are added;
+diffusion becomes ``continued``, and the mask codec, whose decoder alone was trained, ``decoder``. What ran on a GPU
 is a stage of its own, with the GPU's name: its minutes and those of a core do not add up. With ``--initial WORDS`` the
 run started from other weights.
 """
@@ -36,11 +36,12 @@ def main() -> None:
     if arguments.before is not None:
         record_before = json.loads(arguments.before.read_text())
         before, initial = record_before["stages"], initial or record_before["initial_bundle"]
-        last = next(stage for stage in ("scoring", "diffusion", "mask_codec") if stage + on in stages)
-        name = {"diffusion": "continued", "mask_codec": "decoder"}.get(last, last)
-        already = before.get(name + on) or {"iterations": 0, "minutes": 0.0}
-        more = {key: already[key] + stages[last + on][key] for key in ("iterations", "minutes")}
-        stages = {**before, name + on: more}
+        for stage, took in stages.items():
+            last = stage.removesuffix(on)
+            name = {"diffusion": "continued", "mask_codec": "decoder"}.get(last, last) + on
+            already = before.get(name) or {"iterations": 0, "minutes": 0.0}
+            before[name] = {key: already[key] + took[key] for key in ("iterations", "minutes")}
+        stages = before
     record = {
         "stages": stages,
         "batch_size": arguments.batch_size,

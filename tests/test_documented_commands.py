@@ -415,7 +415,7 @@ NOT_RUN = {
     r": (pip|apt-get)": "changes the environment",
     r": dciodvfy": "another project's program",
     r"evaluate .*--output-dir results/(isic|cvc|chase)$": "how figures were made, of data that a page does not prepare",
-    r"docs/results.md:.* benchmark": "trains for up to an hour; tests/suites runs suites of small trainings",
+    r"docs/results.md:.* benchmark": "trains for an hour or two; tests/suites runs suites of small trainings",
     r": medseglatdiff (score|.* --run nnU-Net=)": "another program's masks; tests/test_predictions.py scores some",
 }
 # Commands that end otherwise than with 0.

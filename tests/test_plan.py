@@ -231,10 +231,10 @@ def test_each_stage_starts_from_its_part(parent: Path, tmp_path: Path) -> None:
     save_stage_start("mask_codec", start, tmp_path / "start_mask_codec.pt")
     network = start_module.ConfigParser(load_stage_config(parent, "inference")).get_parsed_content("mask_codec_def")
     assert start_from_weights(network, tmp_path / "start_mask_codec.pt", "mask_codec") == []
-    codec = network.state_dict()
+    codec = {name: value for name, value in network.state_dict().items() if name != "positive_weight"}
     assert all(torch.equal(value, given[f"mask_codec.{name}"].to(value.dtype)) for name, value in codec.items())
     # What the codec's stage leaves takes the place of the given one.
-    trained = {name: value + 1 for name, value in codec.items()}
+    trained = {name: value + 1 for name, value in network.state_dict().items()}
     torch.save(trained, tmp_path / "mask_codec.pt")
     save_stage_start("train", start, tmp_path / "start_train.pt")
     state = load_tensors(tmp_path / "start_train.pt")
@@ -328,7 +328,10 @@ def test_a_decoder_is_trained_before_the_last_stage(
 ) -> None:
     """The decoder and the denoiser change; the mask's latents, which the denoiser samples, do not."""
     set_wanted_dice(monkeypatch, 0.0)
-    weights = short / "models" / "model.pt"
+    weights = tmp_path / "weights.pt"
+    # Those of the small bundle come from no training.
+    given = load_tensors(short / "models" / "model.pt")
+    torch.save({**given, "mask_codec.num_latent_updates": torch.tensor(9)}, weights)
     options: dict[str, Any] = {"initial_weights": weights, "trainable_mask_encoder": False, "tracking_uri": False}
     run = train(short, data, output_dir=tmp_path / "run", **options)
     before, after = load_tensors(weights), load_tensors(run / "models" / "model.pt")
@@ -338,6 +341,11 @@ def test_a_decoder_is_trained_before_the_last_stage(
     assert any(name.startswith("denoiser.") for name in changed)
     stages = json.loads((run / "training.json").read_text())["stages"]
     assert list(stages) == ["mask_codec", "scoring"]
+    # From scratch its encoder would stay random.
+    for wrong in ({"initial_weights": None}, {"mask_codec_channels": [16, 16]}, {"experiment": "ablations/kl"}):
+        with pytest.raises(InputError, match="decoder of a VQ-VAE is trained alone, from --initial-weights"):
+            train(short, data, output_dir=tmp_path / "wrong", **{**options, **wrong})
+    assert not (tmp_path / "wrong").exists()
     # The codec alone starts from a bundle's weights, too.
     alone = train(short, data, output_dir=tmp_path / "alone", training_stages=["mask_codec"], **options)
     codec_alone = load_tensors(alone / "models" / "mask_codec.pt")

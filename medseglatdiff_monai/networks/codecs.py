@@ -256,6 +256,8 @@ class VQVAECodec(CodecBase):
         """
         if not self.trainable_encoder:
             z = self.encode(x)
+            if self.training and self.latent_noise > 0:
+                z = self.add_latent_noise(z, self.latent_noise)
             nothing = z.new_zeros(())
             return {"reconstruction": self._decode_raw(z), "quantizer_loss": nothing, "perplexity": nothing}
         self.check_size(x.shape[2:])

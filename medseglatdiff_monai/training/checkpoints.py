@@ -51,13 +51,15 @@ def start_from_weights(network: nn.Module, path: str | Path, part: str = "") -> 
     state, own = load_tensors(path), network.state_dict()
     state = {name.removeprefix(f"{part}."): value for name, value in state.items()}
     fresh, taken = find_fresh_parts(own, state)
-    own |= {name: state[name].to(value.dtype) for name, value in own.items() if find_part(name) in taken}
+    # A codec keeps its w, which its loss has, too.
+    names = [name for name in own if find_part(name) in taken and name != "positive_weight"]
+    own |= {name: state[name].to(own[name].dtype) for name in names}
     if "mask_codec" in fresh or not taken:
         named = ", ".join(fresh) if any(fresh) else part or "the whole network"
         reason = "" if part else ", and the mask codec is not trained in this stage"
         raise InputError(
             f"The weights {path} do not fit the network: {named} would start from scratch{reason}. Use weights whose "
-            "mask codec has the same sizes, or train all stages."
+            f"{part.replace('_', ' ') or 'mask codec'} has the same sizes, or train all stages."
         )
     network.load_state_dict(own)
     if fresh:
@@ -114,6 +116,13 @@ class StageCheckpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._write)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
+    def _check_frozen(self) -> None:
+        if not getattr(self.network, "trainable_encoder", True) and not bool(self.network.num_latent_updates):
+            raise InputError(
+                "trainable_mask_encoder is false, and the mask codec's encoder starts from scratch: give initial "
+                "weights that have a trained one of the same sizes, or set it to true."
+            )
+
     def _set_momentum(self, engine: Engine) -> None:
         # Early on the average follows closely, or the random start would stay in it for thousands of steps.
         state: Any = engine.state
@@ -137,6 +146,7 @@ class StageCheckpoint:
                 part = Path(self.weights_path).stem if isinstance(self.network, CodecBase) else ""
                 fresh = tuple(start_from_weights(self.network, self.initial_weights, part))
                 taken = [name for name in self.network.state_dict() if not name.startswith(fresh)]
+            self._check_frozen()
             if self.published_encoder:
                 load_published_weights(self.network, taken)
             self.averaged.load_state_dict(self.network.state_dict())

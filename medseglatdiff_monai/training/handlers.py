@@ -140,7 +140,7 @@ class CodebookLogger:
     def __call__(self, engine: Engine) -> None:
         """Called after an iteration."""
         quantizer = getattr(self.network, "quantizer", None)
-        if quantizer is None:
+        if quantizer is None or not self.network.trainable_encoder:
             return
         output: Any = engine.state.output
         engine.state.metrics["perplexity"] = float(output["pred"]["perplexity"])

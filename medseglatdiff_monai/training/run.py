@@ -142,6 +142,8 @@ def train(
         inference = opened.config("inference", overrides)
         start = read_start(output / PLAN_FILE) or choose_start(inference, stages, given, dataset_dir)
         if start.weights is None and initial_weights is not None:
+            if (output / PLAN_FILE).is_file():
+                raise InputError(f"{output} holds a training that started from scratch: choose another --output-dir.")
             raise InputError(
                 f"The weights {given} do not fit the network: no part of it has the same tensors. Use weights of a "
                 "bundle with the same sizes, or train without them, from scratch."

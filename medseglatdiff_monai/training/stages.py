@@ -211,7 +211,8 @@ def check_stages(start: Start, config: Mapping[str, Any], initial_weights: str |
     ``config`` is that of the stage ``train``, ``initial_weights`` the file that the user gave.
 
     Raises:
-        InputError: see above; a missing or damaged file of weights; published weights that are not installed.
+        InputError: see above; a missing or damaged file of weights; published weights that are not installed; a mask
+            codec whose decoder is to be trained alone, and cannot be.
     """
     stages = start.stages
     if initial_weights is not None:
@@ -224,6 +225,15 @@ def check_stages(start: Start, config: Mapping[str, Any], initial_weights: str |
             "The sampler 'direct' needs a network from the scoring stage, and training_stages ends with 'train': add "
             "'scoring', or give --sampler dpm++ --num_inference_steps 10."
         )
+    if config.get("trainable_mask_encoder") is False:
+        # Other codecs than the VQ-VAE have no such argument.
+        known = "trainable_encoder" in config.get("mask_codec_def", {})
+        scratch = "mask_codec" in stages and (start.weights is None or "mask_codec" in start.fresh)
+        if not known or scratch:
+            raise InputError(
+                "trainable_mask_encoder is false: the decoder of a VQ-VAE is trained alone, from --initial-weights "
+                "whose mask codec has the same sizes. Give these, or set it to true."
+            )
     # If image_encoder is an expression, the stage itself checks it.
     new_encoder = start.weights is None or "conditioner.image_encoder" in start.fresh
     if new_encoder and config.get("image_encoder") in ENCODERS and config.get("published_encoder"):

@@ -88,10 +88,11 @@ def choose_start(
         dice = _try_codec(network.mask_codec, parser, dataset_dir)
     if "mask_codec" in fresh or (dice is not None and dice < CODEC_DICE):
         needed.add("mask_codec")
-    if fresh or "mask_codec" in needed:
+    # With a decoder alone the latents stay those that the denoiser knows.
+    decoder_alone = config.get("trainable_mask_encoder") is False
+    if fresh or ("mask_codec" in needed and not decoder_alone):
         needed.add("train")
-    # The latents are those that the denoiser knows, so that it is not trained for them again.
-    if not getattr(getattr(network, "mask_codec", None), "trainable_encoder", True):
+    if decoder_alone:
         needed.add("mask_codec")
     return Start([stage for stage in stages if stage in needed], str(Path(weights).absolute()), tuple(fresh), dice)
 

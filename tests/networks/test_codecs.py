@@ -8,7 +8,10 @@ from functools import partial
 import pytest
 import torch
 
+from medseglatdiff_monai.errors import InputError
 from medseglatdiff_monai.networks import IdentityCodec, KLCodec, VQVAECodec
+from medseglatdiff_monai.networks.weights import save_weights
+from medseglatdiff_monai.training.checkpoints import StageCheckpoint, start_from_weights
 from medseglatdiff_monai.training.losses import CodecLoss
 
 
@@ -119,6 +122,24 @@ def test_a_decoder_learns_alone_from_the_latents_that_it_decodes(quantize_decode
     optimizer.step()
     changed = {name for name, value in codec.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {name for name in before if name.startswith("decoder.")}
+
+
+def test_a_codec_keeps_its_w_when_it_starts_from_weights(tmp_path):
+    given, codec = (VQVAECodec(2, 1, (8,), embedding_dim=2, num_embeddings=4, positive_weight=w) for w in (5.0, 2.0))
+    save_weights(given, tmp_path / "mask_codec.pt")
+    assert start_from_weights(codec, tmp_path / "mask_codec.pt", "mask_codec") == []
+    assert codec.positive_weight == 2.0
+    names = list(codec.encoder.state_dict())
+    assert names
+    for name in names:
+        torch.testing.assert_close(codec.encoder.state_dict()[name], given.encoder.state_dict()[name].half().float())
+
+
+def test_an_untrained_encoder_is_not_frozen(tmp_path):
+    codec = VQVAECodec(2, 1, (8,), embedding_dim=2, num_embeddings=4, trainable_encoder=False)
+    optimizer = torch.optim.SGD(codec.decoder.parameters(), 0.1)
+    with pytest.raises(InputError, match="encoder starts from scratch"):
+        StageCheckpoint(codec, optimizer, tmp_path / "mask_codec.pt")._restore(None)
 
 
 def test_encoder_only_shares_weights_and_leaves_the_original_whole():
