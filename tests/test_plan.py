@@ -331,7 +331,8 @@ def test_a_decoder_is_trained_before_the_last_stage(
     weights = tmp_path / "weights.pt"
     # Those of the small bundle come from no training.
     given = load_tensors(short / "models" / "model.pt")
-    torch.save({**given, "mask_codec.num_latent_updates": torch.tensor(9)}, weights)
+    trained = {"mask_codec.num_latent_updates": torch.tensor(9), "mask_codec.positive_weight": torch.tensor(5.0)}
+    torch.save({**given, **trained}, weights)
     options: dict[str, Any] = {"initial_weights": weights, "trainable_mask_encoder": False, "tracking_uri": False}
     run = train(short, data, output_dir=tmp_path / "run", **options)
     before, after = load_tensors(weights), load_tensors(run / "models" / "model.pt")
@@ -342,7 +343,7 @@ def test_a_decoder_is_trained_before_the_last_stage(
     stages = json.loads((run / "training.json").read_text())["stages"]
     assert list(stages) == ["mask_codec", "scoring"]
     # From scratch its encoder would stay random.
-    for wrong in ({"initial_weights": None}, {"mask_codec_channels": [16, 16]}, {"experiment": "ablations/kl"}):
+    for wrong in ({"initial_weights": None}, {"mask_codec_res_layers": 3}, {"experiment": "ablations/kl"}):
         with pytest.raises(InputError, match="decoder of a VQ-VAE is trained alone, from --initial-weights"):
             train(short, data, output_dir=tmp_path / "wrong", **{**options, **wrong})
     assert not (tmp_path / "wrong").exists()
