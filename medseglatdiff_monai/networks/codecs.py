@@ -238,14 +238,11 @@ class VQVAECodec(CodecBase):
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Latent (B, d, h, w[, e]) → image in its own range, or mask logits (B, 1, H, W[, D]) corrected by log w."""
-        return self.correction(self._decode_raw(z))
-
-    def _decode_raw(self, z: torch.Tensor) -> torch.Tensor:
         if self.quantizer is not None and self.quantize_decoded:
             quantized = self.quantizer.quantize(z)
             # A loss on decoded masks reaches the latent as if it had not been quantised.
             z = z + (quantized - z).detach() if torch.is_grad_enabled() and z.requires_grad else quantized
-        return self.decoder(z)
+        return self.correction(self.decoder(z))
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Training pass over ``x`` (B, C, H, W[, D]).
@@ -254,20 +251,16 @@ class VQVAECodec(CodecBase):
             ``reconstruction`` as the loss needs it (logits not corrected by log w), the quantiser's ``quantizer_loss``
             (Eq. 8 + 9) and its ``perplexity``, both 0 where no codebook is trained.
         """
-        if not self.trainable_encoder:
-            z = self.encode(x)
-            if self.training and self.latent_noise > 0:
-                z = self.add_latent_noise(z, self.latent_noise)
-            nothing = z.new_zeros(())
-            return {"reconstruction": self._decode_raw(z), "quantizer_loss": nothing, "perplexity": nothing}
         self.check_size(x.shape[2:])
         z = self.encoder(x)
-        if self.training:
-            self.update_latent_statistics(z.detach().float())
-        if self.quantizer is not None:
-            z, _, loss, perplexity = self.quantizer(z)
-        else:
-            loss = perplexity = z.new_zeros(())
+        loss = perplexity = z.new_zeros(())
+        if self.trainable_encoder:
+            if self.training:
+                self.update_latent_statistics(z.detach().float())
+            if self.quantizer is not None:
+                z, _, loss, perplexity = self.quantizer(z)
+        elif self.quantizer is not None and (self.quantize_latents or self.quantize_decoded):
+            z = self.quantizer.quantize(z)
         if self.training and self.latent_noise > 0 and self.quantizer is None:
             z = self.add_latent_noise(z, self.latent_noise)
         return {"reconstruction": self.decoder(z), "quantizer_loss": loss, "perplexity": perplexity}
